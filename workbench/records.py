@@ -1,0 +1,202 @@
+"""Runs on disk: one folder a run, written aside and renamed when whole, so a killed kernel loses no finished run.
+
+    runs/<system>/<id>/  record.json  result.json  frame.parquet  events.jsonl
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import json
+import os
+import shutil
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import platformdirs
+
+from workbench.system import NAMES, Config, Event, Note, Point, Progress, Result, Span, System, system
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from workbench.runner import Run
+
+FORMAT = 1
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note)}
+
+
+def home() -> Path:
+    """Folder of all runs: $WORKBENCH_HOME/runs, else the user's data folder."""
+    given = os.environ.get("WORKBENCH_HOME")
+    return Path(given or platformdirs.user_data_dir("ml-systems-workbench")) / "runs"
+
+
+@dataclass(frozen=True)
+class Record:
+    """A run that has ended, as it lies on disk."""
+
+    path: Path
+    system: str
+    state: str
+    started_at: str
+    seconds: float
+    code: str
+    error: str = ""
+
+    @property
+    def id(self) -> str:
+        """Name of the folder: time of start and a few random letters."""
+        return self.path.name
+
+    def config(self) -> Config:
+        """The run's config. ValueError when it does not fit this version of the system."""
+        text = self._read("record.json")
+        return system(self.system).config.model_validate(json.loads(text)["config"])
+
+    def result(self) -> Result:
+        """The run's result. ValueError says so when the run had none or the file is damaged."""
+        if self.state != "done":
+            raise ValueError(f"run {self.id} was {self.state}: it has no result")
+        return read_result(system(self.system), self._read("result.json"))
+
+    def events(self) -> list[tuple[float, Event]]:
+        """Everything the run said: (seconds since start, event)."""
+        return [_event(json.loads(line)) for line in self._read("events.jsonl").splitlines()]
+
+    def frame(self) -> pd.DataFrame:
+        """The result's table, as stored."""
+        import pandas as pd
+
+        return pd.read_parquet(self.path / "frame.parquet")
+
+    def delete(self) -> None:
+        """Remove the run from disk."""
+        shutil.rmtree(self.path)
+
+    def _read(self, name: str) -> str:
+        try:
+            return (self.path / name).read_text(encoding="utf-8")
+        except OSError as error:
+            raise ValueError(f"run {self.id}: {name} cannot be read ({error.strerror}); delete the run") from error
+
+
+def read_result(target: System, text: str) -> Result:
+    """A result from its JSON text, its config in the system's own class. ValueError names what does not fit."""
+    try:
+        data = json.loads(text)
+        data["config"] = target.config.model_validate(data["config"])
+        return target.result.model_validate(data)
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not a {target.name} result of this version: {error}") from error
+
+
+def save(run: Run, state: str, begun: float) -> Record:
+    """Write a run that has ended. OSError when the folder cannot be written; nothing half-written stays."""
+    from workbench.runner import to_code
+
+    stamp = datetime.fromtimestamp(begun, UTC)
+    folder = home() / run.system.name
+    name = f"{stamp:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    aside = folder / f".{name}.{os.getpid()}"
+    record = Record(
+        path=folder / name,
+        system=run.system.name,
+        state=state,
+        started_at=stamp.isoformat(timespec="seconds"),
+        seconds=round(run.seconds, 3),
+        code=to_code(run.system, run.config),
+        error=f"{type(run.error).__name__}: {run.error}" if run.error is not None else "",
+    )
+    try:
+        aside.mkdir(parents=True)
+        facts = dataclasses.asdict(record) | {"format": FORMAT, "config": run.config.model_dump(mode="json")}
+        del facts["path"]
+        (aside / "record.json").write_text(json.dumps(facts, indent=1), encoding="utf-8")
+        with open(aside / "events.jsonl", "w", encoding="utf-8") as out:
+            out.writelines(json.dumps(_line(at, event)) + "\n" for at, event in run.events)
+        if run.result is not None:
+            (aside / "result.json").write_text(run.result.model_dump_json(), encoding="utf-8")
+            run.result.to_frame().to_parquet(aside / "frame.parquet")
+        aside.rename(folder / name)
+    except BaseException:
+        shutil.rmtree(aside, ignore_errors=True)
+        raise
+    return record
+
+
+def _line(at: float, event: Event) -> dict[str, Any]:
+    fields = {k: dict(v) if k == "why" else v for k, v in _fields(event)}
+    return {"t": round(at, 4), "is": type(event).__name__} | fields
+
+
+def _fields(event: Event) -> Iterator[tuple[str, Any]]:
+    return ((f.name, getattr(event, f.name)) for f in dataclasses.fields(event))
+
+
+def _event(line: dict[str, Any]) -> tuple[float, Event]:
+    at = line.pop("t")
+    return at, _KINDS[line.pop("is")](**line)
+
+
+class History(Sequence[Record]):
+    """Past runs, the newest first. In a notebook it shows as a table."""
+
+    def __init__(self, found: Sequence[Record], skipped: Sequence[str] = ()) -> None:
+        self._found, self.skipped = list(found), list(skipped)
+
+    def __getitem__(self, at: Any) -> Any:
+        return self._found[at]
+
+    def __len__(self) -> int:
+        return len(self._found)
+
+    def to_frame(self) -> pd.DataFrame:
+        """A row per run."""
+        import pandas as pd
+
+        rows = [(r.system, r.started_at, r.state, r.seconds, r.code, r.id) for r in self._found]
+        return pd.DataFrame(rows, columns=["system", "started_at", "state", "seconds", "call", "id"])
+
+    def _repr_html_(self) -> str:
+        return self.to_frame().to_html(index=False)
+
+    def __repr__(self) -> str:
+        return f"History({len(self)} runs)"
+
+
+def history(name: str | None = None) -> History:
+    """Past runs of one system, or of all. Folders that cannot be read are named in `.skipped`, never raised."""
+    if name is not None:
+        system(name)  # a wrong name is an error, not an empty history
+    found, skipped = [], []
+    for folder in [home() / n for n in ([name] if name else NAMES)]:
+        for path in folder.iterdir() if folder.is_dir() else ():
+            if path.name.startswith("."):
+                continue
+            try:
+                found.append(_load(path))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                skipped.append(f"{path.name}: {error}")
+    return History(sorted(found, key=lambda r: r.id, reverse=True), skipped)
+
+
+def _load(path: Path) -> Record:
+    facts = json.loads((path / "record.json").read_text(encoding="utf-8"))
+    if facts.pop("format") != FORMAT:
+        raise ValueError("written by another version")
+    facts.pop("config")
+    return Record(path=path, **facts)
+
+
+def sweep(older_than_s: float = 3600.0) -> None:
+    """Remove what killed kernels left half-written."""
+    for aside in home().glob("*/.*"):
+        with contextlib.suppress(OSError):
+            if time.time() - aside.stat().st_mtime > older_than_s:
+                shutil.rmtree(aside, ignore_errors=True)

@@ -1,0 +1,191 @@
+"""A run: one config worked through on a thread of its own, with a state, a cancel flag and a record on disk.
+
+    generator -> thread -> events with their times -> state, result or error -> record
+"""
+
+from __future__ import annotations
+
+import ast
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Literal
+
+from workbench import records
+from workbench.system import Config, Event, Progress, Result, System, Work, system
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+State = Literal["ready", "running", "done", "cancelled", "failed"]
+FINAL: tuple[State, ...] = ("done", "cancelled", "failed")
+
+
+class Cancelled(RuntimeError):
+    """The run was cancelled before it had a result."""
+
+
+class Run:
+    """One run of one system. The thread starts in `start()`, never here."""
+
+    def __init__(self, system: System, config: Config, *, record: bool = True) -> None:
+        self.system, self.config = system, config
+        self.state: State = "ready"
+        self.result: Result | None = None
+        self.error: BaseException | None = None
+        self.events: list[tuple[float, Event]] = []  # (seconds since start, event); only ever appended to
+        self.progress = Progress(0, 1)
+        self.record: records.Record | None = None
+        self.unrecorded = ""  # why there is no record, in words
+        self._keep = record
+        self._cancel = threading.Event()
+        self._finished = threading.Event()
+        self._thread = threading.Thread(target=self._drain, name=f"workbench-{system.name}", daemon=True)
+
+    def start(self) -> Run:
+        """Begin; a run starts once. RuntimeError on a second start."""
+        self._begun = time.time()
+        self._clock = time.perf_counter()
+        self._thread.start()
+        return self
+
+    def cancel(self) -> None:
+        """Ask the run to stop at its next event. Harmless when it has ended."""
+        self._cancel.set()
+
+    def wait(self, timeout_s: float | None = None) -> Run:
+        """Block until the run has ended and is on disk. TimeoutError names the run and what it was doing."""
+        if not self._finished.wait(timeout_s):
+            raise TimeoutError(f"{self.system.name} is still at '{self.progress.note}' after {timeout_s} s")
+        self._thread.join()
+        return self
+
+    @property
+    def seconds(self) -> float:
+        """Seconds from start to the last event."""
+        return self.events[-1][0] if self.events else 0.0
+
+    def __repr__(self) -> str:
+        return f"Run({self.system.name!r}, {self.state})"
+
+    def _drain(self) -> None:
+        self.state = "running"
+        work: Work = self.system.work(self.config)
+        state: State = "failed"
+        try:
+            while not self._cancel.is_set():
+                event = next(work)
+                self.events.append((time.perf_counter() - self._clock, event))
+                if isinstance(event, Progress):
+                    self.progress = event
+            work.close()  # its `finally` frees processes, files and threads, on this thread
+            state = "cancelled"
+        except StopIteration as stop:
+            self.result, state = stop.value, "done"
+        except BaseException as error:  # noqa: BLE001  a run never takes the kernel down: the error is kept and shown
+            self.error = error
+        if self._keep:
+            self._write(state)
+        self.state = state
+        self._finished.set()
+
+    def _write(self, state: State) -> None:
+        try:
+            self.record = records.save(self, state, self._begun)
+        except OSError as error:  # read-only home, full disk: the result is still here
+            self.unrecorded = f"not recorded: {error}"
+
+
+def start(name: str, config: Config | None = None, *, preset: str | None = None, **changes: Any) -> Run:
+    """Start a run in the background: `start("cake", preset="small", link_mb_s=30)` or `start("cake", config)`."""
+    return Run(system(name), _config(name, config, preset, changes)).start()
+
+
+def run(
+    name: str,
+    config: Config | None = None,
+    *,
+    preset: str | None = None,
+    on_event: Callable[[Event], None] | None = None,
+    **changes: Any,
+) -> Result:
+    """Run and return the result, with a progress bar on stderr. Raises what the run raised; Ctrl-C cancels it."""
+    going = start(name, config, preset=preset, **changes)
+    try:
+        _follow(going, on_event)
+    except KeyboardInterrupt:
+        going.cancel()
+        going.wait(30)
+        raise
+    if going.error is not None:
+        raise going.error
+    if going.result is None:
+        raise Cancelled(f"{name} was cancelled")
+    return going.result
+
+
+def _follow(going: Run, on_event: Callable[[Event], None] | None) -> None:
+    """Draw progress, hand on events, until the run has ended."""
+    import sys
+
+    from tqdm import tqdm
+
+    seen = 0
+    with tqdm(total=100, file=sys.stderr, bar_format="{desc} {percentage:3.0f}%|{bar:30}|{elapsed}") as bar:
+        ended = False
+        while not ended:
+            ended = going._finished.wait(0.1)
+            for _, event in going.events[seen:]:
+                seen += 1
+                if on_event is not None:
+                    on_event(event)
+            bar.set_description_str(f"{going.system.name}: {going.progress.note[:60]}")
+            bar.n = min(100.0, 100 * going.progress.done / max(going.progress.total, 1e-9))
+            bar.refresh()
+    going.wait()
+
+
+def _config(name: str, config: Config | None, preset: str | None, changes: dict[str, Any]) -> Config:
+    target = system(name)
+    if config is None:
+        return target.make(preset or "small", **changes)
+    if preset is not None:
+        raise ValueError("give a config or a preset, not both")
+    if not isinstance(config, target.config):
+        raise TypeError(f"{name} takes a {target.config.__name__}, not a {type(config).__name__}")
+    return target.config.model_validate(config.model_dump() | changes)
+
+
+def to_code(target: System, config: Config, verb: str = "run") -> str:
+    """The shortest call that makes this config: the preset nearest to it and what differs from that."""
+    wanted = config.model_dump()
+    best: tuple[str, dict[str, Any]] | None = None
+    for preset, base in target.presets.items():
+        differs = {k: v for k, v in wanted.items() if base.model_dump()[k] != v}
+        if best is None or len(differs) < len(best[1]):
+            best = preset, differs
+    if best is None:
+        raise ValueError(f"{target.name} has no presets")
+    changes = "".join(f", {k}={v!r}" for k, v in best[1].items())
+    return f'wb.{verb}("{target.name}", preset="{best[0]}"{changes})'
+
+
+def from_code(code: str) -> tuple[System, Config]:
+    """The system and config of a call made by `to_code`. ValueError says what is wrong with other text.
+
+    Nothing is executed: the call is parsed and its arguments must be plain values.
+    """
+    try:
+        call = ast.parse(code.strip(), mode="eval").body
+        if not isinstance(call, ast.Call) or len(call.args) != 1 or not isinstance(call.func, ast.Attribute):
+            raise ValueError("expected one call")
+        if call.func.attr not in ("run", "start", "open"):
+            raise ValueError(f"wb.{call.func.attr} takes no config")
+        name = ast.literal_eval(call.args[0])
+        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
+    except (SyntaxError, ValueError) as error:
+        raise ValueError(f'not a call like wb.run("cake", preset="small"): {error}') from error
+    try:
+        target = system(name)
+    except KeyError as error:
+        raise ValueError(str(error.args[0])) from error
+    return target, target.make(given.pop("preset", "small"), **given)

@@ -1,0 +1,203 @@
+"""The contract: every system is a function from a frozen config to a stream of events and a result.
+
+    work(config) yields Progress, Point, Span and Note while it works, and returns a Result.
+
+Panels, command line, history, comparison, traces and tests are written once, against the names in this file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import json
+from collections.abc import Callable, Generator, Mapping
+from dataclasses import dataclass, field
+from functools import cache
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+NAMES = ("cake",)  # the catalogue, in the order it is shown; each is the package workbench.<name>
+
+Badge = Literal["measured", "modelled", "paper"]
+Why = Mapping[str, float | str]
+
+
+class Config(BaseModel):
+    """What a run is asked to do. Fields carry bounds and a description: the form and the flags are made of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random; the same seed, the same result")
+    backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
+        "auto", description="Where the work runs; auto takes the best that this machine has"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """How far the run is: `done` of `total`, in any unit, and what is being done now."""
+
+    done: float
+    total: float
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One more point of a live curve. `series` names it with its units, as "compute: tokens done"."""
+
+    series: str
+    x: float
+    y: float
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Something that took from `start_s` to `end_s` (seconds since the run began) in a lane of the timeline.
+
+    `kind` groups spans by colour; `why` is the decision behind it: the inputs of the policy at that instant.
+    """
+
+    lane: str
+    start_s: float
+    end_s: float
+    label: str
+    kind: str
+    why: Why = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """A sentence for the user."""
+
+    text: str
+    level: Literal["info", "warning", "error"] = "info"
+
+
+Event = Progress | Point | Span | Note
+Work = Generator[Event, None, "Result"]
+
+
+class Provenance(BaseModel):
+    """Where a result comes from. `badges` says of each number of the summary how it was had."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    backend: str
+    device: str
+    commit: str
+    versions: dict[str, str]
+    started_at: str  # ISO 8601, UTC
+    seconds: float = 0.0
+    badges: dict[str, Badge]
+
+
+class Claim(BaseModel):
+    """A number of the paper beside ours. `ours` is None where this run does not speak to the claim."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    what: str
+    paper: float
+    ours: float | None
+    unit: str
+    badge: Badge
+    source: str  # table or figure of the paper
+    note: str = ""
+
+
+class Result(BaseModel):
+    """What a run found. A subclass adds fields that JSON can hold, so that any result can be stored and reopened."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    config: SerializeAsAny[Config]
+    provenance: Provenance
+
+    def summary(self) -> dict[str, float]:
+        """The few numbers that a table of the paper would hold, with units in their names."""
+        raise NotImplementedError
+
+    def to_frame(self) -> pd.DataFrame:
+        """The full table behind the figure, a row per observation."""
+        raise NotImplementedError
+
+    def figure(self) -> go.Figure:
+        """The one picture of this result."""
+        raise NotImplementedError
+
+    def sentence(self) -> str:
+        """The result in one sentence: also the text alternative of the figure."""
+        raise NotImplementedError
+
+    def decided(self) -> dict[str, Any]:
+        """What the seed alone decides (no time, no machine): equal for every run of the same config."""
+        raise NotImplementedError
+
+    def claims(self) -> list[Claim]:
+        """The paper's numbers beside ours."""
+        return []
+
+    def spans(self) -> list[Span]:
+        """The timeline of the run that the figure shows."""
+        return []
+
+    def fingerprint(self) -> str:
+        """Hash of `decided()`."""
+        return hashlib.sha256(json.dumps(self.decided(), sort_keys=True).encode()).hexdigest()[:16]
+
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+        from workbench.ui.show import mimebundle
+
+        return mimebundle(self)
+
+
+@dataclass(frozen=True)
+class System:
+    """One of the seven. `presets` has at least tiny, small and paper; a baseline is a change of fields by name."""
+
+    name: str
+    title: str
+    paper: str
+    about: str
+    config: type[Config]
+    result: type[Result]
+    work: Callable[[Any], Work]
+    presets: Mapping[str, Config]
+    baselines: Mapping[str, Mapping[str, Any]]
+    backends: frozenset[str]
+    columns: Mapping[str, str] = field(default_factory=dict)  # of to_frame(): name -> meaning and unit
+    preview: Callable[[Any], go.Figure] | None = None  # cheap model of a config, redrawn as its form changes
+    detail: Callable[[Span], str] | None = None  # a span's decision in words
+
+    def make(self, preset: str | None = None, **changes: Any) -> Config:
+        """A config: the preset's (tiny, small, paper, ...) with `changes`. ValueError names a wrong field."""
+        if preset is not None and preset not in self.presets:
+            raise ValueError(f"{self.name} has no preset {preset!r}; it has {', '.join(self.presets)}")
+        base = self.presets[preset].model_dump() if preset else {}
+        unknown = sorted(set(changes) - set(self.config.model_fields))
+        if unknown:
+            fields = ", ".join(self.config.model_fields)
+            raise ValueError(f"{self.name} has no setting {', '.join(unknown)}; it has {fields}")
+        return self.config.model_validate(base | changes)
+
+
+@cache
+def system(name: str) -> System:
+    """The system called `name`. KeyError lists those there are."""
+    if name not in NAMES:
+        raise KeyError(f"no system is called {name!r}; there are {', '.join(NAMES)}")
+    found: System = importlib.import_module(f"workbench.{name}").SYSTEM
+    return found
+
+
+@cache
+def systems() -> Mapping[str, System]:
+    """The catalogue: name -> system."""
+    return MappingProxyType({name: system(name) for name in NAMES})
