@@ -1,0 +1,260 @@
+"""The policy: who takes which part of which prompt next. It holds no thread, no file, no clock of its own.
+
+The same object drives the simulator (virtual clock), the embedded engine (threads) and vLLM (processes). It is
+asked twice, over and over, and answers from the ledger and the cost model:
+
+    compute_step(job, now_s)  -> Compute(start, tokens) | Wait | Ready        the side that computes from the front
+    load_step(job, now_s)     -> Load(grains) | Wait | Finished               the side that loads from the back
+
+CAKE (arXiv 2410.03065), section 3: two pointers that meet anywhere. Beyond it: claims shrink towards the meeting
+point, neither side takes work that the other would finish sooner (so the pair is never slower than the better
+single resource, the paper's own open gap), late loads are hedged, several requests share both resources.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from workbench.cake.costs import Costs, balanced_split
+from workbench.cake.ledger import Ledger
+
+Mode = Literal["cake", "compute", "load"]
+Batch = Literal["fifo", "mean", "makespan"]
+Why = Mapping[str, float | str]
+
+MIN_WAIT_S = 0.0005
+HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
+
+
+@dataclass(frozen=True)
+class Compute:
+    """Run the model over positions [start, start + tokens)."""
+
+    start: int
+    tokens: int
+    why: Why = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Load:
+    """Load these grains, in this order."""
+
+    grains: Sequence[int]
+    why: Why = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Wait:
+    """Nothing to do now; look again when the ledger changes, or after `seconds`."""
+
+    seconds: float
+    why: Why = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Ready:
+    """Every position below `token` has its KV; nothing is left for this side."""
+
+    token: int
+
+
+@dataclass
+class Job:
+    """One request: `tokens` prompt tokens, of which whole grains below the last token may come from the store.
+
+    position: first token whose KV is not known to be ready. The token that gives the first logits is always
+    computed, so a full hit leaves at least one token of work.
+    """
+
+    ledger: Ledger
+    tokens: int
+    grain: int
+    position: int = 0
+    name: str = ""
+    arrived_s: float = 0.0
+
+    @property
+    def loadable(self) -> int:
+        """Tokens that the ledger covers."""
+        return self.ledger.grains * self.grain
+
+
+def loadable_grains(tokens: int, grain: int, stored: Sequence[bool]) -> int:
+    """How many grains of a prompt the ledger must cover: up to the last stored one, never the last token."""
+    whole = min((tokens - 1) // grain, len(stored))
+    return max((i + 1 for i in range(whole) if stored[i]), default=0)
+
+
+@dataclass(frozen=True)
+class Policy:
+    """Decisions over one cost model. `step`: most tokens a pass computes; `run`: most grains a read loads."""
+
+    costs: Costs
+    step: int = 512
+    run: int = 1
+    mode: Mode = "cake"
+    batch: Batch = "mean"
+    hedge: bool = True
+
+    def now_costs(self, job: Job) -> Costs:
+        """The cost model with what this request has measured so far in place of the estimates."""
+        ledger, costs = job.ledger, self.costs
+        scale = ledger.gauge("compute_scale") or 1.0
+        measured = ledger.gauge("load_token_s")
+        load = measured / costs.load_token_s if measured > 0 and costs.load_token_s > 0 else 1.0
+        return costs.scaled(compute=scale, load=load)
+
+    # -- compute, from the front ---------------------------------------------------------------------------------
+
+    def compute_step(self, job: Job, now_s: float) -> Compute | Wait | Ready:
+        """What compute does next for this request."""
+        ledger, grain = job.ledger, job.grain
+        if job.position < job.loadable and job.position % grain == 0:
+            job.position += ledger.ready_run(job.position // grain) * grain
+        if job.position >= job.loadable:
+            return self._tail(job)
+        at, table = job.position // grain, ledger.table
+        met = table.front >= table.back
+        owned = ledger.owned_run(at, holes=met or at < table.front)
+        if owned:
+            state = ledger.state(at).name.lower()
+            return Compute(job.position, self._cut(owned * grain - job.position % grain, grain), {"reason": state})
+        if not met and at >= table.front:
+            return self._claim(job, now_s)
+        return self._late(job, at, now_s)
+
+    def _cut(self, tokens: int, grain: int) -> int:
+        """At most one step, of whole grains."""
+        return min(tokens, max(grain, self.step // grain * grain))
+
+    def _tail(self, job: Job) -> Compute | Ready:
+        left = job.tokens - job.position
+        if left <= 0:
+            return Ready(job.tokens)
+        return Compute(job.position, min(left, self.step), {"reason": "tail: not in the store"})
+
+    def _claim(self, job: Job, now_s: float) -> Compute | Wait:
+        """Claim from the front what compute will have done when the loads of the rest are done."""
+        ledger, grain, costs = job.ledger, job.grain, self.now_costs(job)
+        gap = (ledger.table.back - ledger.table.front) * grain
+        behind_s = self._in_flight_s(job, now_s, costs)
+        share = self._compute_share(job, costs, gap, behind_s)
+        load_all_s = costs.load_s(gap, self.run) + behind_s
+        facts: dict[str, float | str] = {
+            "gap_tokens": gap,
+            "compute_share_tokens": share,
+            "load_rest_s": round(load_all_s, 4),
+            "compute_rest_s": round(costs.compute_range_s(job.position, gap, self.step), 4),
+        }
+        if share == 0:
+            return Wait(max(MIN_WAIT_S, min(load_all_s, 0.05)), facts | {"reason": "loading the rest is sooner"})
+        got = ledger.claim_front(self._cut(share, grain) // grain)
+        if got == 0:
+            return Wait(MIN_WAIT_S, facts | {"reason": "the back claimed it first"})
+        spent_s = costs.compute_s(job.position, got * grain)
+        ledger.set_gauge("compute_until_s", now_s + spent_s)
+        return Compute(job.position, got * grain, facts | {"compute_s": round(spent_s, 4), "reason": "front"})
+
+    def _compute_share(self, job: Job, costs: Costs, gap: int, behind_s: float) -> int:
+        """Tokens of the unclaimed gap that compute should do, by the mode, by what is stored, by the costs."""
+        table = job.ledger.table
+        if self.mode == "compute" or not job.ledger.any_free(table.front, table.back):
+            return gap
+        if self.mode == "load":
+            return 0
+        share = balanced_split(costs, job.position, gap, job.grain, self.step, self.run)
+        return max(share, job.grain) if math.isinf(behind_s) else share  # never wait for a load without an end
+
+    def _late(self, job: Job, at: int, now_s: float) -> Compute | Wait:
+        """Compute has arrived at a grain that is being loaded: wait for it, or take it over."""
+        ledger, grain, costs = job.ledger, job.grain, self.now_costs(job)
+        left_s = self._in_flight_s(job, now_s, costs)
+        own_s = costs.compute_s(job.position, grain)
+        why = {"load_left_s": round(left_s, 4), "compute_s": round(own_s, 4)}
+        if self.hedge and self.mode != "load" and left_s > own_s and ledger.take_late(at):
+            return Compute(job.position, grain, why | {"reason": "hedge: the load is late"})
+        return Wait(max(MIN_WAIT_S, min(left_s, 0.05)), why | {"reason": "the load ends first"})
+
+    def _in_flight_s(self, job: Job, now_s: float, costs: Costs) -> float:
+        """Seconds until the read under way should end; a read that is late has no end in sight (infinity)."""
+        run = job.ledger.gauge("load_run")
+        if run <= 0:
+            return 0.0
+        expected_s = costs.load_s(int(run) * job.grain, int(run))
+        elapsed_s = now_s - job.ledger.gauge("load_began_s")
+        return math.inf if elapsed_s > HEDGE_AFTER * expected_s + 0.01 else max(0.0, expected_s - elapsed_s)
+
+    # -- load, from the back -------------------------------------------------------------------------------------
+
+    def load_step(self, job: Job, now_s: float) -> Load | Wait | Ready:
+        """What the loader does next for this request."""
+        ledger, grain = job.ledger, job.grain
+        front, back = ledger.table.front, ledger.table.back
+        if self.mode == "compute" or ledger.closed or back <= front:
+            return Ready(back * grain)
+        costs = self.now_costs(job)
+        busy_s = max(0.0, ledger.gauge("compute_until_s") - now_s)
+        front_alone_s = busy_s + costs.compute_range_s(front * grain, (back - front) * grain, self.step)
+        for run in sorted({self.run, 1}, reverse=True):
+            need_s = costs.load_s(run * grain, run)
+            if self.mode == "load" or need_s <= front_alone_s:
+                break
+        else:
+            why = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(front_alone_s, 4)}
+            return Wait(0.05, why | {"reason": "computing the rest is sooner"})
+        grains = ledger.claim_back(self._share(job, costs, run))
+        if not grains:
+            return Wait(MIN_WAIT_S, {"reason": "not in the store"})
+        ledger.set_gauge("load_began_s", now_s)
+        ledger.set_gauge("load_run", len(grains))
+        why = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(front_alone_s, 4), "reason": "back"}
+        return Load(grains, why)
+
+    def _share(self, job: Job, costs: Costs, run: int) -> int:
+        """A read takes at most what should be left to loading, at least one grain."""
+        if self.mode == "load" or run == 1:
+            return run
+        table, grain = job.ledger.table, job.grain
+        gap = (table.back - table.front) * grain
+        share = gap - balanced_split(costs, table.front * grain, gap, grain, self.step, run)
+        return max(1, min(run, share // grain))
+
+    # -- several requests ----------------------------------------------------------------------------------------
+
+    def order_compute(self, jobs: Sequence[Job]) -> list[Job]:
+        """Requests in the order in which compute serves them; the first that has a step gets it.
+
+        fifo: as they came. mean: least work left first (shortest remaining processing time), which lowers the mean
+        TTFT. makespan: the cheapest pass first, leaving dear tails to the loader.
+        """
+        if self.batch == "fifo":
+            return sorted(jobs, key=lambda j: j.arrived_s)
+        if self.batch == "mean":
+            return sorted(jobs, key=self.left_s)
+        return sorted(jobs, key=lambda j: j.position)
+
+    def order_load(self, jobs: Sequence[Job]) -> list[Job]:
+        """The same for the loader. makespan: the back whose computing would cost most per second of loading."""
+        if self.batch == "fifo":
+            return sorted(jobs, key=lambda j: j.arrived_s)
+        if self.batch == "mean":
+            return sorted(jobs, key=self.left_s)
+        return sorted(jobs, key=lambda j: -self.saved_s(j))
+
+    def left_s(self, job: Job) -> float:
+        """Seconds this request needs with both resources to itself."""
+        costs, table = self.now_costs(job), job.ledger.table
+        gap = max(0, table.back - table.front) * job.grain
+        front = balanced_split(costs, table.front * job.grain, gap, job.grain, self.step, self.run)
+        both_s = costs.compute_range_s(table.front * job.grain, front, self.step)
+        return both_s + costs.compute_range_s(job.loadable, job.tokens - max(job.loadable, job.position), self.step)
+
+    def saved_s(self, job: Job) -> float:
+        """Seconds of computing that loading the next grain from the back would save."""
+        table = job.ledger.table
+        if table.back <= table.front:
+            return 0.0
+        return self.costs.compute_s((table.back - 1) * job.grain, job.grain)

@@ -1,0 +1,216 @@
+"""The policy on a virtual clock: two simpy processes, one that computes and one that loads, over any requests.
+
+Only time is modelled here. Every decision is made by the Policy and Ledger objects that real runs use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import simpy
+
+from workbench.cake.costs import Costs
+from workbench.cake.ledger import Ledger
+from workbench.cake.policy import Compute, Job, Load, Mode, Policy, Ready, loadable_grains
+from workbench.system import Span
+
+WATCHDOG_STEPS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Request:
+    """A prompt to restore: `stored[i]` says whether grain i is in the store; all of them when None."""
+
+    tokens: int
+    arrived_s: float = 0.0
+    stored: Sequence[bool] | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """When each request could give its first token, and what happened."""
+
+    ttft_s: list[float]
+    met_at: list[int]  # first token that was loaded; the number of loadable tokens where none was
+    spans: list[Span] = field(default_factory=list)
+
+    @property
+    def makespan_s(self) -> float:
+        """When the last request was ready."""
+        return max(self.ttft_s)
+
+
+@dataclass
+class World:
+    """What the machine really does, where it differs from what the policy believes.
+
+    bandwidth(t) and compute(t): factors on the true rates at virtual time t (1 = as modelled).
+    fails(job, grain): that load ends in an error after its time.
+    """
+
+    true: Costs
+    bandwidth: Callable[[float], float] = lambda _t: 1.0
+    compute: Callable[[float], float] = lambda _t: 1.0
+    fails: Callable[[str, int], bool] = lambda _job, _grain: False
+
+
+class _Machine:
+    """One compute resource and one load resource, shared by the jobs."""
+
+    def __init__(self, policy: Policy, world: World, jobs: list[Job], trace: bool) -> None:
+        self.env = simpy.Environment()
+        self.policy, self.world, self.jobs, self.trace = policy, world, jobs, trace
+        self.ttft: dict[str, float] = {}
+        self.first_loaded = {j.name: j.loadable for j in jobs}
+        self.spans: list[Span] = []
+        self.loading = self.computing = False
+        self.news = self.env.event()
+        self.env.process(self._compute())
+        self.env.process(self._load())
+
+    def present(self) -> list[Job]:
+        return [j for j in self.jobs if j.arrived_s <= self.env.now and j.name not in self.ttft]
+
+    def tell(self) -> None:
+        news, self.news = self.news, self.env.event()
+        news.succeed()
+
+    def idle(self, seconds: float) -> simpy.Event:
+        return self.env.any_of([self.news, self.env.timeout(max(seconds, 1e-6))])
+
+    def span(self, lane: str, job: Job, began: float, label: str, kind: str, why: Mapping[str, Any]) -> None:
+        if self.trace:
+            self.spans.append(Span(lane, began, self.env.now, f"{job.name}{label}", kind, dict(why)))
+
+    def _compute(self) -> Iterator[simpy.Event]:
+        for _ in range(WATCHDOG_STEPS):
+            if len(self.ttft) == len(self.jobs):
+                return
+            pause = max(1e-6, min((j.arrived_s - self.env.now for j in self.jobs if j.arrived_s > self.env.now), default=1.0))
+            for job in self.policy.order_compute(self.present()):
+                step = self.policy.compute_step(job, self.env.now)
+                if isinstance(step, Compute):
+                    yield from self._pass(job, step)
+                    pause = 0.0
+                    break
+                if isinstance(step, Ready):
+                    self.ttft[job.name] = self.env.now - job.arrived_s
+                    pause = 0.0
+                    break
+                pause = min(pause, max(step.seconds, 1e-6))
+            if pause:
+                yield self.idle(pause)
+        raise RuntimeError("simulation: compute made no end; the policy is in a loop")
+
+    def _pass(self, job: Job, step: Compute) -> Iterator[simpy.Event]:
+        began, self.computing = self.env.now, True
+        slow = self.world.true.contention if self.loading else 1.0
+        seconds = self.world.true.compute_s(step.start, step.tokens) * slow * self.world.compute(began)
+        yield self.env.timeout(seconds)
+        self.computing = False
+        end = min(step.start + step.tokens, job.loadable)
+        if step.start < end:
+            job.ledger.computed(step.start // job.grain, -(-(end - step.start) // job.grain))
+        job.position = step.start + step.tokens
+        self.span("compute", job, began, f"[{step.start}:{job.position}]", "compute", step.why)
+        self.tell()
+
+    def _load(self) -> Iterator[simpy.Event]:
+        for _ in range(WATCHDOG_STEPS):
+            if len(self.ttft) == len(self.jobs):
+                return
+            pause = 0.05
+            for job in self.policy.order_load(self.present()):
+                step = self.policy.load_step(job, self.env.now)
+                if isinstance(step, Load):
+                    yield from self._read(job, step)
+                    pause = 0.0
+                    break
+                if not isinstance(step, Ready):
+                    pause = min(pause, max(step.seconds, 1e-6))
+            if pause:
+                yield self.idle(pause)
+        raise RuntimeError("simulation: loading made no end; the policy is in a loop")
+
+    def _read(self, job: Job, step: Load) -> Iterator[simpy.Event]:
+        began, self.loading = self.env.now, True
+        tokens = len(step.grains) * job.grain
+        seconds = self.world.true.load_s(tokens, len(step.grains)) / max(self.world.bandwidth(began), 1e-9)
+        yield self.env.timeout(seconds)
+        self.loading = False
+        job.ledger.set_gauge("load_run", 0)
+        job.ledger.set_gauge("load_token_s", seconds / tokens)
+        for grain in step.grains:
+            if self.world.fails(job.name, grain):
+                job.ledger.failed(grain)
+            elif job.ledger.begin_commit(grain):
+                job.ledger.loaded(grain)
+                self.first_loaded[job.name] = min(self.first_loaded[job.name], grain * job.grain)
+        first = min(step.grains) * job.grain
+        self.span("load", job, began, f"[{first}:{first + tokens}]", "load", step.why)
+        self.tell()
+
+
+def simulate(
+    policy: Policy,
+    requests: Sequence[Request],
+    grain: int = 128,
+    world: World | None = None,
+    *,
+    trace: bool = False,
+    until_s: float = 1e6,
+) -> Outcome:
+    """Restore the requests on one compute and one load resource. RuntimeError when the policy would hang."""
+    jobs = []
+    for i, request in enumerate(requests):
+        stored = [True] * (request.tokens // grain) if request.stored is None else list(request.stored)
+        grains = loadable_grains(request.tokens, grain, stored)
+        ledger = Ledger(grains, stored, backend="reference")
+        name = "" if len(requests) == 1 else f"r{i} "
+        jobs.append(Job(ledger, request.tokens, grain, name=name, arrived_s=request.arrived_s))
+    machine = _Machine(policy, world or World(policy.costs), jobs, trace)
+    machine.env.run(until=until_s)
+    if len(machine.ttft) < len(jobs):
+        raise RuntimeError(f"simulation: not ready after {until_s} virtual seconds; the policy waits for nothing")
+    return Outcome(
+        [machine.ttft[j.name] for j in jobs], [machine.first_loaded[j.name] for j in jobs], machine.spans
+    )
+
+
+def ttft(policy: Policy, tokens: int, grain: int = 128, mode: Mode | None = None, world: World | None = None) -> float:
+    """Time to first token of one fully stored prompt."""
+    chosen = policy if mode is None else replace(policy, mode=mode)
+    return simulate(chosen, [Request(tokens)], grain, world).ttft_s[0]
+
+
+def choose_chunks(
+    costs: Costs,
+    tokens: int,
+    grain: int,
+    steps: Sequence[int] = (128, 256, 512, 1024, 2048),
+    runs: Sequence[int] = (1, 2, 4, 8),
+) -> tuple[int, int]:
+    """Compute step (tokens) and load run (grains) with the least simulated TTFT: how chunk sizes follow the tier.
+
+    A dear read (latency of a network or object store) asks for long runs; a dear pass for long steps; both waste
+    more at the meeting point.
+    """
+    tried = [(ttft(Policy(costs, step=s, run=r), tokens, grain), s, r) for s in steps if s >= grain for r in runs]
+    _, step, run = min(tried)
+    return step, run
+
+
+def trace_rate(times_s: Sequence[float], factors: Sequence[float]) -> Callable[[float], float]:
+    """A step function of time for World.bandwidth or World.compute, as a recorded trace has it."""
+    if len(times_s) != len(factors) or not times_s or any(b <= a for a, b in pairwise(times_s)):
+        raise ValueError("a rate trace needs as many factors as rising times")
+
+    def at(t: float) -> float:
+        import bisect
+
+        return factors[max(0, bisect.bisect_right(times_s, t) - 1)]
+
+    return at

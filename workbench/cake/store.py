@@ -1,0 +1,295 @@
+"""The KV store: one checksummed file a grain, keyed by everything that decides its content.
+
+    key(i) = blake2b(key(i - 1) + token ids of grain i),   key(-1) = blake2b(model fingerprint + layout)
+
+A file is a 4 KiB header (version, fingerprint, key, layout, checksums) and the raw KV bytes. It is written aside
+and renamed, so a reader sees a whole grain or none. What cannot be trusted is refused by name, never used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+import struct
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, Protocol
+
+import numpy as np
+import xxhash
+
+if TYPE_CHECKING:
+    import torch
+
+MAGIC = b"WBKVGRN\0"
+VERSION = 1
+HEADER_BYTES = 4096
+# magic, version, position of the grain, key, fingerprint, layout text, payload bytes, payload xxh3
+_HEADER = struct.Struct("<8sII16s16s96sQQ")
+_CHECK = struct.Struct("<Q")  # xxh3 of the packed header, right after it
+
+Eviction = Literal["head-last", "head-first"]
+
+
+class StoreError(RuntimeError):
+    """A grain that cannot be had. `cause`: missing, truncated, corrupt, version, foreign or unreadable."""
+
+    def __init__(self, cause: str, message: str) -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shape and dtype of a grain's KV: [layers, 2, kv_heads, tokens, head_dim], keys first."""
+
+    layers: int
+    kv_heads: int
+    tokens: int
+    head_dim: int
+    dtype: str  # "float32", "bfloat16" or "float16"
+
+    @property
+    def shape(self) -> tuple[int, int, int, int, int]:
+        """Shape of one grain."""
+        return self.layers, 2, self.kv_heads, self.tokens, self.head_dim
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of one grain."""
+        return int(np.prod(self.shape)) * (4 if self.dtype == "float32" else 2)
+
+
+class StoredPrompt(Protocol):
+    """One prompt as a store sees it: which of its grains are there, read and write one of them."""
+
+    stored: list[bool]
+
+    def read(self, grain: int) -> torch.Tensor:
+        """KV of one grain, shape `Layout.shape`. StoreError names the cause."""
+        ...
+
+    def write(self, grain: int, kv: torch.Tensor) -> None:
+        """Keep the KV of one grain. OSError when it cannot be written."""
+        ...
+
+
+class Store(Protocol):
+    """Where KV is kept: disk here, LMCache in lmcache.py."""
+
+    layout: Layout
+
+    def prompt(self, ids: Sequence[int]) -> StoredPrompt:
+        """The prompt's grains in this store; looks each of them up."""
+        ...
+
+    def close(self) -> None:
+        """Give back what the store holds open."""
+        ...
+
+
+def grain_keys(ids: Sequence[int], layout: Layout, fingerprint: str) -> list[bytes]:
+    """Chained keys (16 bytes) of the whole grains of a prompt: equal prefix, equal keys; different model, none."""
+    seed = f"{fingerprint}|{layout}".encode()
+    key, keys = hashlib.blake2b(seed, digest_size=16).digest(), []
+    tokens = np.asarray(ids, dtype="<i8")
+    for start in range(0, len(tokens) // layout.tokens * layout.tokens, layout.tokens):
+        body = tokens[start : start + layout.tokens].tobytes()
+        key = hashlib.blake2b(key + body, digest_size=16).digest()
+        keys.append(key)
+    return keys
+
+
+class DiskStore:
+    """Grains as files in a folder, at most `limit_mb` of them in all (None: no limit).
+
+    eviction: the least recently used context goes first; inside it, "head-last" drops from its end, which keeps
+    prefixes whole for every reader, "head-first" drops from its front, which a two-ended reader recomputes while
+    it loads the rest. cold: drop the file from the page cache before each read, so that reads are the disk's.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        layout: Layout,
+        fingerprint: str,
+        *,
+        limit_mb: float | None = None,
+        eviction: Eviction = "head-last",
+        cold: bool = False,
+        sync: bool = False,
+    ) -> None:
+        self.folder, self.layout, self.fingerprint = Path(folder), layout, fingerprint
+        self.limit_mb, self.eviction, self.cold, self.sync = limit_mb, eviction, cold, sync
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OSError(error.errno, f"KV store folder {folder} cannot be made: {error.strerror}") from error
+
+    def prompt(self, ids: Sequence[int]) -> DiskPrompt:
+        """Look the prompt's whole grains up; those found count as used now."""
+        keys = grain_keys(ids, self.layout, self.fingerprint)
+        now = time.time_ns()
+        stored = []
+        for key in keys:
+            try:
+                os.utime(self.path(key), ns=(now, now))
+                stored.append(True)
+            except OSError:
+                stored.append(False)
+        return DiskPrompt(self, keys, stored, now)
+
+    def close(self) -> None:
+        """Nothing is held open between calls."""
+
+    def path(self, key: bytes) -> Path:
+        """File of a grain."""
+        return self.folder / f"{key.hex()}.kv"
+
+    def used_mb(self) -> float:
+        """Size of all grains, MB (10**6 bytes)."""
+        return sum(size for _, size, _ in self._files()) / 1e6
+
+    def _files(self) -> list[tuple[Path, int, int]]:
+        found = []
+        for path in self.folder.glob("*.kv"):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                found.append((path, stat.st_size, stat.st_mtime_ns))
+        return found
+
+    def _evict(self) -> None:
+        if self.limit_mb is None:
+            return
+        files = self._files()
+        over = sum(size for _, size, _ in files) - self.limit_mb * 1e6
+        if over <= 0:
+            return
+        sign = -1 if self.eviction == "head-last" else 1
+        for path, size, _ in sorted(files, key=lambda f: (f[2], sign * _position(f[0]))):
+            if over <= 0:
+                return
+            path.unlink(missing_ok=True)
+            over -= size
+
+
+class DiskPrompt:
+    """One prompt's grains in a DiskStore."""
+
+    def __init__(self, store: DiskStore, keys: list[bytes], stored: list[bool], stamp: int) -> None:
+        self.store, self.keys, self.stored, self._stamp = store, keys, stored, stamp
+
+    def read(self, grain: int) -> torch.Tensor:
+        """Read and verify one grain. StoreError names what is wrong with it."""
+        import torch
+
+        payload = _read(self.store, self.keys[grain], grain)
+        layout = self.store.layout
+        return torch.frombuffer(payload, dtype=getattr(torch, layout.dtype)).view(layout.shape)
+
+    def write(self, grain: int, kv: torch.Tensor) -> None:
+        """Write one grain aside and rename it; evict down to the limit."""
+        import torch
+
+        layout, path = self.store.layout, self.store.path(self.keys[grain])
+        if tuple(kv.shape) != layout.shape or str(kv.dtype) != f"torch.{layout.dtype}":
+            raise ValueError(f"KV of {tuple(kv.shape)} {kv.dtype} does not fit the store's {layout}")
+        payload = memoryview(kv.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1))
+        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
+        try:
+            with open(aside, "wb") as out:
+                out.write(_pack(self.store, self.keys[grain], grain, payload))
+                out.write(payload)
+                if self.store.sync:
+                    out.flush()
+                    os.fsync(out.fileno())
+            os.utime(aside, ns=(self._stamp, self._stamp))
+            aside.rename(path)
+        except BaseException:
+            aside.unlink(missing_ok=True)
+            raise
+        self.stored[grain] = True
+        self.store._evict()
+
+
+def _pack(store: DiskStore, key: bytes, grain: int, payload: memoryview) -> bytes:
+    fields = (key, _short(store.fingerprint), str(_plain(store.layout)).encode(), len(payload))
+    packed = _HEADER.pack(MAGIC, VERSION, grain, *fields, xxhash.xxh3_64_intdigest(payload))
+    return (packed + _CHECK.pack(xxhash.xxh3_64_intdigest(packed))).ljust(HEADER_BYTES, b"\0")
+
+
+def _plain(layout: Layout) -> str:
+    return f"{layout.dtype}:{'x'.join(str(n) for n in layout.shape)}"
+
+
+def _short(fingerprint: str) -> bytes:
+    return hashlib.blake2b(fingerprint.encode(), digest_size=16).digest()
+
+
+def _position(path: Path) -> int:
+    """Grain position from a file's header; unreadable files go first, whatever the order."""
+    try:
+        with open(path, "rb") as file:
+            return int(_HEADER.unpack(file.read(_HEADER.size))[2])
+    except (OSError, struct.error):
+        return 0
+
+
+def _read(store: DiskStore, key: bytes, grain: int) -> bytearray:
+    """Payload of a grain, after every check."""
+    path = store.path(key)
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if store.cold:
+                os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            header = file.read(HEADER_BYTES)
+            _check_header(store, key, grain, header, path)
+            payload = bytearray(store.layout.nbytes)
+            view, got = memoryview(payload), 0
+            while got < len(payload) and (n := file.readinto(view[got:])):
+                got += n
+    except FileNotFoundError:
+        raise StoreError("missing", f"{path.name} is gone from the store") from None
+    except OSError as error:
+        raise StoreError("unreadable", f"{path.name} cannot be read: {error.strerror}") from error
+    if got < len(payload):
+        raise StoreError("truncated", f"{path.name} ends after {got} of {len(payload)} bytes")
+    if xxhash.xxh3_64_intdigest(payload) != _HEADER.unpack_from(header)[7]:
+        raise StoreError("corrupt", f"{path.name}: checksum of the KV bytes does not match")
+    return payload
+
+
+def _check_header(store: DiskStore, key: bytes, grain: int, header: bytes, path: Path) -> None:
+    if len(header) < HEADER_BYTES:
+        raise StoreError("truncated", f"{path.name} ends inside its header")
+    packed = header[: _HEADER.size]
+    magic, version, position, own_key, fingerprint, layout, nbytes, _ = _HEADER.unpack(packed)
+    if magic != MAGIC or _CHECK.unpack_from(header, _HEADER.size)[0] != xxhash.xxh3_64_intdigest(packed):
+        raise StoreError("corrupt", f"{path.name}: header is damaged")
+    if version != VERSION:
+        raise StoreError("version", f"{path.name} has format {version}, this is {VERSION}: delete the store")
+    mine = (key, grain, _short(store.fingerprint), _plain(store.layout).encode(), store.layout.nbytes)
+    if (own_key, position, fingerprint, layout.rstrip(b"\0"), nbytes) != mine:
+        raise StoreError("foreign", f"{path.name} was written for another prompt, model or layout")
+
+
+class TokenBucket:
+    """Holds a stream of bytes to `mb_s` MB/s (10**6 bytes) without bursts; 0 or None: no limit.
+
+    Time spent reading counts: `reserve` before the read says when its bytes may be there at the earliest.
+    """
+
+    def __init__(self, mb_s: float | None) -> None:
+        self.mb_s, self._free_at = mb_s, 0.0
+
+    def reserve(self, nbytes: int) -> float:
+        """Book `nbytes`; returns the time (time.monotonic) before which they must not count as arrived."""
+        now = time.monotonic()
+        if not self.mb_s:
+            return now
+        self._free_at = max(now, self._free_at) + nbytes / (self.mb_s * 1e6)
+        return self._free_at
