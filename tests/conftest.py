@@ -1,11 +1,60 @@
-"""Every test gets its own history and one compute thread."""
+"""Every test gets its own history and one compute thread; fast tests run first; in CI a skipped test is a failure."""
 
 import os
+import tempfile
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
 import pytest
+
+LAST = ("model", "slow", "notebook", "browser", "lmcache", "vllm")  # dear tests, in the order they run
+MAY_SKIP = "gpu"
+
+
+def pytest_configure(config):
+    """The kernels of notebooks inherit this: they too write their runs somewhere else than the user's history."""
+    if config.option.collectonly:
+        return
+    home = tempfile.TemporaryDirectory(prefix="workbench-test-home-")
+    config.add_cleanup(home.cleanup)
+    os.environ["WORKBENCH_HOME"] = home.name
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=_dearness)  # stable: within one kind, files stay together
+
+
+def _dearness(item):
+    marks = {mark.name for mark in item.iter_markers()}
+    if item.path.suffix == ".ipynb":
+        marks.add("notebook")
+    return max((LAST.index(mark) + 1 for mark in marks if mark in LAST), default=0)
+
+
+def _must_run(report, item):
+    """In CI a skip becomes a failure, so that nothing goes untested unseen."""
+    unseen = report.skipped and not hasattr(report, "wasxfail") and item.get_closest_marker(MAY_SKIP) is None
+    if unseen and os.environ.get("CI", "").lower() in ("1", "true"):
+        reason = report.longrepr[-1] if isinstance(report.longrepr, tuple) else report.longrepr
+        report.outcome = "failed"
+        report.longrepr = f"skipped in CI, where every test must run: {reason}"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    report = yield
+    if item.path.suffix != ".ipynb":  # cells tagged nbval-skip are named in their notebook
+        _must_run(report, item)
+    return report
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_make_collect_report(collector):
+    report = yield
+    if isinstance(collector, pytest.File):
+        _must_run(report, collector)
+    return report
 
 
 @pytest.fixture(autouse=True)

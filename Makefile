@@ -1,0 +1,54 @@
+# make lab   sets up whatever is missing and opens JupyterLab at the tour
+# make test  sets up whatever is missing and runs every test
+# Others: setup, lint, format, notebooks, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
+EXTRA ?= auto
+PYTHON ?=
+BIN := .venv/bin
+STAMP := .venv/.ready
+SOURCES := pyproject.toml CMakeLists.txt tools/setup.sh $(wildcard kernels/*/*.cpp kernels/*/*.h)
+NOTEBOOKS := $(wildcard notebooks/*.ipynb)
+
+ifeq ($(filter auto $(shell cat .venv/.extra 2>/dev/null),$(EXTRA)),)
+SOURCES += FORCE  # another vLLM than the one set up was asked for; plain `make` keeps what is there
+endif
+
+.PHONY: FORCE setup lab test lint format notebooks bench report clean
+.DEFAULT_GOAL := setup
+export OMP_NUM_THREADS ?= 1
+
+setup: $(STAMP)
+
+$(STAMP): $(SOURCES)
+	@PYTHON="$(PYTHON)" tools/setup.sh $(EXTRA)
+	@touch $@
+
+lab: setup
+	$(BIN)/workbench lab
+
+test: setup
+	@tools/setup.sh browser
+	$(BIN)/python -m pytest $(ARGS)
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+# Executes every notebook in place, top to bottom, and leaves out the state of widgets (megabytes for one figure).
+notebooks: setup
+	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
+	  --ExecutePreprocessor.timeout=600 $(NOTEBOOKS)
+	$(BIN)/nbstripout --keep-output --keep-count $(NOTEBOOKS)
+
+bench: setup
+	$(BIN)/workbench bench $(ARGS)
+
+report: setup
+	$(BIN)/workbench report $(ARGS)
+
+clean:
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis report.html
