@@ -157,6 +157,11 @@ class Result(BaseModel):
 
         return mimebundle(self)
 
+    def _ipython_display_(self) -> None:
+        from workbench.ui.show import display
+
+        display(self)  # numbers and figure as two outputs: a front end shows only one form of each
+
 
 @dataclass(frozen=True)
 class System:
