@@ -1,0 +1,173 @@
+"""SmolLM2's files on this machine: where they lie, whether they are whole, and how they are had. Loads no torch.
+
+The folder is an ordinary model directory (config.json, tokenizer.json, chat template, model.safetensors) that
+transformers and vLLM load too; `workbench.json` beside them says where they came from and what they hash to. It is
+built under another name and renamed into place, under a lock, so that two processes at once build it once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+Progress = Callable[[float, float, str], None]  # done, total, what is being done; an exception from it cancels
+
+FOLDER = "smollm2-135m-instruct"
+MANIFEST = "workbench.json"
+NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+LOCK_TIMEOUT_S = 900  # another process may be downloading 93 MB on a slow line
+
+
+class ModelUnavailable(RuntimeError):
+    """The model is not on this machine and could not be fetched; the message says why and what to do."""
+
+
+@dataclass(frozen=True)
+class ModelStatus:
+    """What `workbench doctor` says of the model. `problem` is empty when all is well."""
+
+    name: str
+    present: bool
+    folder: Path
+    source: str
+    size_mb: float
+    problem: str
+    how: str
+
+
+def cache_root() -> Path:
+    """Where fetched things are kept: $WORKBENCH_CACHE, else the user's cache folder."""
+    if own := os.environ.get("WORKBENCH_CACHE"):
+        return Path(own).expanduser()
+    import platformdirs
+
+    return platformdirs.user_cache_path("ml-systems-workbench", appauthor=False)
+
+
+def model_folder() -> Path:
+    return cache_root() / "models" / FOLDER
+
+
+def status(name: str = "smollm2", full: bool = False) -> ModelStatus:
+    """Whether the model is here and whole; `full` reads every byte (about 1 s) instead of comparing sizes."""
+    if name != "smollm2":
+        raise ValueError(f"only smollm2 has files, not {name!r}")
+    folder = model_folder()
+    problem = check(folder, full)
+    source = "" if problem else str(manifest(folder)["source"])
+    size_mb = 0.0 if problem else sum(f["size"] for f in manifest(folder)["files"].values()) / 1e6
+    how = "" if not problem else "it is fetched at its first use (93 to 270 MB), or by: workbench doctor --fetch"
+    return ModelStatus(name, not problem, folder, source, size_mb, problem, how)
+
+
+def path(name: str = "smollm2", *, progress: Progress | None = None, rebuild: str = "") -> Path:
+    """The model's folder, fetched and converted first where it is missing or damaged.
+
+    `rebuild` is a reason to make it anew. ModelUnavailable when that is not possible.
+    """
+    if name != "smollm2":
+        raise ValueError(f"only smollm2 has files, not {name!r}")
+    folder = model_folder()
+    if not rebuild and not check(folder):
+        return folder
+    with _lock(folder):
+        problem = rebuild or check(folder)
+        if not problem:  # another process made it while this one waited
+            return folder
+        if folder.exists():
+            warnings.warn(f"the model in {folder} is damaged ({problem}): making it anew", stacklevel=2)
+        _build(folder, progress or (lambda done, total, note: None))
+    return folder
+
+
+def manifest(folder: Path) -> dict[str, Any]:
+    """What workbench.json says: source, files with size and sha256, fingerprint."""
+    content: dict[str, Any] = json.loads((folder / MANIFEST).read_text())["content"]
+    return content
+
+
+def write_manifest(folder: Path, source: str) -> None:
+    """Record every file of `folder` with size and sha256, and the fingerprint of weights and config."""
+    files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir()) if f.is_file()}
+    both = files["model.safetensors"]["sha256"] + files["config.json"]["sha256"]
+    content = {"source": source, "files": files, "fingerprint": hashlib.sha256(both.encode()).hexdigest()}
+    (folder / MANIFEST).write_text(json.dumps({"sha256": _digest(content), "content": content}, indent=1))
+
+
+def check(folder: Path, full: bool = False) -> str:
+    """What is wrong with the folder, in words; empty when nothing is. Compares sizes, with `full` every byte."""
+    if not folder.is_dir():
+        return "not on this machine yet"
+    try:
+        stored = json.loads((folder / MANIFEST).read_text())
+        content = stored["content"]
+        if stored["sha256"] != _digest(content):
+            return f"{MANIFEST} was changed"
+        files = content["files"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        return f"{MANIFEST} is missing or unreadable ({type(error).__name__})"
+    for name in (*NEEDED, *files):
+        file = folder / name
+        if name not in files or not file.is_file():
+            return f"{name} is missing"
+        if (size := file.stat().st_size) != files[name]["size"]:
+            return f"{name} has {size} bytes, not {files[name]['size']}"
+        if full and sha256(file) != files[name]["sha256"]:
+            return f"{name} does not have its checksum"
+    return ""
+
+
+def sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _digest(content: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _build(folder: Path, progress: Progress) -> None:
+    from workbench.lm import fetch
+
+    staging = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder.parent))
+    try:
+        ready = staging / "model"
+        ready.mkdir()
+        source = fetch.fetch(ready, staging, progress)
+        progress(0.95, 1, "checking the model's files")
+        write_manifest(ready, source)
+        if problem := check(ready):
+            raise ModelUnavailable(f"the model that was made in {ready} is not whole: {problem}")
+        if folder.exists():
+            folder.rename(staging / "damaged")
+        ready.rename(folder)
+        progress(1, 1, "the model is ready")
+    except OSError as error:
+        raise ModelUnavailable(
+            f"cannot write the model to {folder}: {error}; set WORKBENCH_CACHE to a folder with 500 MB free"
+        ) from error
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    import filelock
+
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with filelock.FileLock(folder.parent / f"{FOLDER}.lock", timeout=LOCK_TIMEOUT_S):
+            yield
+    except filelock.Timeout as error:
+        raise ModelUnavailable(
+            f"another process has been making {folder} for {LOCK_TIMEOUT_S} s: end it, or remove {error.lock_file}"
+        ) from error

@@ -1,0 +1,243 @@
+"""A Llama in plain torch, written for chunked prefill on CPU over a cache that anyone may have filled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from workbench.lm.attention import attend
+from workbench.lm.cache import KVCache
+from workbench.lm.rope import Rope
+from workbench.lm.tokenizer import Tokenizer
+
+
+class Stopped(Exception):
+    """The caller's `stop` said so: the forward ended between two layers, and its positions hold no KV."""
+
+
+@dataclass(frozen=True)
+class LMConfig:
+    """Shape of a Llama. `stop_ids` end an answer."""
+
+    layers: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    hidden: int
+    inner: int  # width of the MLP
+    vocab: int
+    max_position: int
+    rope_theta: float
+    norm_eps: float
+    stop_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def from_llama(cls, raw: Mapping[str, Any]) -> LMConfig:
+        """From a Llama's config.json. ValueError names what this forward does not do."""
+        rope = raw.get("rope_parameters") or {
+            "rope_theta": raw.get("rope_theta", 10000.0),
+            **(raw.get("rope_scaling") or {}),
+        }
+        for what, bad in {
+            f"model_type {raw.get('model_type')!r}": raw.get("model_type") != "llama",
+            "biases": raw.get("attention_bias") or raw.get("mlp_bias"),
+            f"activation {raw.get('hidden_act')!r}": raw.get("hidden_act", "silu") != "silu",
+            "scaled RoPE": rope.get("rope_type", "default") != "default",
+            "an output layer of its own": not raw.get("tie_word_embeddings", False),
+        }.items():
+            if bad:
+                raise ValueError(f"this forward is a plain tied Llama and does not do {what}")
+        eos = raw.get("eos_token_id")
+        return cls(
+            layers=raw["num_hidden_layers"],
+            heads=raw["num_attention_heads"],
+            kv_heads=raw["num_key_value_heads"],
+            head_dim=raw.get("head_dim") or raw["hidden_size"] // raw["num_attention_heads"],
+            hidden=raw["hidden_size"],
+            inner=raw["intermediate_size"],
+            vocab=raw["vocab_size"],
+            max_position=raw["max_position_embeddings"],
+            rope_theta=float(rope["rope_theta"]),
+            norm_eps=raw["rms_norm_eps"],
+            stop_ids=tuple(eos) if isinstance(eos, list) else () if eos is None else (eos,),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Weights of one layer; q, k and v are one matrix, and so are gate and up."""
+
+    attn_norm: Tensor  # [hidden], fp32
+    qkv: Tensor  # [(heads + 2 kv_heads) * head_dim, hidden]
+    out: Tensor  # [hidden, heads * head_dim]
+    mlp_norm: Tensor  # [hidden], fp32
+    gate_up: Tensor  # [2 inner, hidden]
+    down: Tensor  # [hidden, inner]
+
+
+class LM:
+    """A loaded model. The residual stream and the norms are fp32, matrix products are in `dtype`.
+
+    One thread at a time per cache; several threads may run forwards over different caches of one LM.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        config: LMConfig,
+        weights: Mapping[str, Tensor],
+        dtype: torch.dtype,
+        tokenizer: Tokenizer,
+        fingerprint: str,
+    ) -> None:
+        self.name, self.config, self.dtype = name, config, dtype
+        self.tokenizer, self.fingerprint = tokenizer, fingerprint
+        self.rope = Rope(config.head_dim, config.rope_theta, config.max_position)
+        self._embed = weights["model.embed_tokens.weight"].to(dtype)  # [vocab, hidden], also the output layer
+        self._norm = weights["model.norm.weight"].float()
+        self._layers = [_layer(weights, i, dtype) for i in range(config.layers)]
+
+    def __repr__(self) -> str:
+        return f"LM({self.name!r}, {self.dtype}, layers={self.config.layers}, hidden={self.config.hidden})"
+
+    @property
+    def kv_bytes_per_token(self) -> int:
+        c = self.config
+        return c.layers * 2 * c.kv_heads * c.head_dim * self.dtype.itemsize
+
+    def new_cache(self, capacity: int) -> KVCache:
+        """An empty cache for `capacity` tokens, at most max_position. ValueError says the bound."""
+        if capacity > self.config.max_position:
+            raise ValueError(f"{self.name} has {self.config.max_position} positions: a cache cannot hold {capacity}")
+        return KVCache(self.config.layers, self.config.kv_heads, capacity, self.rope, self.dtype)
+
+    @torch.inference_mode()
+    def forward(
+        self,
+        ids: Tensor,
+        cache: KVCache,
+        start: int,
+        *,
+        logits: Literal["last", "all"] | None = "last",
+        stop: Callable[[], bool] | None = None,
+    ) -> Tensor | None:
+        """Run tokens `ids`, [n] int64, at positions start to start + n - 1, writing their KV into `cache`.
+
+        They attend to all of cache[0 : start + n], whoever filled it. Returns fp32 logits: [vocab] of the last token,
+        [n, vocab] of all, or None. The same chunking gives the same bits. `stop` is looked at before every layer; when
+        it is true, Stopped is raised and the positions of this call hold no KV. ValueError on bad input, before any
+        work.
+        """
+        n = self._check(ids, cache, start)
+        end, c = start + n, self.config
+        cache.mark(start, end, filled=False)
+        x = F.embedding(ids, self._embed).float()  # [n, hidden]
+        for i, layer in enumerate(self._layers):
+            if stop is not None and stop():
+                raise Stopped(f"stopped before layer {i} of {c.layers}, positions {start}..{end}")
+            q, k, v = self._qkv(layer, x)  # [heads, n, head_dim], [kv_heads, n, head_dim] twice
+            cache.k[i][:, start:end].copy_(self.rope.turn(k, start))
+            cache.v[i][:, start:end].copy_(v)
+            if i == c.layers - 1 and logits != "all":  # of the last layer only the KV and the last token are wanted
+                if logits is None:
+                    break
+                q, x = q[:, -1:], x[-1:]
+            q = self.rope.turn(q, end - q.shape[1]).to(self.dtype)
+            seen = attend(q, cache.k[i][:, :end], cache.v[i][:, :end], end - q.shape[1])
+            x = self._finish(layer, x, seen.transpose(0, 1).reshape(q.shape[1], -1))
+        cache.mark(start, end, filled=True)
+        if logits is None:
+            return None
+        out = self._logits(x)
+        return out[-1] if logits == "last" else out
+
+    @torch.inference_mode()
+    def forward_batch(self, ids: Tensor, caches: Sequence[KVCache], positions: Sequence[int]) -> Tensor:
+        """One decode step for b sequences: token ids[b] at positions[b] of caches[b]; fp32 logits [b, vocab].
+
+        Each sequence attends to its own cache alone. In fp32 a sequence's logits are those of `forward` to 1e-4 of
+        the largest logit, whatever stands beside it in the batch (matrix products of another height round otherwise).
+        """
+        if not len(caches) == len(positions) == ids.shape[0]:
+            raise ValueError(
+                f"{ids.shape[0]} tokens, {len(caches)} caches and {len(positions)} positions: must be equal"
+            )
+        if len({id(cache) for cache in caches}) < len(caches):
+            raise ValueError("two sequences of a batch share one cache: fork it")
+        for b, (cache, position) in enumerate(zip(caches, positions, strict=True)):
+            self._check(ids[b : b + 1], cache, position)
+        where = torch.tensor(list(positions))
+        x = F.embedding(ids, self._embed).float()  # [b, hidden]
+        for i, layer in enumerate(self._layers):
+            q, k, v = (t.transpose(0, 1) for t in self._qkv(layer, x))  # [b, heads or kv_heads, head_dim]
+            q, k = self.rope.turn_at(q, where).to(self.dtype), self.rope.turn_at(k, where)
+            seen = torch.empty_like(q)
+            for b, (cache, at) in enumerate(zip(caches, positions, strict=True)):
+                cache.k[i][:, at].copy_(k[b])
+                cache.v[i][:, at].copy_(v[b])
+                kept = cache.k[i][:, : at + 1], cache.v[i][:, : at + 1]
+                seen[b] = attend(q[b].unsqueeze(1), *kept, at).squeeze(1)
+            x = self._finish(layer, x, seen.flatten(1))
+        for cache, at in zip(caches, positions, strict=True):
+            cache.mark(at, at + 1, filled=True)
+        return self._logits(x)
+
+    def _qkv(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c = self.config
+        y = F.linear(self._normed(x, layer.attn_norm), layer.qkv).view(x.shape[0], -1, c.head_dim).transpose(0, 1)
+        return y[: c.heads], y[c.heads : c.heads + c.kv_heads], y[c.heads + c.kv_heads :]
+
+    def _finish(self, layer: Layer, x: Tensor, seen: Tensor) -> Tensor:
+        """The rest of a layer after attention: x [n, hidden] fp32, seen [n, heads * head_dim]."""
+        x = x + F.linear(seen, layer.out)
+        gate, up = F.linear(self._normed(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        return x + F.linear(F.silu(gate).mul_(up), layer.down)
+
+    def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
+        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps).to(self.dtype)
+
+    def _logits(self, x: Tensor) -> Tensor:
+        return F.linear(self._normed(x, self._norm), self._embed).float()
+
+    def _check(self, ids: Tensor, cache: KVCache, start: int) -> int:
+        c = self.config
+        if ids.ndim != 1 or ids.dtype != torch.int64 or not len(ids):
+            raise ValueError(f"ids must be [n] int64 with n >= 1, not {list(ids.shape)} {ids.dtype}")
+        if int(ids.min()) < 0 or int(ids.max()) >= c.vocab:
+            raise ValueError(
+                f"{self.name} knows token ids 0 to {c.vocab - 1}, not {int(ids.min())} to {int(ids.max())}"
+            )
+        if (cache.layers, cache.kv_heads, cache.head_dim, cache.dtype) != (
+            c.layers,
+            c.kv_heads,
+            c.head_dim,
+            self.dtype,
+        ):
+            raise ValueError(f"{cache!r} was not made for {self!r}: use new_cache()")
+        if not 0 <= start <= start + len(ids) <= cache.capacity:
+            raise ValueError(f"positions {start}..{start + len(ids)} do not fit a cache of {cache.capacity}")
+        if not cache.holds(0, start):
+            raise ValueError(f"not every position before {start} holds KV: compute or inject it first")
+        return len(ids)
+
+
+def _layer(weights: Mapping[str, Tensor], index: int, dtype: torch.dtype) -> Layer:
+    def get(*names: str) -> Tensor:
+        return torch.cat([weights[f"model.layers.{index}.{name}.weight"] for name in names])
+
+    return Layer(
+        attn_norm=get("input_layernorm").float(),
+        qkv=get("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj").to(dtype),
+        out=get("self_attn.o_proj").to(dtype),
+        mlp_norm=get("post_attention_layernorm").float(),
+        gate_up=get("mlp.gate_proj", "mlp.up_proj").to(dtype),
+        down=get("mlp.down_proj").to(dtype),
+    )
