@@ -27,6 +27,7 @@ lab: setup
 
 test: setup
 	@tools/setup.sh browser
+	-@$(BIN)/workbench doctor --fetch >/dev/null
 	$(BIN)/python -m pytest $(ARGS)
 
 lint: setup

@@ -1,7 +1,7 @@
 """What this machine can run, and in words why it cannot run the rest. Nothing here imports an engine.
 
-    choose("auto", {"cpu", "cuda", "sim"})  ->  "cuda" where there is one, else "cpu"
-    choose("cuda", {"cpu", "cuda"})         ->  BackendUnavailable, with the reason and the way out
+choose("auto", {"cpu", "cuda", "sim"})  ->  "cuda" where there is one, else "cpu"
+choose("cuda", {"cpu", "cuda"})         ->  BackendUnavailable, with the reason and the way out
 """
 
 from __future__ import annotations
@@ -127,7 +127,9 @@ def vector_level() -> str:
 def gpus() -> tuple[str, ...]:
     """NVIDIA GPUs as "name, driver version", asked of nvidia-smi; empty when there is none."""
     told = _told(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"])
-    return tuple(", driver ".join(part.strip() for part in line.split(",")) for line in told.splitlines() if "," in line)
+    return tuple(
+        ", driver ".join(part.strip() for part in line.split(",")) for line in told.splitlines() if "," in line
+    )
 
 
 def commit() -> str:
@@ -223,7 +225,9 @@ def _cpuinfo(key: str) -> str:
 def _told(command: list[str]) -> str:
     """What a command prints; "" when it is missing, fails or takes more than 10 s."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command, check=False, capture_output=True, text=True, timeout=10, stdin=subprocess.DEVNULL
+        )
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout if done.returncode == 0 else ""

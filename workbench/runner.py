@@ -1,6 +1,6 @@
 """A run: one config worked through on a thread of its own, with a state, a cancel flag and a record on disk.
 
-    generator -> thread -> events with their times -> state, result or error -> record
+generator -> thread -> events with their times -> state, result or error -> record
 """
 
 from __future__ import annotations
@@ -109,9 +109,13 @@ def run(
     **changes: Any,
 ) -> Result:
     """Run and return the result, with a progress bar on stderr. Raises what the run raised; Ctrl-C cancels it."""
-    going = start(name, config, preset=preset, **changes)
+    return follow(start(name, config, preset=preset, **changes), on_event)
+
+
+def follow(going: Run, on_event: Callable[[Event], None] | None = None) -> Result:
+    """Wait for a run with a progress bar on stderr and return its result; otherwise as `run`."""
     try:
-        _follow(going, on_event)
+        _draw(going, on_event)
     except KeyboardInterrupt:
         going.cancel()
         going.wait(30)
@@ -119,11 +123,11 @@ def run(
     if going.error is not None:
         raise going.error
     if going.result is None:
-        raise Cancelled(f"{name} was cancelled")
+        raise Cancelled(f"{going.system.name} was cancelled")
     return going.result
 
 
-def _follow(going: Run, on_event: Callable[[Event], None] | None) -> None:
+def _draw(going: Run, on_event: Callable[[Event], None] | None) -> None:
     """Draw progress, hand on events, until the run has ended."""
     import sys
 
