@@ -1,0 +1,56 @@
+"""CAKE: fill a long prompt's KV cache from both ends, computing and loading at once (arXiv 2410.03065).
+
+    policy.py    who takes which chunk next          ledger.py   who has which grain
+    costs.py     what a chunk costs                  sim.py      the policy on a virtual clock
+    store.py     KV on disk                          lmcache.py  KV in LMCache
+    engine.py    the embedded engine                 vllm*.py    scheduler and connector for unmodified vLLM
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from workbench.cake.config import BASELINES, PRESETS, CakeConfig
+from workbench.cake.result import COLUMNS, CakeResult
+from workbench.system import Span, System, Work
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+def _work(config: CakeConfig) -> Work:
+    from workbench.cake.work import work
+
+    return (yield from work(config))
+
+
+def _preview(config: Any) -> go.Figure:
+    from workbench.cake.figures import preview
+
+    return preview(config)
+
+
+def _detail(span: Span) -> str:
+    from workbench.cake.figures import explain
+
+    return explain(span)
+
+
+SYSTEM = System(
+    name="cake",
+    title="CAKE: KV cache from both ends",
+    paper="Jin et al., Compute or Load KV Cache? Why Not Both?, ICML 2025, arXiv 2410.03065",
+    about=(
+        "A long prompt whose KV cache lies in a slow store can be computed again or loaded. CAKE does both at once: "
+        "it computes from the front, where attention is cheap, loads from the back, and stops where they meet."
+    ),
+    config=CakeConfig,
+    result=CakeResult,
+    work=_work,
+    presets=PRESETS,
+    baselines=BASELINES,
+    backends=frozenset({"cpu", "cuda", "sim"}),
+    columns=COLUMNS,
+    preview=_preview,
+    detail=_detail,
+)

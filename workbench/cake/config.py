@@ -1,0 +1,107 @@
+"""What a CAKE run can be asked: the fields of the form and the flags of the command line."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from workbench.system import Config
+
+LONGEST = {"smollm2": 8192, "tiny": 4096}
+ADVANCED = {"group": "advanced"}
+SIMULATION = {"group": "simulation"}
+
+
+class CakeConfig(Config):
+    """Restore a long prompt's KV cache from both ends. Sizes in tokens, bandwidth in MB/s (10**6 bytes)."""
+
+    backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
+        "auto", description="cpu and cuda restore a real prompt and measure it; sim runs the same policy on a cost model"
+    )
+    engine: Literal["embedded", "vllm"] = Field(
+        "embedded", description="Which engine computes: the built-in one, or real vLLM in a process of its own"
+    )
+    model: Literal["smollm2", "tiny"] = Field(
+        "smollm2", description="smollm2: SmolLM2-135M-Instruct; tiny: a random Llama for tests"
+    )
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of weights and KV cache")
+    prompt_tokens: int = Field(8001, ge=64, le=131072, description="Length of the prompt to restore, tokens")
+    link_mb_s: float | None = Field(
+        None,
+        ge=0,
+        le=1e6,
+        description="Bandwidth of the KV store, MB/s, by a token bucket over real reads. 0: the raw disk. "
+        "None: the balance point, where loading all takes as long as computing all",
+    )
+    policy: Literal["cake", "compute", "load"] = Field(
+        "cake", description="Mode under test; compute-only and load-only are measured beside it in any case"
+    )
+    rounds: int = Field(2, ge=1, le=20, description="Interleaved repetitions of each mode; medians are shown")
+    sweep_points: int = Field(0, ge=0, le=4, description="Further bandwidths at which CAKE is measured once each")
+    requests: int = Field(
+        1, ge=1, le=8, description="Prompts restored together, the longest first; the others are shorter by equal steps"
+    )
+    batch: Literal["fifo", "mean", "makespan"] = Field(
+        "mean", description="How requests share compute and load: as they came, for the mean TTFT, for the last one"
+    )
+    store: Literal["disk", "lmcache-ram", "lmcache-disk", "lmcache-server"] = Field(
+        "disk", description="Where KV lies: checksummed files, or LMCache in memory, on disk, on its server"
+    )
+    prompt_file: str | None = Field(
+        None, description="A text file of yours as the prompt, cut to prompt_tokens; None: generated text"
+    )
+    grain: int = Field(
+        128, ge=16, le=1024, multiple_of=16, description="Unit of storage, tokens", json_schema_extra=ADVANCED
+    )
+    step: int | None = Field(
+        None, ge=16, le=4096, description="Most tokens per compute pass; None: 512", json_schema_extra=ADVANCED
+    )
+    run: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Most grains per read; None: chosen from the costs of the tier",
+        json_schema_extra=ADVANCED,
+    )
+    hedge: bool = Field(True, description="Compute a grain whose load is late", json_schema_extra=ADVANCED)
+    threads: int = Field(1, ge=1, le=64, description="Compute threads", json_schema_extra=ADVANCED)
+    sim_hardware: Literal["A100", "H100", "2xA100", "this machine"] = Field(
+        "A100", description="Simulated hardware, calibrated on the paper's table 3", json_schema_extra=SIMULATION
+    )
+    sim_share: Literal[12.5, 50.0, 100.0] = Field(
+        100.0, description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
+    )
+
+    @model_validator(mode="after")
+    def _fits(self) -> CakeConfig:
+        if self.backend != "sim" and self.prompt_tokens > LONGEST[self.model] - 64:
+            most = LONGEST[self.model] - 64
+            raise ValueError(
+                f"prompt_tokens: {self.model} has {LONGEST[self.model]} positions, so at most {most} "
+                f"prompt tokens are left beside the answer; backend='sim' takes longer ones"
+            )
+        if self.prompt_tokens < 2 * self.grain:
+            raise ValueError(f"prompt_tokens: must hold at least two grains of {self.grain} tokens")
+        if self.step is not None and self.step < self.grain:
+            raise ValueError(f"step: must be at least one grain of {self.grain} tokens")
+        if self.engine == "vllm" and self.requests > 1:
+            raise ValueError("requests: the vLLM run measures one prompt at a time; use engine='embedded' for several")
+        return self
+
+
+PRESETS = {
+    "tiny": CakeConfig(
+        model="tiny", dtype="float32", prompt_tokens=1601, link_mb_s=40.0, rounds=1, grain=64, step=256
+    ),
+    "small": CakeConfig(rounds=2, sweep_points=2),
+    "vllm": CakeConfig(engine="vllm", rounds=2),
+    "paper": CakeConfig(backend="sim", prompt_tokens=16000, link_mb_s=3125.0, grain=128, step=512, run=1),
+}
+
+BASELINES = {
+    "compute only": {"policy": "compute"},
+    "load only": {"policy": "load"},
+    "raw disk": {"link_mb_s": 0.0},
+    "no hedging": {"hedge": False},
+}

@@ -1,0 +1,250 @@
+"""The embedded engine: one thread computes a prompt's KV from the front, one loads it from the back.
+
+    compute thread    policy.compute_step -> forward pass over a chunk -> ledger.computed
+    load thread       policy.load_step    -> read, verify, wait for the link -> ledger.begin_commit -> inject
+
+Both write to the same KV cache, each only to positions that it owns by the ledger.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from workbench.cake.ledger import Ledger
+from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
+from workbench.cake.store import Store, StoredPrompt, StoreError, TokenBucket
+from workbench.system import Span
+
+if TYPE_CHECKING:
+    import torch
+
+    from workbench.lm import LM, KVCache
+
+STALL_S = 60.0  # nothing computed, loaded or failed for so long: the run ends with an error that says so
+SMOOTH = 0.3  # weight of the newest measurement in the running averages
+
+
+class Stalled(RuntimeError):
+    """A restore made no progress for STALL_S seconds."""
+
+
+class Stopped(RuntimeError):
+    """The restore was asked to stop."""
+
+
+@dataclass
+class Restored:
+    """One prompt, ready to decode."""
+
+    ttft_s: float
+    logits: torch.Tensor  # [vocab], of the last prompt token
+    cache: KVCache
+    met_at: int  # first token that was loaded; the number of loadable tokens where none was
+    loaded_tokens: int
+    failures: Counter[str]  # StoreError.cause -> grains
+    hedged: int
+    passes: list[tuple[int, int, float]] = field(default_factory=list)  # (start, tokens, seconds) computed
+    reads: list[tuple[int, float]] = field(default_factory=list)  # (grain, seconds), link included
+
+
+class _Task:
+    """One prompt being restored."""
+
+    def __init__(self, name: str, ids: Sequence[int], prompt: StoredPrompt, grain: int, model: LM) -> None:
+        import torch
+
+        grains = loadable_grains(len(ids), grain, prompt.stored)
+        self.prompt = prompt
+        self.job = Job(Ledger(grains, prompt.stored), len(ids), grain, name=name)
+        self.ids = torch.tensor(list(ids), dtype=torch.int64)
+        self.cache = model.new_cache(len(ids) + 64)
+        self.logits: torch.Tensor | None = None
+        self.ready_s = 0.0
+        self.failures: Counter[str] = Counter()
+        self.hedged = self.loaded = 0
+        self.met_at = grains * grain
+        self.passes: list[tuple[int, int, float]] = []
+        self.reads: list[tuple[int, float]] = []
+
+    def restored(self) -> Restored:
+        assert self.logits is not None
+        return Restored(
+            self.ready_s, self.logits, self.cache, self.met_at, self.loaded, self.failures, self.hedged,
+            self.passes, self.reads,
+        )  # fmt: skip
+
+
+class Embedded:
+    """Restores prompts with a model of the lm package and any KV store.
+
+    emit receives a Span (seconds since `restore` began) for every pass and every read. `stop` ends a restore
+    within one layer of one pass.
+    """
+
+    def __init__(
+        self,
+        model: LM,
+        store: Store,
+        link_mb_s: float | None = None,
+        emit: Callable[[Span], None] | None = None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.model, self.store = model, store
+        self.bucket = TokenBucket(link_mb_s)
+        self.emit = emit or (lambda _span: None)
+        self.stop = stop or threading.Event()
+
+    def restore(self, prompts: Sequence[Sequence[int]], policy: Policy) -> list[Restored]:
+        """Make every prompt ready. Stopped, Stalled, or what the model raised; loads that fail are computed."""
+        grain = self.store.layout.tokens
+        self._begin = time.monotonic()
+        tasks = [
+            _Task(f"r{i} " if len(prompts) > 1 else "", ids, self.store.prompt(ids), grain, self.model)
+            for i, ids in enumerate(prompts)
+        ]
+        loader = threading.Thread(target=self._load_all, args=(tasks, policy), name="cake-load", daemon=True)
+        if policy.mode != "compute":
+            loader.start()
+        try:
+            self._compute_all(tasks, policy)
+        finally:
+            for task in tasks:
+                task.job.ledger.close()
+            if loader.ident is not None:
+                loader.join(STALL_S)
+        return [task.restored() for task in tasks]
+
+    # -- compute -------------------------------------------------------------------------------------------------
+
+    def _compute_all(self, tasks: list[_Task], policy: Policy) -> None:
+        by_name = {task.job.name: task for task in tasks}
+        moved, before = time.monotonic(), -1
+        while waiting := [task.job for task in tasks if task.logits is None]:
+            if self.stop.is_set():
+                raise Stopped("the restore was stopped")
+            pause = 0.05
+            for job in policy.order_compute(waiting):
+                step = policy.compute_step(job, time.monotonic())
+                if isinstance(step, Compute):
+                    self._pass(by_name[job.name], step)
+                    pause = 0.0
+                    break
+                pause = min(pause, 0.0 if isinstance(step, Ready) else step.seconds)
+            now, state = time.monotonic(), sum(task.loaded + sum(task.failures.values()) for task in tasks)
+            if pause == 0.0 or state != before:
+                moved, before = now, state
+            elif now - moved > STALL_S:
+                raise Stalled(f"no grain was computed or loaded for {STALL_S:.0f} s; waiting for {waiting[0].name}")
+            if pause:
+                waiting[0].ledger.changed.wait(pause)
+                waiting[0].ledger.changed.clear()
+
+    def _pass(self, task: _Task, step: Compute) -> None:
+        """One forward pass; its last logits count when it reaches the end of the prompt."""
+        job, began = task.job, time.monotonic()
+        end = step.start + step.tokens
+        wanted = "last" if end == job.tokens else None
+        logits = self.model.forward(
+            task.ids[step.start : end], task.cache, step.start, logits=wanted, stop=self.stop.is_set
+        )
+        seconds = time.monotonic() - began
+        inside = min(end, job.loadable) - step.start
+        if inside > 0:
+            job.ledger.computed(step.start // job.grain, -(-inside // job.grain))
+        job.position = end
+        task.hedged += step.why.get("reason") == "hedge: the load is late"
+        task.passes.append((step.start, step.tokens, seconds))
+        self._learn(job.ledger, seconds, step)
+        self._span("compute", job, began, step.start, end, step.why)
+        if logits is not None:
+            task.logits = logits.reshape(-1)
+            task.ready_s = time.monotonic() - self._begin
+
+    def _learn(self, ledger: Ledger, seconds: float, step: Compute) -> None:
+        """Keep the ratio of real to believed pass time as a running average."""
+        believed = step.why.get("compute_s")
+        if isinstance(believed, float) and believed > 0:
+            scale = ledger.gauge("compute_scale") or 1.0
+            real = scale * seconds / believed
+            ledger.set_gauge("compute_scale", (1 - SMOOTH) * scale + SMOOTH * real)
+
+    # -- load ----------------------------------------------------------------------------------------------------
+
+    def _load_all(self, tasks: list[_Task], policy: Policy) -> None:
+        """The load thread. Whatever ends it, compute goes on with what is not loaded."""
+        by_name = {task.job.name: task for task in tasks}
+        try:
+            while not self.stop.is_set():
+                jobs = [t.job for t in tasks if t.logits is None and not t.job.ledger.closed]
+                pause = 0.05
+                for job in policy.order_load(jobs):
+                    step = policy.load_step(job, time.monotonic())
+                    if isinstance(step, Load):
+                        self._read(by_name[job.name], step)
+                        pause = 0.0
+                        break
+                    if not isinstance(step, Ready):
+                        pause = min(pause, step.seconds)
+                if not jobs or all(j.ledger.table.front >= j.ledger.table.back for j in jobs):
+                    return
+                if pause:
+                    self.stop.wait(pause)
+        except Exception as error:  # noqa: BLE001  a dead loader must not take the request down
+            for task in tasks:
+                task.failures[f"loader died: {type(error).__name__}: {error}"] += 1
+                task.job.ledger.close()
+
+    def _read(self, task: _Task, step: Load) -> None:
+        """One read of one or more grains: bytes, checks, the link's pace, then the copy into the cache."""
+        job, ledger, began = task.job, task.job.ledger, time.monotonic()
+        ledger.set_gauge("load_began_s", began)
+        arrived = self.bucket.reserve(self.store.layout.nbytes * len(step.grains))
+        for done, grain in enumerate(step.grains, 1):
+            try:
+                kv = task.prompt.read(grain)
+            except StoreError as error:
+                task.failures[error.cause] += 1
+                ledger.failed(grain)
+                continue
+            share = began + (arrived - began) * done / len(step.grains)
+            if self.stop.wait(max(0.0, share - time.monotonic())):
+                ledger.failed(grain)
+                continue
+            if ledger.begin_commit(grain):
+                try:
+                    task.cache.inject(grain * job.grain, kv)
+                except BaseException:
+                    ledger.failed(grain)
+                    raise
+                ledger.loaded(grain)
+                task.loaded += job.grain
+                task.met_at = min(task.met_at, grain * job.grain)
+        seconds = time.monotonic() - began
+        ledger.set_gauge("load_run", 0)
+        per_token = seconds / (len(step.grains) * job.grain)
+        known = ledger.gauge("load_token_s") or per_token
+        ledger.set_gauge("load_token_s", (1 - SMOOTH) * known + SMOOTH * per_token)
+        task.reads += [(grain, seconds / len(step.grains)) for grain in step.grains]
+        first = min(step.grains) * job.grain
+        self._span("load", job, began, first, first + len(step.grains) * job.grain, step.why)
+
+    def _span(self, lane: str, job: Job, began: float, start: int, end: int, why: object) -> None:
+        at = time.monotonic() - self._begin
+        self.emit(Span(lane, began - self._begin, at, f"{job.name}[{start}:{end}]", lane, dict(why)))  # type: ignore[call-overload]
+
+
+def save_prompt(store: Store, ids: Sequence[int], cache: KVCache, stop: threading.Event | None = None) -> int:
+    """Write every whole grain of a computed prompt that the store lacks; returns how many were written."""
+    prompt, grain, written = store.prompt(ids), store.layout.tokens, 0
+    for i, there in enumerate(prompt.stored):
+        if stop is not None and stop.is_set():
+            raise Stopped("writing the KV store was stopped")
+        if not there:
+            prompt.write(i, cache.read(i * grain, (i + 1) * grain))
+            written += 1
+    return written

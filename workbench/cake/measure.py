@@ -1,0 +1,309 @@
+"""The measured run with the embedded engine: every mode on the same prompts, interleaved, against compute-only."""
+
+from __future__ import annotations
+
+import hashlib
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from workbench import lm
+from workbench.cake import model_time
+from workbench.cake.config import CakeConfig
+from workbench.cake.costs import Costs, fit_compute, linear_bound_s, oracle
+from workbench.cake.engine import Embedded, Restored, save_prompt
+from workbench.cake.policy import Mode, Policy
+from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke
+from workbench.cake.sim import choose_chunks
+from workbench.cake.store import DiskStore, Layout, Store
+from workbench.system import Event, Note, Point, Progress, Span
+
+if TYPE_CHECKING:
+    import torch
+
+Say = Callable[[Event], None]
+STEP = 512
+ANSWER_TOKENS = 8
+SWEEP = (4.0, 0.25, 16.0, 1 / 16)
+# Largest difference of logits between two orders of the same arithmetic, as a share of the largest logit: a pass cut
+# elsewhere changes the blocking of matrix products. Measured over the tests' prompts, with a margin of 4 or more.
+TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}
+
+
+class Bench:
+    """One model, one store, some prompts; restores them in any mode and keeps rows."""
+
+    def __init__(self, config: CakeConfig, say: Say, stop: threading.Event, folder: Path) -> None:
+        import torch
+
+        self.config, self.say, self.stop = config, say, stop
+        self.began = time.monotonic()
+        self.done, self.total = 0.0, 6.0
+        torch.set_num_threads(config.threads)
+        self.tell("loading the model")
+        self.model = lm.load(config.model, dtype=config.dtype)
+        self.step = config.step or STEP
+        self.prompts = prompts(config, self.model)
+        c = self.model.config
+        layout = Layout(c.layers, c.kv_heads, config.grain, c.head_dim, config.dtype)
+        self.store: Store = open_store(config, layout, self.model.fingerprint, folder)
+        self.token_bytes = layout.nbytes // layout.tokens
+        self.loadable = sum((len(p) - 1) // config.grain * config.grain for p in self.prompts)
+        self.rows: list[Row] = []
+        self.reference: list[torch.Tensor] = []
+        self.answers: list[list[int]] = []
+        self.kept: list[tuple[Row, list[Stroke], list[Restored]]] = []
+
+    def tell(self, note: str, more: float = 0.0) -> None:
+        """Progress: `more` restores were finished."""
+        self.done += more
+        self.say(Progress(min(self.done, self.total), self.total, note))
+
+    def restore(self, mode: RowMode, number: int, link_mb_s: float, costs: Costs, run: int) -> Row:
+        """Restore all prompts once and keep the row. The first compute-only row becomes the reference."""
+        self.tell(f"{mode}, round {number + 1}" + (f", {link_mb_s:,.0f} MB/s" if "compute" not in mode else ""))
+        strokes: list[Stroke] = []
+        offset, total = time.monotonic() - self.began, sum(len(p) for p in self.prompts)
+
+        def emit(span: Span) -> None:
+            stroke = to_stroke(span)
+            strokes.append(stroke)
+            shown = replace(span, start_s=span.start_s + offset, end_s=span.end_s + offset, label=f"{mode} {span.label}")
+            self.say(shown)
+            y = stroke.last_token if span.lane == "compute" else stroke.first_token
+            self.say(Point(f"{span.lane}: position (tokens)", round(shown.end_s, 4), float(y)))
+            self.tell(f"{mode}, round {number + 1}", (stroke.last_token - stroke.first_token) / total)
+
+        for point in ("compute", "load"):
+            self.say(Point(f"{point}: position (tokens)", round(offset, 4), float("nan")))
+        plain: Mode = "compute" if mode == "compute" else "load" if mode.endswith("load") else "cake"
+        policy = Policy(costs, self.step, run, plain, self.config.batch, self.config.hedge)
+        before = self.done
+        engine = Embedded(self.model, self.store, link_mb_s, emit, self.stop)
+        restored = engine.restore(self.prompts, policy)
+        self.done = before + 1
+        row = self.row(mode, number, link_mb_s, restored)
+        self.rows.append(row)
+        self.kept.append((row, strokes, restored))
+        for *_, old in self.kept[:-1]:
+            for r in old:  # one KV cache at a time is enough
+                r.cache = None  # type: ignore[assignment]
+        return row
+
+    def row(self, mode: RowMode, number: int, link_mb_s: float, restored: Sequence[Restored]) -> Row:
+        """Check a restore against the reference and put it in a row."""
+        logits = [r.logits for r in restored]
+        answers = [self.answer(r, len(p)) for r, p in zip(restored, self.prompts, strict=True)]
+        if not self.reference:
+            self.reference, self.answers = logits, answers
+        apart = max(float((a - b).abs().max()) for a, b in zip(logits, self.reference, strict=True))
+        reads = [s for r in restored for _, s in r.reads]
+        if mode.startswith("raw") and reads:
+            link_mb_s = len(reads) * self.config.grain * self.token_bytes / 1e6 / sum(reads)
+        return Row(
+            mode=mode,
+            round=number,
+            link_mb_s=round(link_mb_s, 3),
+            ttft_s=float(np.mean([r.ttft_s for r in restored])),
+            makespan_s=max(r.ttft_s for r in restored),
+            meeting_token=restored[0].met_at,
+            loaded_tokens=sum(r.loaded_tokens for r in restored),
+            failed_grains=sum(sum(r.failures.values()) for r in restored),
+            hedged_grains=sum(r.hedged for r in restored),
+            logits_max_abs_diff=apart,
+            same_tokens=answers == self.answers,
+        )
+
+    def answer(self, restored: Restored, position: int) -> list[int]:
+        """Greedy continuation of ANSWER_TOKENS tokens, from the restored cache."""
+        import torch
+
+        token, found = int(restored.logits.argmax()), []
+        for i in range(ANSWER_TOKENS):
+            found.append(token)
+            out = self.model.forward(torch.tensor([token]), restored.cache, position + i, stop=self.stop.is_set)
+            assert out is not None
+            token = int(out.argmax())
+        return found
+
+    def control(self) -> float:
+        """Largest change of the first logits when one grain's KV is replaced by noise of the same size."""
+        import torch
+
+        cache, ids = self.kept[-1][2][0].cache, self.prompts[0]
+        grain = self.config.grain
+        at = (len(ids) - 1) // grain * grain - grain
+        kv = cache.read(at, at + grain).float()
+        noise = torch.randn(kv.shape, generator=torch.Generator().manual_seed(self.config.seed)) * kv.std()
+        cache.inject(at, noise.to(cache.dtype))
+        tail = torch.tensor(ids[at + grain :])
+        out = self.model.forward(tail, cache, at + grain, stop=self.stop.is_set)
+        assert out is not None
+        return float((out - self.reference[0]).abs().max())
+
+
+def prompts(config: CakeConfig, model: lm.LM) -> list[list[int]]:
+    """The prompts of a run: as many as asked, the longest first, shorter by equal steps, each of its own text."""
+    lengths = [config.prompt_tokens * (config.requests - i) // config.requests for i in range(config.requests)]
+    lengths = [max(n, 2 * config.grain + 1) for n in lengths]
+    if config.prompt_file is None:
+        return [lm.prompt(model, n, config.seed + i) for i, n in enumerate(lengths)]
+    try:
+        text = Path(config.prompt_file).expanduser().read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {error}") from error
+    ids = model.tokenizer.encode(text)
+    if len(ids) < lengths[0] + config.requests - 1:
+        raise ValueError(f"prompt_file: has {len(ids)} tokens, prompt_tokens asks for {lengths[0]}: ask for fewer")
+    return [ids[i : i + n] for i, n in enumerate(lengths)]
+
+
+def open_store(config: CakeConfig, layout: Layout, fingerprint: str, folder: Path) -> Store:
+    """The store that the config names. BackendUnavailable when LMCache is asked for and is not there."""
+    if config.store == "disk":
+        return DiskStore(folder, layout, fingerprint, cold=True, sync=True)
+    from workbench.cake.lmcache import open_lmcache
+
+    return open_lmcache(config.store.removeprefix("lmcache-"), layout, fingerprint, folder)
+
+
+def to_stroke(span: Span) -> Stroke:
+    """A span of the engine with its positions as numbers."""
+    name, _, positions = span.label.rpartition("[")
+    first, last = (int(v) for v in positions.rstrip("]").split(":"))
+    request = int(name.strip().removeprefix("r") or 0)
+    return Stroke(
+        lane="compute" if span.lane == "compute" else "load",
+        start_s=round(span.start_s, 5),
+        end_s=round(span.end_s, 5),
+        first_token=first,
+        last_token=last,
+        request=request,
+        why=dict(span.why),
+    )
+
+
+def measure(config: CakeConfig, say: Say, stop: threading.Event) -> CakeResult:
+    """The whole run: reference and calibration, raw disk, interleaved rounds, sweep, control, model."""
+    with tempfile.TemporaryDirectory(prefix="workbench-cake-") as folder:
+        bench = Bench(config, say, stop, Path(folder))
+        try:
+            return _measure(bench)
+        finally:
+            bench.store.close()
+
+
+def _measure(bench: Bench) -> CakeResult:
+    config, tested = bench.config, bench.config.policy
+    bench.total = 4.0 + config.rounds * (2 + (tested == "cake")) + config.sweep_points
+    guess = Costs(0.01, 0.0008, 1e-7, 0.0008)
+    bench.restore("compute", 0, 0.0, guess, 1)
+    costs = replace(guess, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
+    bench.tell("writing the KV store")
+    for ids, restored in zip(bench.prompts, bench.kept[-1][2], strict=True):
+        save_prompt(bench.store, ids, restored.cache, bench.stop)
+    bench.tell("reading the raw disk", 1.0)
+    raw = bench.restore("raw load", 0, 0.0, replace(costs, load_token_s=1e-6), 1)
+    raw_token_s = bench.token_bytes / (raw.link_mb_s * 1e6)
+    link = config.link_mb_s
+    if link is None:
+        whole_s = costs.compute_range_s(0, bench.loadable, bench.step)
+        link = float(f"{bench.loadable * bench.token_bytes / 1e6 / whole_s:.3g}")
+        bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
+    slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
+    run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
+    bench.restore("raw cake", 0, 0.0, replace(costs, load_token_s=raw_token_s), run)
+    modes: list[RowMode] = ["compute", "load"] + (["cake"] if tested == "cake" else [])
+    for number in range(config.rounds):
+        for mode in modes:
+            if (mode, number) != ("compute", 0):
+                bench.restore(mode, number, link if mode != "compute" else 0.0, slow, run)
+    control = bench.control()
+    for factor in SWEEP[: config.sweep_points]:
+        other = link * factor
+        if other:
+            bench.restore("cake", 0, other, replace(slow, load_token_s=max(slow.load_token_s / factor, raw_token_s)), run)
+    return _result(bench, slow, link, run, control)
+
+
+def _passes(bench: Bench) -> list[tuple[int, int, float]]:
+    """(start, tokens, seconds) of every pass of the compute-only restores; the very first pass warms up."""
+    found = [p for row, _, restored in bench.kept if row.mode == "compute" for r in restored for p in r.passes]
+    return found[1:] if len(found) > 4 else found
+
+
+def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -> CakeResult:
+    from workbench.cake.work import assemble
+
+    config, tested = bench.config, bench.config.policy
+    costs = replace(costs, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
+    costs = replace(costs, contention=_contention(bench, costs))
+    loads = [s for row, _, restored in bench.kept if row.mode == "load" for r in restored for _, s in r.reads]
+    per_grain = median(loads) if loads else costs.load_s(config.grain, 1)
+    costs = replace(costs, load_token_s=per_grain / config.grain)
+    best, bound = [], []
+    for ids in bench.prompts:
+        split, single = best_split(costs, len(ids), config.grain, bench.step)
+        best.append(split)
+        bound.append(single)
+    order = np.cumsum(sorted(s.ttft_s for s in best))  # several prompts: one after the other, the shortest first
+    top = float(max(t.abs().max() for t in bench.reference))
+    row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[
+        (sum(k[0].mode == tested and _at(k[0], link) for k in bench.kept) - 1) // 2
+    ]
+    source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.dtype})"
+    facts: dict[str, Any] = {
+        "rows": bench.rows,
+        "strokes": strokes,
+        "model": Model.of(costs, bench.step, run, bench.token_bytes, source),
+        "curve": model_time.curve(costs, bench.token_bytes, config, bench.step, run, link),
+        "link_mb_s": round(link, 3),
+        "prompt_tokens": len(bench.prompts[0]),
+        "oracle_s": float(np.mean(order)),
+        "oracle_token": best[0].token,
+        "bound_s": float(np.mean(np.cumsum(sorted(bound)))),
+        "tolerance": TOLERANCE[config.dtype] * top,
+        "control_max_abs_diff": control,
+        "tokens": [t for answer in bench.answers for t in answer],
+        "text": bench.model.tokenizer.decode(bench.answers[0]),
+        "prompt_hash": hashlib.sha256(np.asarray(bench.prompts[0], dtype="<i8").tobytes()).hexdigest()[:16],
+    }
+    return assemble(config, "cpu", bench.began, facts)
+
+
+def _at(row: Row, link: float) -> bool:
+    return row.mode == "compute" or row.link_mb_s == round(link, 3)
+
+
+def _ttft(kept: tuple[Row, list[Stroke], list[Restored]]) -> float:
+    return kept[0].ttft_s
+
+
+def _contention(bench: Bench, costs: Costs) -> float:
+    """How much slower passes ran beside a load than the fitted curve says; at least 1."""
+    ratios = [
+        seconds / costs.compute_s(start, tokens)
+        for row, _, restored in bench.kept
+        if row.mode == "cake"
+        for r in restored
+        for start, tokens, seconds in r.passes
+        if start + tokens <= r.met_at
+    ]
+    return max(1.0, float(median(ratios))) if ratios else 1.0
+
+
+def best_split(costs: Costs, tokens: int, grain: int, step: int) -> tuple[Any, float]:
+    """Oracle split of one prompt from the fitted single-mode times, and the linear bound."""
+    grains = (tokens - 1) // grain
+    ends = [costs.compute_range_s(0, i * grain, step) for i in range(grains + 1)]
+    tail_s = costs.compute_s(grains * grain, tokens - grains * grain)
+    load_s = [costs.load_s(grain, 1)] * grains
+    found = oracle(list(np.diff(ends)), load_s, grain, tail_s)
+    return found, linear_bound_s(ends[-1], sum(load_s)) + tail_s

@@ -1,0 +1,89 @@
+"""Modelled times: TTFT over bandwidth, the grid of hardware, length and bandwidth, the paper's table again."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import numpy as np
+
+from workbench.cake import paper
+from workbench.cake.config import CakeConfig
+from workbench.cake.costs import Costs, oracle
+from workbench.cake.policy import Policy
+from workbench.cake.result import Curve
+from workbench.cake.sim import ttft
+from workbench.system import Claim
+
+CURVE_POINTS = 13
+
+
+def single_s(costs: Costs, tokens: int, grain: int, step: int, run: int) -> tuple[float, float]:
+    """(compute-only, load-only) TTFT in closed form: both end with the tail that no store holds."""
+    whole = (tokens - 1) // grain * grain
+    tail_s = costs.compute_range_s(whole, tokens - whole, step)
+    return costs.compute_range_s(0, whole, step) + tail_s, costs.load_s(whole, run) + tail_s
+
+
+def oracle_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
+    """TTFT of the best split, found by trying every one."""
+    grains = (tokens - 1) // grain
+    ends = [costs.compute_range_s(0, i * grain, step) for i in range(grains + 1)]
+    tail_s = costs.compute_range_s(grains * grain, tokens - grains * grain, step)
+    return oracle(list(np.diff(ends)), [costs.load_s(grain, 1)] * grains, grain, tail_s).ttft_s
+
+
+def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:
+    """TTFT of the three modes and the oracle over three decades of bandwidth around `link_mb_s`."""
+    middle = link_mb_s or token_bytes / costs.load_token_s / 1e6
+    links = [float(f"{middle * f:.4g}") for f in np.geomspace(1 / 32, 32, CURVE_POINTS)]
+    rows = []
+    for link in links:
+        at = replace(costs, load_token_s=token_bytes / (link * 1e6))
+        single = single_s(at, config.prompt_tokens, config.grain, step, run)
+        cake = ttft(Policy(at, step, run, hedge=config.hedge), config.prompt_tokens, config.grain)
+        rows.append((*single, cake, oracle_s(at, config.prompt_tokens, config.grain, step)))
+    compute, load, cake_s, best = ([round(v, 5) for v in column] for column in zip(*rows, strict=True))
+    return Curve(link_mb_s=links, compute_s=compute, load_s=load, cake_s=cake_s, oracle_s=best)
+
+
+def table_3() -> Iterator[tuple[paper.Cell, float, float]]:
+    """Each cell of the paper's table 3 with our simulated (over load-only, over compute-only)."""
+    for cell in paper.cells():
+        costs = paper.costs_at(cell.hardware, cell.share, cell.gbps)
+        compute_s, load_s = single_s(costs, paper.TOKENS, paper.GRAIN, paper.STEP, 1)
+        cake_s = ttft(Policy(costs, paper.STEP, 1), paper.TOKENS, paper.GRAIN)
+        yield cell, load_s / cake_s, compute_s / cake_s
+
+
+def paper_claims() -> list[Claim]:
+    """Table 3 and the two figures drawn from it, the paper's number beside the simulated one."""
+    found = list(table_3())
+    claims = []
+    for cell, load, compute in found:
+        where = f"{cell.hardware}, {cell.share:g} % of the GPU, {cell.gbps} Gbit/s"
+        for over, theirs, ours in (("load-only", cell.over_load, load), ("compute-only", cell.over_compute, compute)):
+            claims.append(
+                Claim(
+                    what=f"speed-up over {over}: {where}",
+                    paper=theirs,
+                    ours=round(ours, 3),
+                    unit="x",
+                    badge="modelled",
+                    source="Table 3 (LongAlpaca-13B, 16k tokens)",
+                    note=f"{100 * (ours / theirs - 1):+.0f} %",
+                )
+            )
+    return claims
+
+
+def grid(costs: Costs, lengths: list[int], factors: list[float], step: int, run: int, grain: int) -> list[list[float]]:
+    """Speed-up over the better single resource, [length][bandwidth factor]."""
+    table = []
+    for tokens in lengths:
+        row = []
+        for factor in factors:
+            at = costs.scaled(load=1 / factor)
+            row.append(min(single_s(at, tokens, grain, step, run)) / ttft(Policy(at, step, run), tokens, grain))
+        table.append(row)
+    return table

@@ -1,0 +1,224 @@
+"""What a CAKE run found: one row per restore, the fitted costs, the trace of one restore, the modelled curve."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from statistics import median
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from workbench.cake.config import CakeConfig
+from workbench.cake.costs import Costs
+from workbench.system import Claim, Result, Span
+
+if TYPE_CHECKING:
+    import pandas as pd
+    import plotly.graph_objects as go
+
+RowMode = Literal["compute", "load", "cake", "raw load", "raw cake", "warm", "lmcache-mp load"]
+COLUMNS = {
+    "mode": "compute: no store; load: store only; cake: both; raw: the disk without a limit; warm: vLLM's prefix cache",
+    "round": "repetition",
+    "link_mb_s": "bandwidth of the store, MB/s; for raw rows the one that was measured",
+    "ttft_s": "time to first token, s; the mean over requests where there are several",
+    "makespan_s": "until the last request was ready, s",
+    "meeting_token": "first token that was loaded; everything before it was computed",
+    "loaded_tokens": "tokens whose KV came from the store",
+    "failed_grains": "grains whose load failed and which were computed instead",
+    "hedged_grains": "grains that compute took over from a late load",
+    "logits_max_abs_diff": "largest difference of the first token's logits from compute-only's",
+    "same_tokens": "whether the greedy continuation equals compute-only's",
+    "badge": "measured here or modelled",
+}
+
+
+class Row(BaseModel):
+    """One restore."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    mode: RowMode
+    round: int
+    link_mb_s: float
+    ttft_s: float
+    makespan_s: float
+    meeting_token: int
+    loaded_tokens: int
+    failed_grains: int = 0
+    hedged_grains: int = 0
+    logits_max_abs_diff: float | None = None
+    same_tokens: bool | None = None
+    badge: Literal["measured", "modelled"] = "measured"
+
+
+class Stroke(BaseModel):
+    """A span of the traced restore, with the positions it covers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lane: Literal["compute", "load"]
+    start_s: float
+    end_s: float
+    first_token: int
+    last_token: int  # exclusive
+    request: int = 0
+    why: dict[str, float | str] = {}
+
+    def span(self) -> Span:
+        """As an event of the timeline."""
+        name = f"r{self.request} " if self.request else ""
+        label = f"{name}[{self.first_token}:{self.last_token}]"
+        return Span(self.lane, self.start_s, self.end_s, label, self.lane, self.why)
+
+
+class Model(BaseModel):
+    """Costs as JSON holds them, and where they come from."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    step_s: float
+    token_s: float
+    pair_s: float
+    load_token_s: float
+    load_request_s: float = 0.0
+    contention: float = 1.0
+    step: int
+    run: int
+    token_bytes: int
+    source: str
+
+    @classmethod
+    def of(cls, costs: Costs, step: int, run: int, token_bytes: int, source: str) -> Model:
+        """From a cost model and the chunk sizes used with it."""
+        return cls(**asdict(costs), step=step, run=run, token_bytes=token_bytes, source=source)
+
+    def costs(self) -> Costs:
+        """As the policy and the simulator take it."""
+        fields = ("step_s", "token_s", "pair_s", "load_token_s", "load_request_s", "contention")
+        return Costs(**{name: getattr(self, name) for name in fields})
+
+
+class Curve(BaseModel):
+    """TTFT over bandwidth, modelled with the fitted costs by the simulator."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    link_mb_s: list[float]
+    compute_s: list[float]
+    load_s: list[float]
+    cake_s: list[float]
+    oracle_s: list[float]
+
+
+class CakeResult(Result):
+    """Restores of one prompt (or of several together), measured or simulated."""
+
+    config: CakeConfig
+    rows: list[Row]
+    strokes: list[Stroke]
+    model: Model
+    curve: Curve
+    link_mb_s: float  # the bandwidth of the throttled rows
+    prompt_tokens: int
+    oracle_s: float
+    oracle_token: int
+    bound_s: float
+    tolerance: float | None = None  # of logits_max_abs_diff
+    control_max_abs_diff: float | None = None  # logits with one grain's KV corrupted: must exceed the tolerance
+    tokens: list[int] = []  # greedy continuation, compute-only
+    text: str = ""
+    prompt_hash: str = ""
+    notes: list[str] = []
+    table: list[Claim] = []
+
+    def of(self, mode: RowMode) -> list[Row]:
+        """Rows of one mode at the link of this run (sweep points have other bandwidths)."""
+        raw = mode.startswith("raw") or mode in ("warm", "compute")
+        return [r for r in self.rows if r.mode == mode and (raw or r.link_mb_s == self.link_mb_s)]
+
+    def median_s(self, mode: RowMode, field: str = "ttft_s") -> float:
+        """Median over rounds; nan where the mode was not run."""
+        found = [getattr(r, field) for r in self.of(mode)]
+        return float(median(found)) if found else float("nan")
+
+    @property
+    def exact(self) -> bool:
+        """Every measured restore gave compute-only's tokens and logits, and corrupted KV did not."""
+        rows = [r for r in self.rows if r.badge == "measured" and r.same_tokens is not None]
+        same = all(r.same_tokens for r in rows)
+        if self.tolerance is None or self.control_max_abs_diff is None:
+            return False
+        near = all((r.logits_max_abs_diff or 0.0) <= self.tolerance for r in rows)
+        return bool(rows) and same and near and self.control_max_abs_diff > self.tolerance
+
+    def summary(self) -> dict[str, float]:
+        tested: RowMode = self.config.policy
+        ttft_s, compute_s, load_s = (self.median_s(m) for m in (tested, "compute", "load"))
+        numbers = {
+            "ttft_s": ttft_s,
+            "compute_only_ttft_s": compute_s,
+            "load_only_ttft_s": load_s,
+            "oracle_ttft_s": self.oracle_s,
+            "linear_bound_ttft_s": self.bound_s,
+            "speedup_vs_best_single": min(compute_s, load_s) / ttft_s,
+            "ratio_to_oracle": ttft_s / self.oracle_s,
+            "meeting_token": self.median_s(tested, "meeting_token"),
+            "prompt_tokens": float(self.prompt_tokens),
+            "link_mb_s": self.link_mb_s,
+            "makespan_s": self.median_s(tested, "makespan_s"),
+            "raw_load_only_ttft_s": self.median_s("raw load"),
+            "raw_ttft_s": self.median_s("raw cake"),
+            "warm_ttft_s": self.median_s("warm"),
+            "lmcache_mp_load_only_ttft_s": self.median_s("lmcache-mp load"),
+        }
+        numbers = {k: v for k, v in numbers.items() if v == v}
+        if self.rows[0].badge == "measured":
+            numbers["exact"] = float(self.exact)
+        return numbers
+
+    def to_frame(self) -> pd.DataFrame:
+        import pandas as pd
+
+        return pd.DataFrame([row.model_dump() for row in self.rows], columns=list(COLUMNS))
+
+    def figure(self) -> go.Figure:
+        from workbench.cake.figures import overview
+
+        return overview(self)
+
+    def spans(self) -> list[Span]:
+        return [stroke.span() for stroke in self.strokes]
+
+    def claims(self) -> list[Claim]:
+        return self.table
+
+    def sentence(self) -> str:
+        s = self.summary()
+        how = "Modelled" if self.rows[0].badge == "modelled" else f"Measured on {self.provenance.device}"
+        link = f"{self.link_mb_s:,.0f} MB/s" if self.link_mb_s else "the raw disk"
+        throttled = ", throttled" if self.link_mb_s and self.rows[0].badge == "measured" else ""
+        best = "computing" if s["compute_only_ttft_s"] <= s["load_only_ttft_s"] else "loading"
+        return (
+            f"{how}: a prompt of {self.prompt_tokens:,} tokens is ready after {s['ttft_s']:.2f} s by {self.config.policy} "
+            f"over a store of {link}{throttled}, against {s['compute_only_ttft_s']:.2f} s by computing alone and "
+            f"{s['load_only_ttft_s']:.2f} s by loading alone: {s['speedup_vs_best_single']:.2f} times as fast as {best}, "
+            f"{s['ratio_to_oracle']:.2f} times the best possible split; the sides met at token {s['meeting_token']:,.0f}."
+        )
+
+    def decided(self) -> dict[str, Any]:
+        if self.rows[0].badge == "modelled":
+            return {"rows": [r.model_dump() for r in self.rows], "curve": self.curve.model_dump()}
+        return {
+            "prompt": self.prompt_hash,
+            "tokens": self.tokens,
+            "modes": sorted({r.mode for r in self.rows}),
+            "exact": self.exact,
+        }
+
+
+def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Literal["measured", "modelled"]]:
+    """Badge of every summary number: the oracle and the bound are computed from measured times, so modelled."""
+    modelled = {"oracle_ttft_s", "linear_bound_ttft_s", "ratio_to_oracle"}
+    return {name: "measured" if measured and name not in modelled else "modelled" for name in numbers}
