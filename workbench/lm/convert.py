@@ -31,10 +31,11 @@ NAMES = {
 
 
 def convert(source: Path, target: Path, progress: Progress) -> None:
-    """Write the model directory `target` (it exists) from the GGUF file `source`. ModelUnavailable when it cannot be read."""
+    """Fill the folder `target` from the GGUF file `source`. ModelUnavailable when that cannot be read."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
+    progress(0.25, 1, "reading the packaged weights")
     try:
         reader = GGUFReader(source)
     except (ValueError, OSError) as error:
@@ -45,7 +46,7 @@ def convert(source: Path, target: Path, progress: Progress) -> None:
     weights: dict[str, Tensor] = {}
     for i, tensor in enumerate(reader.tensors):
         progress(0.3 + 0.5 * i / len(reader.tensors), 1, f"converting the weights: {i} of {len(reader.tensors)}")
-        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type))  # fp32, [out, in]
+        values = torch.from_numpy(dequantize(tensor.data, tensor.tensor_type).copy())  # fp32, [out, in]
         name = _name(tensor.name)
         if "q_proj" in name:
             values = _halves(values, config["num_attention_heads"])

@@ -24,6 +24,9 @@ Progress = Callable[[float, float, str], None]  # done, total, what is being don
 FOLDER = "smollm2-135m-instruct"
 MANIFEST = "workbench.json"
 NEEDED = ("config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors")
+HOW = (
+    """fetched at its first use (93 to 270 MB), or now by: python -c "from workbench import lm; lm.path('smollm2')\""""
+)
 LOCK_TIMEOUT_S = 900  # another process may be downloading 93 MB on a slow line
 
 
@@ -65,7 +68,7 @@ def status(name: str = "smollm2", full: bool = False) -> ModelStatus:
     problem = check(folder, full)
     source = "" if problem else str(manifest(folder)["source"])
     size_mb = 0.0 if problem else sum(f["size"] for f in manifest(folder)["files"].values()) / 1e6
-    how = "" if not problem else "it is fetched at its first use (93 to 270 MB), or by: workbench doctor --fetch"
+    how = HOW if problem else ""
     return ModelStatus(name, not problem, folder, source, size_mb, problem, how)
 
 
@@ -85,7 +88,7 @@ def path(name: str = "smollm2", *, progress: Progress | None = None, rebuild: st
             return folder
         if folder.exists():
             warnings.warn(f"the model in {folder} is damaged ({problem}): making it anew", stacklevel=2)
-        _build(folder, progress or (lambda done, total, note: None))
+        _build(folder, progress or _silent)
     return folder
 
 
@@ -97,7 +100,9 @@ def manifest(folder: Path) -> dict[str, Any]:
 
 def write_manifest(folder: Path, source: str) -> None:
     """Record every file of `folder` with size and sha256, and the fingerprint of weights and config."""
-    files = {f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir()) if f.is_file()}
+    files: dict[str, Any] = {
+        f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir()) if f.is_file()
+    }
     both = files["model.safetensors"]["sha256"] + files["config.json"]["sha256"]
     content = {"source": source, "files": files, "fingerprint": hashlib.sha256(both.encode()).hexdigest()}
     (folder / MANIFEST).write_text(json.dumps({"sha256": _digest(content), "content": content}, indent=1))
@@ -124,6 +129,10 @@ def check(folder: Path, full: bool = False) -> str:
         if full and sha256(file) != files[name]["sha256"]:
             return f"{name} does not have its checksum"
     return ""
+
+
+def _silent(done: float, total: float, note: str) -> None:
+    """For callers that follow no progress."""
 
 
 def sha256(file: Path) -> str:

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
+from torch.nn import functional as fn
 
 from workbench.lm.attention import attend
 from workbench.lm.cache import KVCache
@@ -139,7 +139,7 @@ class LM:
         n = self._check(ids, cache, start)
         end, c = start + n, self.config
         cache.mark(start, end, filled=False)
-        x = F.embedding(ids, self._embed).float()  # [n, hidden]
+        x = fn.embedding(ids, self._embed).float()  # [n, hidden]
         for i, layer in enumerate(self._layers):
             if stop is not None and stop():
                 raise Stopped(f"stopped before layer {i} of {c.layers}, positions {start}..{end}")
@@ -175,7 +175,7 @@ class LM:
         for b, (cache, position) in enumerate(zip(caches, positions, strict=True)):
             self._check(ids[b : b + 1], cache, position)
         where = torch.tensor(list(positions))
-        x = F.embedding(ids, self._embed).float()  # [b, hidden]
+        x = fn.embedding(ids, self._embed).float()  # [b, hidden]
         for i, layer in enumerate(self._layers):
             q, k, v = (t.transpose(0, 1) for t in self._qkv(layer, x))  # [b, heads or kv_heads, head_dim]
             q, k = self.rope.turn_at(q, where).to(self.dtype), self.rope.turn_at(k, where)
@@ -192,20 +192,20 @@ class LM:
 
     def _qkv(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
-        y = F.linear(self._normed(x, layer.attn_norm), layer.qkv).view(x.shape[0], -1, c.head_dim).transpose(0, 1)
+        y = fn.linear(self._normed(x, layer.attn_norm), layer.qkv).view(x.shape[0], -1, c.head_dim).transpose(0, 1)
         return y[: c.heads], y[c.heads : c.heads + c.kv_heads], y[c.heads + c.kv_heads :]
 
     def _finish(self, layer: Layer, x: Tensor, seen: Tensor) -> Tensor:
         """The rest of a layer after attention: x [n, hidden] fp32, seen [n, heads * head_dim]."""
-        x = x + F.linear(seen, layer.out)
-        gate, up = F.linear(self._normed(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
-        return x + F.linear(F.silu(gate).mul_(up), layer.down)
+        x = x + fn.linear(seen, layer.out)
+        gate, up = fn.linear(self._normed(x, layer.mlp_norm), layer.gate_up).chunk(2, dim=-1)
+        return x + fn.linear(fn.silu(gate).mul_(up), layer.down)
 
     def _normed(self, x: Tensor, weight: Tensor) -> Tensor:
-        return F.rms_norm(x, weight.shape, weight, self.config.norm_eps).to(self.dtype)
+        return fn.rms_norm(x, weight.shape, weight, self.config.norm_eps).to(self.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return F.linear(self._normed(x, self._norm), self._embed).float()
+        return fn.linear(self._normed(x, self._norm), self._embed).float()
 
     def _check(self, ids: Tensor, cache: KVCache, start: int) -> int:
         c = self.config
