@@ -1,0 +1,163 @@
+"""Small pictures as SVG text: lanes of spans, and one curve. Widths are per cent, so they fit any pane unscaled.
+
+Every picture has role="img", a title and a sentence, and tells kinds apart by hatching as well as by colour.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from html import escape
+
+from workbench import theme
+from workbench.system import Span
+
+MOST = 1200  # rectangles in one picture; more are thinned by joining neighbours
+_HATCHES = (
+    "",
+    "M0,6 L6,0",
+    "M3,2 L3,4",
+    "M0,0 L6,6",
+    "M0,6 L6,0 M0,0 L6,6",
+    "M0,3 L6,3",
+    "M3,0 L3,6",
+)
+_serial = itertools.count()  # pattern ids must differ between pictures: one in a hidden tab would blank the others
+
+
+def lanes(
+    spans: Sequence[Span],
+    *,
+    title: str,
+    window: tuple[float, float] | None = None,
+    bar: int = 16,
+    pickable: bool = False,
+    chosen: int | None = None,
+) -> str:
+    """Spans in their lanes over time. `window` is (from, to) in seconds; a pickable span carries its index."""
+    lo, hi = window or (0.0, max((s.end_s for s in spans), default=1.0))
+    hi = hi if hi > lo else lo + 1e-9
+    names = list(dict.fromkeys(s.lane for s in spans))
+    kinds = list(dict.fromkeys(s.kind for s in spans))
+    serial, row = next(_serial), bar + 20
+    tops = {lane: 16 + at * row for at, lane in enumerate(names)}
+    parts = [_hatch(kind, f"wbh{serial}-{at}") for at, kind in enumerate(kinds)]
+    for lane, top in tops.items():
+        parts.append(f'<text class="wb-lane" x="0" y="{top - 4}">{escape(lane)}</text>')
+        parts.append(f'<rect class="wb-track" x="0" y="{top}" width="100%" height="{bar}" rx="2"/>')
+    for at, start, end in _thinned(spans, lo, hi, chosen):
+        span = spans[at]
+        left, width = 100 * (start - lo) / (hi - lo), max(100 * (end - start) / (hi - lo), 0.15)
+        parts.append(
+            _rect(span, at, left, width, tops[span.lane], bar, kinds.index(span.kind), serial, pickable, chosen)
+        )
+    height = 16 + len(names) * row + 14
+    parts.append(_ticks(lo, hi, height - 6))
+    text = describe(spans)
+    return (
+        f'{_legend(kinds)}<svg class="wb-lanes" role="img" aria-label="{escape(f"{title}. {text}")}" width="100%" '
+        f'height="{height}"><title>{escape(title)}</title><desc>{escape(text)}</desc>{"".join(parts)}</svg>'
+    )
+
+
+def describe(spans: Sequence[Span]) -> str:
+    """Lanes in a sentence: the text alternative of the picture."""
+    if not spans:
+        return "Nothing has happened yet."
+    said = []
+    for lane in dict.fromkeys(s.lane for s in spans):
+        own = [s for s in spans if s.lane == lane]
+        said.append(f"{lane}: {len(own)} spans up to {theme.number(max(s.end_s for s in own))} s")
+    return "; ".join(said) + "."
+
+
+def curve(name: str, points: Sequence[tuple[float, float]], style: theme.Style) -> str:
+    """One series as a line, with its name and last value above it."""
+    shown = points[:: max(1, len(points) // 120)]
+    shown = [*shown, points[-1]] if points else []
+    xs, ys = [p[0] for p in shown], [p[1] for p in shown]
+    x0, wide = min(xs, default=0), (max(xs, default=1) - min(xs, default=0)) or 1
+    y0, tall = min([*ys, 0.0]), (max([*ys, 0.0]) - min([*ys, 0.0])) or 1
+    dots = " ".join(f"{100 * (x - x0) / wide:.1f},{38 - 36 * (y - y0) / tall:.1f}" for x, y in shown)
+    last = theme.number(ys[-1]) if ys else "–"
+    dash = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3"}.get(style.dash, "10 4")
+    text = f"{name}: {len(points)} points, now {last}"
+    return (
+        f'<div class="wb-curve"><span>{escape(name)}</span><b>{last}</b>'
+        f'<svg role="img" aria-label="{escape(text)}" viewBox="0 0 100 40" preserveAspectRatio="none" width="100%" '
+        f'height="34"><title>{escape(name)}</title><desc>{escape(text)}</desc><polyline points="{dots}" fill="none" '
+        f'stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dash}" vector-effect="non-scaling-stroke"/>'
+        "</svg></div>"
+    )
+
+
+def _hatch(kind: str, name: str) -> str:
+    style = theme.kind(kind)
+    lines = _HATCHES[theme.STYLES.index(style)]
+    return (
+        f'<pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" '
+        f'fill="{style.colour}"/><path d="{lines}" stroke="#fff" stroke-opacity="0.55" stroke-width="1"/></pattern>'
+    )
+
+
+def _legend(kinds: list[str]) -> str:
+    keys = []
+    for kind in kinds:
+        name = f"wbk{next(_serial)}"
+        swatch = (
+            f'<svg width="14" height="10" aria-hidden="true">{_hatch(kind, name)}<rect width="14" height="10" rx="2"'
+        )
+        keys.append(f'<span class="wb-key">{swatch} fill="url(#{name})"/></svg>{escape(kind)}</span>')
+    return f'<div class="wb-legend">{"".join(keys)}</div>' if keys else ""
+
+
+def _rect(
+    span: Span,
+    at: int,
+    left: float,
+    width: float,
+    top: int,
+    bar: int,
+    kind: int,
+    serial: int,
+    pickable: bool,
+    chosen: int | None,
+) -> str:
+    pick = f' data-pick="{at}"' if pickable else ""
+    name = ' class="wb-span wb-chosen"' if at == chosen else ' class="wb-span"'
+    tip = f"{span.label}: {theme.number(span.start_s)} s to {theme.number(span.end_s)} s"
+    text = f'<text x="4" y="{bar - 5}">{escape(span.label)}</text>' if bar >= 20 and width > 4 else ""
+    return (
+        f'<svg x="{left:.3f}%" y="{top}" width="{width:.3f}%" height="{bar}"{name}{pick}><title>{escape(tip)}</title>'
+        f'<rect width="100%" height="100%" fill="url(#wbh{serial}-{kind})"/>{text}</svg>'
+    )
+
+
+def _ticks(lo: float, hi: float, y: int) -> str:
+    said = [f"{theme.number(lo + (hi - lo) * at / 4)} s" for at in range(5)]
+    anchors = ("start", "middle", "middle", "middle", "end")
+    marks = [
+        f'<text class="wb-tick" x="{25 * at}%" y="{y}" text-anchor="{anchors[at]}">{text}</text>'
+        for at, text in enumerate(said)
+    ]
+    return "".join(marks)
+
+
+def _thinned(spans: Sequence[Span], lo: float, hi: float, chosen: int | None) -> list[tuple[int, float, float]]:
+    """(index, start, end) of what is inside the window; neighbours of a kind are joined when there are too many."""
+    inside = [
+        (at, max(s.start_s, lo), min(s.end_s, hi)) for at, s in enumerate(spans) if s.end_s >= lo and s.start_s <= hi
+    ]
+    if len(inside) <= MOST:
+        return inside
+    least, kept = (hi - lo) / MOST * 2, {}
+    joined: list[tuple[int, float, float]] = []
+    for at, start, end in inside:
+        key = (spans[at].lane, spans[at].kind)
+        last = kept.get(key)
+        if last is not None and start - joined[last][2] < least and end - joined[last][1] < 4 * least and at != chosen:
+            joined[last] = (joined[last][0], joined[last][1], max(end, joined[last][2]))
+        else:
+            kept[key] = len(joined)
+            joined.append((at, start, end))
+    return joined

@@ -1,0 +1,153 @@
+"""Results as files: one offline HTML page, CSV, JSON and a Chrome trace. Nothing is fetched when they are opened.
+
+save(result, "cake.html")          also .csv, .json and .trace.json
+report([result, ...])              the page as text, plotly.js in it once
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import tempfile
+from collections.abc import Callable, Sequence
+from html import escape
+from pathlib import Path
+
+from workbench import theme
+from workbench.system import Result, Span, System, systems
+from workbench.trace import chrome_trace
+from workbench.ui import show
+from workbench.ui.view import table
+
+MOST_ROWS = 500  # of the table in the page; the CSV in it has all
+MOST_LINK = 2_000_000  # bytes of a file that is offered inside a panel; larger ones are written to disk
+
+# A page that may fetch nothing: a leak is stopped by the browser, not only by our care.
+_POLICY = (
+    "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; img-src data: blob:; font-src data:"
+)
+_STYLE = Path(__file__).parent / "report.css"
+
+
+def report(results: Sequence[Result], title: str = "Workbench report") -> str:
+    """All results on one page that needs no network: numbers, claims, figures, tables, configs, downloads."""
+    from plotly.offline import get_plotlyjs
+
+    parts = [_section(at, result) for at, result in enumerate(results)]
+    style = _STYLE.read_text(encoding="utf-8")
+    badges = " ".join(map(show.badge, ("measured", "modelled", "paper")))
+    return (
+        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{style}</style>'
+        f"<script>{get_plotlyjs()}</script></head><body><h1>{escape(title)}</h1>"
+        f'<p class="quiet">Every number says how it was had: {badges}</p>'
+        f"{''.join(parts)}</body></html>\n"
+    )
+
+
+def csv(result: Result) -> str:
+    """The table behind the figure."""
+    return str(result.to_frame().to_csv(index=False))
+
+
+def as_json(result: Result) -> str:
+    """The whole result, which `workbench.records.read_result` reads again."""
+    return result.model_dump_json(indent=1)
+
+
+def trace(result: Result, spans: Sequence[Span] = ()) -> str:
+    """The timeline for chrome://tracing or ui.perfetto.dev; `spans` stand in when the result has none."""
+    return chrome_trace(result.spans() or spans, title=type(result).__name__)
+
+
+FORMATS: dict[str, tuple[str, Callable[[Result], str]]] = {  # ending -> (MIME type, text of a result)
+    ".trace.json": ("application/json", trace),
+    ".json": ("application/json", as_json),
+    ".csv": ("text/csv", csv),
+    ".html": ("text/html", lambda result: report([result], name_of(result)[1])),
+}
+
+
+def save(result: Result, path: str | Path) -> Path:
+    """Write a result in the format of the path's ending. ValueError names the endings; OSError leaves no half file."""
+    target = Path(path)
+    for ending, (_, text) in FORMATS.items():
+        if target.name.endswith(ending):
+            return write(target, text(result))
+    raise ValueError(f"{target.name}: a result is saved as {', '.join(FORMATS)}")
+
+
+def write(target: Path, text: str) -> Path:
+    """Write text whole or not at all: beside its place first, then renamed."""
+    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8") as out:
+            out.write(text)
+        Path(aside).chmod(0o644)
+        Path(aside).replace(target)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+    return target
+
+
+def links(result: Result, stem: str, spans: Sequence[Span] = ()) -> str:
+    """Download links with the files inside them, for those that are small enough."""
+    files = {
+        "table (CSV)": (".csv", csv(result)),
+        "result (JSON)": (".json", as_json(result)),
+        "trace (Chrome, Perfetto)": (".trace.json", trace(result, spans)),
+    }
+    return " · ".join(_link(words, stem + ending, text) for words, (ending, text) in files.items())
+
+
+def name_of(result: Result) -> tuple[str, str]:
+    """(name, title) of the system that a result is of."""
+    owner: System | None = next((s for s in systems().values() if isinstance(result, s.result)), None)
+    return (owner.name, owner.title) if owner else (type(result).__name__.lower(), type(result).__name__)
+
+
+def _link(words: str, name: str, text: str) -> str:
+    if len(text) > MOST_LINK:
+        return f'<span class="wb-quiet">{escape(words)}: {len(text) / 1e6:.1f} MB, too large for a link</span>'
+    data = base64.b64encode(text.encode()).decode()
+    kind = next(mime for ending, (mime, _) in FORMATS.items() if name.endswith(ending))
+    return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(words)}</a>'
+
+
+def _section(at: int, result: Result) -> str:
+    name, title = name_of(result)
+    fig = result.figure()
+    said = fig.layout.meta.get("text", "") if isinstance(fig.layout.meta, dict) else ""
+    drawn = fig.to_html(
+        full_html=False,
+        include_plotlyjs=False,
+        div_id=f"figure-{at}",
+        config={"displaylogo": False, "responsive": True},
+    )
+    config = escape(json.dumps(result.config.model_dump(mode="json"), indent=1))
+    return (
+        f'<section id="{escape(name)}"><h2>{escape(title)}</h2>{show.html(result)}'
+        f'<figure role="img" aria-label="{escape(said)}">{drawn}<figcaption>{escape(said)}</figcaption></figure>'
+        f"<details><summary>Table</summary>{frame_html(result)}</details>"
+        f"<details><summary>Settings</summary><pre>{config}</pre></details>"
+        f"<p>Download: {links(result, name)}</p></section>"
+    )
+
+
+def frame_html(result: Result, most: int = MOST_ROWS) -> str:
+    """The first rows of the table, columns explained where the system does."""
+    frame = result.to_frame()
+    owner = next((s for s in systems().values() if isinstance(result, s.result)), None)
+    meaning = owner.columns if owner else {}
+    head = [f'<span title="{escape(meaning.get(str(c), ""))}">{escape(str(c))}</span>' for c in frame.columns]
+    rows = [[_cell(value) for value in row] for row in frame.head(most).itertuples(index=False)]
+    more = (
+        f'<p class="quiet">The first {most} of {len(frame):,} rows; the CSV has all.</p>' if len(frame) > most else ""
+    )
+    return f'<div class="scroll wb-scroll">{table(head, rows)}</div>{more}'
+
+
+def _cell(value: object) -> str:
+    return theme.number(value) if isinstance(value, float) else escape(str(value))

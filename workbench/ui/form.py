@@ -1,0 +1,137 @@
+"""A form made from a system's config: a widget a field, a preset, errors beside the field that they name.
+
+form = Form(system); form.load(config); form.config        ValueError names the settings that are wrong
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+from pydantic import ValidationError
+
+from workbench.system import Config, System
+from workbench.ui.fields import Field
+
+_CHANGED = "(changed)"
+
+
+class Form(widgets.VBox):  # type: ignore[misc]
+    """The form of one system. `on_change(call)` hears of every change, valid or not."""
+
+    def __init__(self, system: System, config: Config | None = None) -> None:
+        self.system = system
+        self._calls: list[Callable[[], None]] = []
+        self._loading = False
+        self.preset = widgets.Dropdown(
+            options=[*system.presets, _CHANGED], description="Preset", tooltip="A whole setting by name"
+        )
+        self.preset.add_class("wb-preset")
+        self.fields = {name: Field(name, info) for name, info in _ordered(system.config)}
+        self._general = widgets.HTML()
+        self._general.add_class("wb-error")
+        super().__init__([self.preset, self._general, *self._groups()])
+        self.add_class("wb-form")
+        self.load(config or next(iter(system.presets.values())))
+        self.preset.observe(self._on_preset, "value")
+        for field in self.fields.values():
+            field.on_change(self._on_field)
+
+    @property
+    def config(self) -> Config:
+        """The config as set. ValueError names every setting that is wrong, which its place in the form shows too."""
+        config, errors = self._parse()
+        if config is None:
+            raise ValueError("; ".join(f"{name}: {text}" if name else text for name, text in errors.items()))
+        return config
+
+    def config_or_none(self) -> Config | None:
+        """The config as set, None while it is wrong."""
+        return self._parse()[0]
+
+    @property
+    def errors(self) -> dict[str, str]:
+        """What is wrong now: setting -> message; "" for what concerns several settings at once."""
+        return self._parse()[1]
+
+    def load(self, config: Config) -> None:
+        """Show `config`. TypeError when it is another system's."""
+        if not isinstance(config, self.system.config):
+            raise TypeError(f"{self.system.name} takes a {self.system.config.__name__}, not {type(config).__name__}")
+        self._loading = True
+        try:
+            for name, value in config.model_dump().items():
+                self.fields[name].value = value
+        finally:
+            self._loading = False
+        self._refresh()
+
+    def on_change(self, call: Callable[[], None]) -> None:
+        """`call()` after every change."""
+        self._calls.append(call)
+
+    def _parse(self) -> tuple[Config | None, dict[str, str]]:
+        values: dict[str, Any] = {}
+        errors: dict[str, str] = {}
+        for name, field in self.fields.items():
+            try:
+                values[name] = field.value
+            except ValueError as error:
+                errors[name] = str(error)
+        if errors:
+            return None, errors
+        try:
+            return self.system.config.model_validate(values), {}
+        except ValidationError as error:
+            for one in error.errors():
+                name = str(one["loc"][0]) if one["loc"] else ""
+                errors.setdefault(name, one["msg"].removeprefix("Value error, "))
+        return None, errors
+
+    def _refresh(self) -> None:
+        """Errors to their places, the preset's name to what the form holds, then tell the listeners."""
+        config, errors = self._parse()
+        for name, field in self.fields.items():
+            if field.error != errors.get(name, ""):
+                field.error = errors.get(name, "")
+        general = errors.get("", "")
+        self._general.value = f'<div role="alert">{escape(general)}</div>' if general else ""
+        same = [name for name, preset in self.system.presets.items() if preset == config]
+        self._loading = True
+        self.preset.value = same[0] if same else _CHANGED
+        self._loading = False
+        for call in self._calls:
+            call()
+
+    def _on_field(self) -> None:
+        if not self._loading:
+            self._refresh()
+
+    def _on_preset(self, change: dict[str, Any]) -> None:
+        if not self._loading and change["new"] != _CHANGED:
+            self.load(self.system.presets[change["new"]])
+
+    def _groups(self) -> list[Any]:
+        """Fields without a group, then a folded accordion a group."""
+        groups: dict[str, list[Field]] = {}
+        for name, info in _ordered(self.system.config):
+            extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+            groups.setdefault(str(extra.get("group", "")), []).append(self.fields[name])
+        parts: list[Any] = groups.pop("", [])
+        for title, fields in groups.items():
+            folded = widgets.Accordion([widgets.VBox(fields)], titles=(title.capitalize(),), selected_index=None)
+            folded.add_class("wb-group")
+            parts.append(folded)
+        return parts
+
+    def __repr__(self) -> str:
+        return f"Form({self.system.name!r})"
+
+
+def _ordered(config: type[Config]) -> list[tuple[str, Any]]:
+    """A system's own settings first, then those that every config has."""
+    shared = Config.model_fields
+    fields = config.model_fields.items()
+    return [f for f in fields if f[0] not in shared] + [f for f in fields if f[0] in shared]

@@ -1,0 +1,104 @@
+"""The live strip: progress, one status line and up to three small pictures, folded from a run's events.
+
+`Story` is the fold and knows no widget; `Live` paints a story, as often as its owner asks. Replay paints the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from html import escape
+
+from workbench import theme
+from workbench.system import Event, Note, Point, Progress, Span
+from workbench.ui import draw
+from workbench.ui.view import View
+
+STATES = {  # state -> icon; the word is always beside it
+    "ready": "○",
+    "running": "◐",
+    "done": "●",
+    "cancelled": "■",
+    "failed": "▲",
+    "replay": "◇",
+}
+_CURVES = 3
+
+
+class Story:
+    """What has been said so far: the latest progress, all spans, curves and notes."""
+
+    def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
+        self.at_s, self.count = 0.0, 0
+        self.progress = Progress(0, 1)
+        self.spans: list[Span] = []
+        self.curves: dict[str, list[tuple[float, float]]] = {}
+        self.notes: list[Note] = []
+        self.take(events)
+
+    def take(self, events: Iterable[tuple[float, Event]]) -> None:
+        """Fold in more events: (seconds since the run began, event)."""
+        for at_s, event in events:
+            self.at_s, self.count = at_s, self.count + 1
+            match event:
+                case Progress():
+                    self.progress = event
+                case Span():
+                    self.spans.append(event)
+                case Point(series, x, y):
+                    self.curves.setdefault(series, []).append((x, y))
+                case Note():
+                    self.notes.append(event)
+
+    @property
+    def share(self) -> float:
+        """Progress from 0 to 1."""
+        total = self.progress.total
+        return min(1.0, max(0.0, self.progress.done / total)) if total > 0 else 0.0
+
+
+class Live:
+    """Two panes, `head` (state, status, progress) and `body` (pictures); each paint is one message a pane."""
+
+    def __init__(self) -> None:
+        self.head, self.body = View(), View()
+        self.paints = 0
+
+    def paint(self, story: Story, state: str, text: str) -> None:
+        """Show `story` under `state`, one of STATES, with `text` as the status line."""
+        head, body = head_html(story, state, text), body_html(story)
+        self.paints += 1
+        self.head.html = head
+        if self.body.html != body:
+            self.body.html = body
+
+
+def head_html(story: Story, state: str, text: str) -> str:
+    """State in a word, icon and colour, the status line, and the bar."""
+    share = 1.0 if state == "done" else story.share
+    bar = (
+        f'<div class="wb-bar" role="progressbar" aria-label="progress" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{100 * share:.0f}"><i style="width:{100 * share:.1f}%"></i></div>'
+    )
+    pill = f'<span class="wb-pill"><span aria-hidden="true">{STATES[state]}</span> {state}</span>'
+    line = f'<span class="wb-line" title="{escape(text)}">{escape(text)}</span>'
+    return f'<div class="wb-head wb-{state}"><div role="status" aria-live="polite">{pill}{line}</div>{bar}</div>'
+
+
+def body_html(story: Story) -> str:
+    """Lanes, curves and notes; what the run does not say takes no room."""
+    panes = []
+    if story.spans:
+        panes.append(("lanes", "Timeline", draw.lanes(story.spans, title="Timeline so far")))
+    if story.curves:
+        names = list(story.curves)[:_CURVES]
+        rows = [draw.curve(name, story.curves[name], theme.series(at)) for at, name in enumerate(names)]
+        more = len(story.curves) - len(names)
+        rows += [f'<div class="wb-quiet">and {more} more curves</div>'] if more else []
+        panes.append(("curves", "Curves", "".join(rows)))
+    if story.notes:
+        said = (f'<li class="wb-{n.level}"><b>{n.level}</b> {escape(n.text)}</li>' for n in reversed(story.notes[-20:]))
+        panes.append(("notes", "Notes", f"<ul>{''.join(said)}</ul>"))
+    if not panes:
+        return '<div class="wb-views wb-empty">Press Run: progress, timeline and notes of the run appear here.</div>'
+    cells = "".join(f'<section class="wb-view wb-{kind}"><h4>{name}</h4>{html}</section>' for kind, name, html in panes)
+    return f'<div class="wb-views">{cells}</div>'

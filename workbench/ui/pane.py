@@ -1,0 +1,37 @@
+"""A plain plotly figure inside a panel, drawn by the front end's own plotly, which costs the figure and no more."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import ipywidgets as widgets
+
+from workbench.ui.show import PLOTLY, figure_json
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+
+class FigurePane(widgets.VBox):  # type: ignore[misc]
+    """Shows one figure at a time; setting it is setting a trait, which any thread may do."""
+
+    def __init__(self) -> None:
+        self.out = widgets.Output()
+        self.fig: go.Figure | None = None
+        super().__init__([self.out])
+        self.add_class("wb-figure")
+
+    def show(self, fig: go.Figure) -> None:
+        """Show this figure in place of the one before."""
+        self.fig = fig
+        meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
+        data = {PLOTLY: figure_json(fig), "text/plain": str(meta.get("text", ""))}
+        self.out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
+
+    def clear(self) -> None:
+        """Show nothing."""
+        self.fig = None
+        self.out.outputs = ()
+
+    def __repr__(self) -> str:
+        return "FigurePane()"

@@ -1,0 +1,94 @@
+"""The History tab: past runs of the system, to reopen in this panel or to delete."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench import records, theme
+from workbench.records import Record
+from workbench.ui.live import STATES
+from workbench.ui.view import View
+
+_LISTED = 100
+
+
+class Past(widgets.VBox):  # type: ignore[misc]
+    """Lists records of system `name`. `on_open` and `on_delete` hear which record was meant."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.on_open: Callable[[Record], None] = lambda _: None
+        self.on_delete: Callable[[Record], None] = lambda _: None
+        self._found: dict[str, Record] = {}
+        self.listed = widgets.Select(options=[], rows=8, tooltip="Past runs, the newest first")
+        self.listed.add_class("wb-past")
+        self.reopen = widgets.Button(description="Reopen", tooltip="Show this run here, its settings in the form")
+        self.delete = widgets.Button(description="Delete", tooltip="Remove this run from disk")
+        self.refresh_now = widgets.Button(description="Refresh", tooltip="Look for new runs")
+        self.told = View()
+        buttons = widgets.HBox([self.reopen, self.delete, self.refresh_now])
+        buttons.add_class("wb-steps")
+        super().__init__([self.listed, buttons, self.told])
+        self.reopen.on_click(lambda _: self._act(self.on_open))
+        self.delete.on_click(lambda _: self._on_delete())
+        self.refresh_now.on_click(lambda _: self.refresh())
+        self.listed.observe(self._on_choice, "value")
+        self.refresh()
+
+    @property
+    def chosen(self) -> Record | None:
+        """The record that is marked in the list."""
+        return self._found.get(str(self.listed.value))
+
+    def refresh(self) -> None:
+        """Read the list anew; the marked one stays marked."""
+        found = records.history(self.name)
+        self._found = {record.id: record for record in list(found)[:_LISTED]}
+        marked = self.listed.value
+        self.listed.options = [(_line(record), record.id) for record in self._found.values()]
+        self.listed.value = marked if marked in self._found else next(iter(self._found), None)
+        for button in (self.reopen, self.delete):
+            button.disabled = not self._found
+        said = "" if self._found else '<div class="wb-quiet">No run of this system is on disk yet.</div>'
+        more = f"The newest {_LISTED} of {len(found)} runs." if len(found) > _LISTED else ""
+        bad = "".join(f"<li>{escape(line)}</li>" for line in found.skipped)
+        unread = f'<div class="wb-quiet">Not readable, left alone:<ul>{bad}</ul></div>' if bad else ""
+        self.told.html = f'{said}<div class="wb-quiet">{more}</div>{unread}'
+        self._on_choice(None)
+
+    def _on_choice(self, _: Any) -> None:
+        self.delete.description = "Delete"
+
+    def _on_delete(self) -> None:
+        """The first press asks, the second deletes."""
+        if self.delete.description == "Delete":
+            self.delete.description = "Really delete"
+        else:
+            self._act(self._remove)
+
+    def _remove(self, record: Record) -> None:
+        record.delete()
+        self.on_delete(record)
+        self.refresh()
+
+    def _act(self, call: Callable[[Record], None]) -> None:
+        record = self.chosen
+        if record is None:
+            return
+        try:
+            call(record)
+        except (ValueError, OSError) as error:  # deleted meanwhile, or of another version
+            self.told.html = f'<div class="wb-error" role="alert">{escape(str(error))}</div>'
+
+    def __repr__(self) -> str:
+        return f"Past({self.name!r})"
+
+
+def _line(record: Record) -> str:
+    call = record.code.removeprefix(f'wb.run("{record.system}", ').removesuffix(")")
+    day = record.started_at[:19].replace("T", " ")
+    return f"{STATES.get(record.state, '')} {record.state} · {day} · {theme.number(record.seconds)} s · {call}"

@@ -1,0 +1,108 @@
+"""The cheap model of a form, redrawn while its sliders move: the panel's only FigureWidget.
+
+The widget carries all of plotly.js, so the first picture is a plain figure and the widget is made at the first change.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from html import escape
+from typing import TYPE_CHECKING, Any
+
+import ipywidgets as widgets
+
+from workbench.system import Config
+from workbench.ui.pane import FigurePane
+
+if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
+_PERIOD_S = 0.25  # at most 4 pictures a second
+
+
+class Preview(widgets.VBox):  # type: ignore[misc]
+    """Draws `model(config)`. `ask` returns at once; of many asks the latest wins."""
+
+    def __init__(self, model: Callable[[Any], go.Figure]) -> None:
+        self.model = model
+        self.widget: go.FigureWidget | None = None
+        self.error: BaseException | None = None
+        self.drawn = 0
+        self.shown: Config | None = None  # what the picture is of, or will be
+        self._lock = threading.Lock()
+        self._wanted: Config | None = None
+        self._thread: threading.Thread | None = None
+        self._plain = FigurePane()
+        self._said = widgets.HTML('<div class="wb-quiet">Modelled from the form as it stands; nothing is run.</div>')
+        super().__init__([self._said, self._plain])
+
+    def start(self, config: Config) -> None:
+        """The first picture, plain."""
+        self.shown = config
+        try:
+            self._plain.show(self.model(config))
+        except Exception as error:  # noqa: BLE001  a model that fails is shown, and the panel works without it
+            self._fail(error)
+
+    def ask(self, config: Config) -> None:
+        """Redraw for this config soon."""
+        with self._lock:
+            self._wanted = self.shown = config
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._serve, name="workbench-preview", daemon=True)
+                self._thread.start()
+
+    def wait(self, timeout_s: float = 30.0) -> None:
+        """Until everything asked for is drawn. TimeoutError when the model takes longer."""
+        thread = self._thread
+        if thread is not None:
+            thread.join(timeout_s)
+            if thread.is_alive():
+                raise TimeoutError(f"the preview is still being drawn after {timeout_s} s")
+
+    def _serve(self) -> None:
+        while True:
+            with self._lock:
+                config, self._wanted = self._wanted, None
+                if config is None:
+                    self._thread = None
+                    return
+            begun = time.monotonic()
+            try:
+                self._draw(self.model(config))
+                self.error = None
+            except Exception as error:  # noqa: BLE001  shown beside the picture; the next change tries again
+                self._fail(error)
+            time.sleep(max(0.0, _PERIOD_S - (time.monotonic() - begun)))
+
+    def _draw(self, fig: go.Figure) -> None:
+        import plotly.graph_objects as go
+
+        if self.widget is None:
+            self.widget = go.FigureWidget(fig)
+            self.children = (self._said, self.widget)
+        else:
+            _replace(self.widget, fig)
+        self.drawn += 1
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = error
+        self._said.value = f'<div class="wb-error" role="alert">No preview: {escape(str(error))}</div>'
+
+    def __repr__(self) -> str:
+        return "Preview()"
+
+
+def _replace(widget: go.FigureWidget, fig: go.Figure) -> None:
+    """Make `widget` show `fig` in one batch; traces are kept where their kinds agree, so the picture does not blink."""
+    same = [t.type for t in widget.data] == [t.type for t in fig.data]
+    with widget.batch_update():
+        if same:
+            for old, new in zip(widget.data, fig.data, strict=True):
+                old.update(new.to_plotly_json(), overwrite=True)
+        else:
+            widget.data = []
+            widget.add_traces(fig.data)
+        widget.update_layout(fig.layout.to_plotly_json(), overwrite=True)

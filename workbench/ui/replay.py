@@ -1,0 +1,64 @@
+"""Replay: a slider over the events of a run that has ended; what was seen live is seen again at each place."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench import theme
+from workbench.system import Event
+from workbench.ui.live import Live, Story
+
+
+class Replay(widgets.HBox):  # type: ignore[misc]
+    """Scrubs a run's events on `live`. The last place is the end of the run, shown under its own state."""
+
+    def __init__(self, live: Live) -> None:
+        self.live = live
+        self._events: Sequence[tuple[float, Event]] = ()
+        self._end = ("ready", "")
+        self._busy = False
+        self.slider = widgets.IntSlider(
+            description="Replay",
+            min=0,
+            max=0,
+            readout=False,
+            disabled=True,
+            tooltip="Event by event, with arrow keys too",
+        )
+        self.where = widgets.Label("")
+        super().__init__([self.slider, self.where])
+        self.add_class("wb-replay")
+        self.slider.observe(self._on_slide, "value")
+
+    def load(self, events: Sequence[tuple[float, Event]], state: str, text: str) -> None:
+        """Offer the events of a run that ended as `state`, with `text` as its status line."""
+        self._events, self._end = list(events), (state, text)
+        self._busy = True
+        self.slider.max = self.slider.value = len(self._events)
+        self._busy = False
+        self.slider.disabled = not self._events
+        self._say(len(self._events))
+
+    def lock(self) -> None:
+        """No replay while a run is going."""
+        self.slider.disabled = True
+        self.where.value = ""
+
+    def _on_slide(self, change: dict[str, Any]) -> None:
+        if self._busy:
+            return
+        place = change["new"]
+        story = Story(self._events[:place])
+        at_end = place == len(self._events)
+        state, text = (
+            self._end if at_end else ("replay", f"replay at {theme.number(story.at_s)} s: {story.progress.note}")
+        )
+        self.live.paint(story, state, text)
+        self._say(place)
+
+    def _say(self, place: int) -> None:
+        at_s = self._events[place - 1][0] if place else 0.0
+        self.where.value = f"event {place} of {len(self._events)}, {theme.number(at_s)} s" if self._events else ""

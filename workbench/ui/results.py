@@ -1,0 +1,106 @@
+"""The tabs under the live strip: figure, model, table, timeline, events, comparison and past runs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import Any
+
+import ipywidgets as widgets
+
+from workbench import theme
+from workbench.records import Record
+from workbench.system import Event, Note, Point, Progress, Result, Span, System
+from workbench.ui import export, show
+from workbench.ui.beside import Beside
+from workbench.ui.pane import FigurePane
+from workbench.ui.past import Past
+from workbench.ui.preview import Preview
+from workbench.ui.timeline import Timeline
+from workbench.ui.view import View, table
+
+_EVENTS = 300  # rows of the event table
+_BLANK = '<div class="wb-blank">{} appears when a run is done.</div>'
+
+
+class Results(widgets.Tab):  # type: ignore[misc]
+    """What runs found. It keeps the last good result until another takes its place."""
+
+    def __init__(self, system: System) -> None:
+        self.system = system
+        self.result: Result | None = None
+        self.head, self.rows, self.said = View(), View(), View()
+        self.figure = FigurePane()
+        self.preview = Preview(system.preview) if system.preview else None
+        self.timeline, self.beside, self.past = Timeline(system), Beside(), Past(system.name)
+        pages: list[tuple[str, Any]] = [("Figure", widgets.VBox([self.head, self.figure]))]
+        pages += [("Model", self.preview)] if self.preview else []
+        pages += [("Table", self.rows), ("Timeline", self.timeline), ("Events", self.said)]
+        pages += [("Compare", self.beside), ("History", self.past)]
+        self.at = {title: at for at, (title, _) in enumerate(pages)}
+        super().__init__([page for _, page in pages], titles=[title for title, _ in pages], selected_index=0)
+        self.add_class("wb-tabs")
+        self.head.html = _BLANK.format("The figure")
+        self.rows.html = _BLANK.format("The table")
+        self.said.html = '<div class="wb-blank">What a run says appears here, event by event.</div>'
+
+    def show(self, result: Result, spans: Sequence[Span]) -> None:
+        """Show a result in Figure, Table and Timeline; `spans` stand in when the result has none."""
+        figure = result.figure()
+        self.head.html = _headline(result)
+        self.figure.show(figure)
+        self.rows.html = (
+            f"{show.summary_html(result)}{show.claims_html(result.claims())}{export.frame_html(result, 200)}"
+            f'<p class="wb-quiet">{show.provenance_html(result)}</p>'
+        )
+        self.timeline.load(result.spans() or spans)
+        self.result = result
+
+    def say(self, events: Sequence[tuple[float, Event]]) -> None:
+        """List the last events."""
+        rows = [[f"{at:.3f}", type(event).__name__, _words(event)] for at, event in reversed(events[-_EVENTS:])]
+        more = f" The last {_EVENTS} are shown." if len(events) > _EVENTS else ""
+        caption = f"{len(events)} events, the newest first.{more}"
+        body = table(["after (s)", "what", "said"], rows, caption=caption)
+        self.said.html = f'<div class="wb-scroll">{body}</div>'
+
+    def dim(self, on: bool) -> None:
+        """Say by its look that the result is of an earlier run."""
+        for part in (self.head, self.figure, self.rows, self.timeline):
+            (part.add_class if on else part.remove_class)("wb-dim")
+
+    def turn(self, title: str) -> None:
+        """Bring a tab to the front by its title."""
+        self.selected_index = self.at[title]
+
+    def remember(self, name: str, one: Result | Record) -> None:
+        """Offer a result for comparison under this name."""
+        self.beside.add(name, one)
+
+    def __repr__(self) -> str:
+        return f"Results({self.system.name!r})"
+
+
+def _headline(result: Result) -> str:
+    """The sentence and a card a number, each with its badge."""
+    badges = result.provenance.badges
+    cards = []
+    for name, value in result.summary().items():
+        words, unit = theme.split_unit(name)
+        mark = show.badge(badges[name]) if name in badges else ""
+        number = f"<b>{theme.number(value)}</b>{f' <i>{escape(unit)}</i>' if unit else ''}"
+        cards.append(f'<div class="wb-card"><span>{escape(words)}</span><div>{number}</div>{mark}</div>')
+    return f'<p class="wb-sentence">{escape(result.sentence())}</p><div class="wb-cards">{"".join(cards)}</div>'
+
+
+def _words(event: Event) -> str:
+    match event:
+        case Progress(done, total, note):
+            return f"{theme.number(done)} of {theme.number(total)} {escape(note)}"
+        case Point(series, x, y):
+            return f"{escape(series)}: {theme.number(x)}, {theme.number(y)}"
+        case Span():
+            took = f"{theme.number(event.start_s)} to {theme.number(event.end_s)} s"
+            return escape(f"{event.lane}: {event.label} ({event.kind}), {took}")
+        case Note(text, level):
+            return f"<b>{level}</b> {escape(text)}"
