@@ -93,6 +93,8 @@ class Run:
             self.record = records.save(self, state, self._begun)
         except OSError as error:  # read-only home, full disk: the result is still here
             self.unrecorded = f"not recorded: {error}"
+        except Exception as error:  # noqa: BLE001  an event or a table that cannot be stored must not leave a run without end
+            self.unrecorded = f"not recorded, by a fault in {self.system.name}: {type(error).__name__}: {error}"
 
 
 def start(name: str, config: Config | None = None, *, preset: str | None = None, **changes: Any) -> Run:

@@ -1,0 +1,36 @@
+"""The checks themselves: a good toy passes all of them, and each catches the toys that break its rule."""
+
+import contract_checks as checks
+import contract_toys as toys
+import pytest
+from pydantic import ValidationError
+
+CAUGHT = (AssertionError, ValueError, TypeError, AttributeError, ValidationError, pytest.fail.Exception)
+BROKEN = [(check, toy, i) for check, bad in toys.BAD.items() for i, toy in enumerate(bad)]
+
+
+@pytest.fixture(scope="module")
+def good():
+    return checks.Subject(toys.GOOD)
+
+
+@pytest.fixture(autouse=True)
+def own_home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path_factory.getbasetemp() / "controls-home"))
+
+
+def test_every_check_has_a_control():
+    assert set(toys.BAD) == {check.__name__ for check in checks.ALL}
+
+
+@pytest.mark.parametrize("check", checks.ALL, ids=lambda c: c.__name__)
+def test_good_toy_passes(good, check, monkeypatch):
+    toys.install(toys.GOOD, monkeypatch)
+    check(good)
+
+
+@pytest.mark.parametrize(("check", "toy", "i"), BROKEN, ids=[f"{c}-{i}" for c, _, i in BROKEN])
+def test_broken_toy_is_caught(check, toy, i, monkeypatch):
+    toys.install(toy, monkeypatch)
+    with pytest.raises(CAUGHT):
+        getattr(checks, check)(checks.Subject(toy))
