@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from workbench.lm.model import LM
 
-_PLACES = [
+_PLACES = (
     "Alden",
     "Brisk",
     "Corvale",
@@ -19,12 +19,9 @@ _PLACES = [
     "Harrow",
     "Ilmere",
     "Jarrow",
-    "Kestrel",
     "Lowick",
-    "Marden",
-    "Norwell",
-]
-_PEOPLE = [
+)
+_PEOPLE = (
     "Ada",
     "Bruno",
     "Clara",
@@ -37,13 +34,8 @@ _PEOPLE = [
     "Jonas",
     "Karin",
     "Leo",
-    "Mina",
-    "Niels",
     "Olga",
-    "Pablo",
-    "Rosa",
-    "Stefan",
-]
+)
 _GOODS = (
     "barley",
     "copper",
