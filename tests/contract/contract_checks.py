@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import itertools
 import json
 import math
 import re
@@ -122,7 +123,7 @@ def gaps(s):
     worst = []
     for run in (s.first, s.again):  # the better of two: a machine may stall once
         times = [0.0, *(at for at, _ in run.events)]
-        worst.append(max(after - before for before, after in zip(times, times[1:], strict=False)))
+        worst.append(max(after - before for before, after in itertools.pairwise(times)))
     assert min(worst) <= GAP_S, f"{min(worst):.2f} s without an event in both runs"
     return min(worst)
 

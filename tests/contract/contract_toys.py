@@ -204,7 +204,10 @@ def huge(self):
 
 
 BAD = {  # check -> toys that it must catch
-    "presets": [but(presets={"tiny": Toy(), "small": Toy()}), but(presets=dict.fromkeys(("tiny", "small", "paper"), Config()))],
+    "presets": [
+        but(presets={"tiny": Toy(), "small": Toy()}),
+        but(presets=dict.fromkeys(("tiny", "small", "paper"), Config())),
+    ],
     "baselines": [but(baselines={}), but(baselines={"same": {"mode": "both"}}), but(baselines={"x": {"nosuch": 1}})],
     "config_json": [with_config(OneWay)],
     "descriptions": [with_config(Undescribed)],
