@@ -82,6 +82,16 @@ where_torch() {
   [ -n "$UV_FIND_LINKS" ] || unset UV_FIND_LINKS
 }
 
+# keep_names_apart: an editable install also puts the checkout and its parent on sys.path, where the folder kernels/
+# would pass for the package `kernels` that transformers and others look for. The import hook alone is enough.
+keep_names_apart() {
+  .venv/bin/python - <<'PYTHON'
+import pathlib, sysconfig
+for path in pathlib.Path(sysconfig.get_path("purelib")).glob("_editable_skbc_ml_systems_workbench.pth"):
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if line.startswith("import ")))
+PYTHON
+}
+
 build() {
   python=$(find_python)
   need_compiler
@@ -93,6 +103,7 @@ build() {
   if [ "$which" = cpu ]; then "$uv" pip uninstall -q -p .venv vllm 2>/dev/null || true; fi
   say "installing the workbench with [$extras] into .venv"
   "$uv" pip install -q -p .venv ${torch[@]+"${torch[@]}"} -e ".[$extras]"
+  keep_names_apart
   echo "$which" >.venv/.extra
   say "done; .venv/bin/workbench doctor says what this machine can do"
 }
