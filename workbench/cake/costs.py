@@ -1,7 +1,7 @@
 """What a chunk costs: to compute, growing with the tokens before it, and to load, the same wherever it lies.
 
     compute(start, n) = scale * sum over steps of (step_s + token_s * n + pair_s * n * (start + n / 2))
-    load(n)           = n * token_bytes / bandwidth + request_s * ceil(n / run)
+    load(n)           = n * token_bytes / bandwidth + request_s * (number of reads)
 
 CAKE, section 3 (the two cost curves of its figure 4). Times in seconds, sizes in tokens and bytes.
 """
@@ -42,11 +42,11 @@ class Costs:
         passes = -(-tokens // step)
         return passes * self.step_s + self.token_s * tokens + self.pair_s * tokens * (start + tokens / 2)
 
-    def load_s(self, tokens: int, run: int) -> float:
-        """Load `tokens` tokens, `run` of them per read."""
+    def load_s(self, tokens: int, read: int) -> float:
+        """Load `tokens` tokens, `read` of them per read."""
         if tokens <= 0:
             return 0.0
-        return tokens * self.load_token_s + -(-tokens // run) * self.load_request_s
+        return tokens * self.load_token_s + -(-tokens // read) * self.load_request_s
 
     def scaled(self, compute: float = 1.0, load: float = 1.0) -> Costs:
         """The same machine with computing `compute` times and loading `load` times as dear."""
@@ -77,27 +77,54 @@ def fit_compute(passes: Sequence[tuple[int, int, float]]) -> tuple[float, float,
     return step_s, token_s, pair_s
 
 
-def balanced_split(costs: Costs, start: int, tokens: int, grain: int, step: int, run: int) -> int:
-    """How many of `tokens` tokens from `start`, a multiple of `grain`, to compute so that both sides end together.
+def overlapped_s(costs: Costs, compute_s: float, load_s: float) -> float:
+    """End of `compute_s` of computing and `load_s` of loading begun together, computing slowed while a load runs."""
+    slowed = compute_s * costs.contention
+    if slowed <= load_s:
+        return load_s
+    return min(slowed, compute_s + load_s * (1 - 1 / costs.contention))
 
-    Minimises max(compute the front, load the rest); 0 means that loading alone is best, `tokens` computing alone.
-    Both terms are monotone in the split, so the best is beside their crossing: bisection, then the two neighbours.
+
+def balanced_split(
+    costs: Costs,
+    start: int,
+    tokens: int,
+    grain: int,
+    step: int,
+    run: int,
+    compute_ahead_s: float = 0.0,
+    load_ahead_s: float = 0.0,
+) -> int:
+    """How many of `tokens` tokens from `start`, a multiple of `grain`, to compute so that both sides end soonest.
+
+    0 means that loading alone is best, `tokens` computing alone. What is under way on a side counts as its first
+    work. The end falls with the split until the sides cross; beyond, it rises unless contention makes the loads of
+    the rest dearer than computing it: so the best is beside the crossing, where one grain costs as much as the
+    slowdown by its load, or at an end.
     """
     grains = tokens // grain
 
-    def late_s(front: int) -> float:
-        both = 0 < front < grains
-        slow = costs.contention if both else 1.0
-        compute_s = costs.compute_range_s(start, front * grain, step) * slow
-        return max(compute_s, costs.load_s((grains - front) * grain, run))
+    def compute_s(front: int) -> float:
+        return compute_ahead_s + costs.compute_range_s(start, front * grain, step)
 
-    cross = bisect.bisect_left(
-        range(grains + 1),
-        0.0,
-        key=lambda m: costs.compute_range_s(start, m * grain, step) - costs.load_s((grains - m) * grain, run),
-    )
-    candidates = {0, grains, cross, max(0, cross - 1), min(grains, cross + 1)}
-    return grain * min(sorted(candidates), key=lambda m: late_s(min(m, grains)))
+    def load_s(front: int) -> float:
+        return load_ahead_s + costs.load_s((grains - front) * grain, run * grain)
+
+    def end_s(front: int) -> float:
+        if front == grains and load_ahead_s == 0:
+            return compute_s(front)
+        if front == 0 and compute_ahead_s == 0:
+            return load_s(front)
+        return overlapped_s(costs, compute_s(front), load_s(front))
+
+    cross = bisect.bisect_left(range(grains + 1), 0.0, key=lambda m: compute_s(m) * costs.contention - load_s(m))
+    candidates = {0, grains, cross - 1, cross, cross + 1}
+    if costs.contention > 1 and costs.pair_s > 0:
+        loss = costs.load_s(run * grain, run * grain) / run * (1 - 1 / costs.contention)
+        even = (loss / grain - costs.token_s) / costs.pair_s - start  # position where a grain costs its load's slowdown
+        if 0 <= even <= tokens:
+            candidates |= {int(even) // grain, int(even) // grain + 1}
+    return grain * min(sorted(m for m in candidates if 0 <= m <= grains), key=end_s)
 
 
 @dataclass(frozen=True)

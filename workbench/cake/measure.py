@@ -17,7 +17,7 @@ import numpy as np
 from workbench import lm
 from workbench.cake import model_time
 from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, fit_compute, linear_bound_s, oracle
+from workbench.cake.costs import Costs, fit_compute, linear_bound_s
 from workbench.cake.engine import Embedded, Restored, save_prompt
 from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke
@@ -246,13 +246,12 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
     costs = replace(costs, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
     costs = replace(costs, contention=_contention(bench, costs))
     loads = [s for row, _, restored in bench.kept if row.mode == "load" for r in restored for _, s in r.reads]
-    per_grain = median(loads) if loads else costs.load_s(config.grain, 1)
+    per_grain = median(loads) if loads else costs.load_s(config.grain, config.grain)
     costs = replace(costs, load_token_s=per_grain / config.grain)
     best, bound = [], []
     for ids in bench.prompts:
-        split, single = best_split(costs, len(ids), config.grain, bench.step)
-        best.append(split)
-        bound.append(single)
+        best.append(model_time.oracle_split(costs, len(ids), config.grain, bench.step, 1))
+        bound.append(linear_bound_s(*model_time.single_s(costs, len(ids), config.grain, bench.step, 1)))
     order = np.cumsum(sorted(s.ttft_s for s in best))  # several prompts: one after the other, the shortest first
     top = float(max(t.abs().max() for t in bench.reference))
     row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[
@@ -298,12 +297,3 @@ def _contention(bench: Bench, costs: Costs) -> float:
     ]
     return max(1.0, float(median(ratios))) if ratios else 1.0
 
-
-def best_split(costs: Costs, tokens: int, grain: int, step: int) -> tuple[Any, float]:
-    """Oracle split of one prompt from the fitted single-mode times, and the linear bound."""
-    grains = (tokens - 1) // grain
-    ends = [costs.compute_range_s(0, i * grain, step) for i in range(grains + 1)]
-    tail_s = costs.compute_s(grains * grain, tokens - grains * grain)
-    load_s = [costs.load_s(grain, 1)] * grains
-    found = oracle(list(np.diff(ends)), load_s, grain, tail_s)
-    return found, linear_bound_s(ends[-1], sum(load_s)) + tail_s

@@ -9,7 +9,7 @@ import numpy as np
 
 from workbench.cake import paper
 from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, oracle
+from workbench.cake.costs import Costs, Split, oracle
 from workbench.cake.policy import Policy
 from workbench.cake.result import Curve
 from workbench.cake.sim import ttft
@@ -22,15 +22,16 @@ def single_s(costs: Costs, tokens: int, grain: int, step: int, run: int) -> tupl
     """(compute-only, load-only) TTFT in closed form: both end with the tail that no store holds."""
     whole = (tokens - 1) // grain * grain
     tail_s = costs.compute_range_s(whole, tokens - whole, step)
-    return costs.compute_range_s(0, whole, step) + tail_s, costs.load_s(whole, run) + tail_s
+    return costs.compute_range_s(0, whole, step) + tail_s, costs.load_s(whole, run * grain) + tail_s
 
 
-def oracle_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
-    """TTFT of the best split, found by trying every one."""
+def oracle_split(costs: Costs, tokens: int, grain: int, step: int, run: int) -> Split:
+    """The best split, found by trying every one."""
     grains = (tokens - 1) // grain
     ends = [costs.compute_range_s(0, i * grain, step) for i in range(grains + 1)]
     tail_s = costs.compute_range_s(grains * grain, tokens - grains * grain, step)
-    return oracle(list(np.diff(ends)), [costs.load_s(grain, 1)] * grains, grain, tail_s).ttft_s
+    load_s = costs.load_s(run * grain, run * grain) / run
+    return oracle(list(np.diff(ends)), [load_s] * grains, grain, tail_s)
 
 
 def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:
@@ -42,7 +43,7 @@ def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: in
         at = replace(costs, load_token_s=token_bytes / (link * 1e6))
         single = single_s(at, config.prompt_tokens, config.grain, step, run)
         cake = ttft(Policy(at, step, run, hedge=config.hedge), config.prompt_tokens, config.grain)
-        rows.append((*single, cake, oracle_s(at, config.prompt_tokens, config.grain, step)))
+        rows.append((*single, cake, oracle_split(at, config.prompt_tokens, config.grain, step, run).ttft_s))
     compute, load, cake_s, best = ([round(v, 5) for v in column] for column in zip(*rows, strict=True))
     return Curve(link_mb_s=links, compute_s=compute, load_s=load, cake_s=cake_s, oracle_s=best)
 

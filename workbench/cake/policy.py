@@ -103,8 +103,9 @@ class Policy:
         """The cost model with what this request has measured so far in place of the estimates."""
         ledger, costs = job.ledger, self.costs
         scale = ledger.gauge("compute_scale") or 1.0
-        measured = ledger.gauge("load_token_s")
-        load = measured / costs.load_token_s if measured > 0 and costs.load_token_s > 0 else 1.0
+        measured, read = ledger.gauge("load_token_s"), self.run * job.grain  # the gauge holds the reads' fixed cost too
+        believed = costs.load_s(read, read) / read
+        load = measured / believed if measured > 0 and believed > 0 else 1.0
         return costs.scaled(compute=scale, load=load)
 
     # -- compute, from the front ---------------------------------------------------------------------------------
@@ -142,7 +143,7 @@ class Policy:
         gap = (ledger.table.back - ledger.table.front) * grain
         behind_s = self._in_flight_s(job, now_s, costs)
         share = self._compute_share(job, costs, gap, behind_s)
-        load_all_s = costs.load_s(gap, self.run) + behind_s
+        load_all_s = costs.load_s(gap, self.run * grain) + behind_s
         facts: dict[str, float | str] = {
             "gap_tokens": gap,
             "compute_share_tokens": share,
@@ -165,8 +166,9 @@ class Policy:
             return gap
         if self.mode == "load":
             return 0
-        share = balanced_split(costs, job.position, gap, job.grain, self.step, self.run)
-        return max(share, job.grain) if math.isinf(behind_s) else share  # never wait for a load without an end
+        if math.isinf(behind_s):  # never wait for a load without an end
+            return max(job.grain, balanced_split(costs, job.position, gap, job.grain, self.step, self.run))
+        return balanced_split(costs, job.position, gap, job.grain, self.step, self.run, load_ahead_s=behind_s)
 
     def _late(self, job: Job, at: int, now_s: float) -> Compute | Wait:
         """Compute has arrived at a grain that is being loaded: wait for it, or take it over."""
@@ -183,7 +185,7 @@ class Policy:
         run = job.ledger.gauge("load_run")
         if run <= 0:
             return 0.0
-        expected_s = costs.load_s(int(run) * job.grain, int(run))
+        expected_s = costs.load_s(int(run) * job.grain, int(run) * job.grain)
         elapsed_s = now_s - job.ledger.gauge("load_began_s")
         return math.inf if elapsed_s > HEDGE_AFTER * expected_s + 0.01 else max(0.0, expected_s - elapsed_s)
 
@@ -195,32 +197,22 @@ class Policy:
         front, back = ledger.table.front, ledger.table.back
         if self.mode == "compute" or ledger.closed or back <= front:
             return Ready(back * grain)
-        costs = self.now_costs(job)
+        costs, gap = self.now_costs(job), (back - front) * grain
         busy_s = max(0.0, ledger.gauge("compute_until_s") - now_s)
-        front_alone_s = busy_s + costs.compute_range_s(front * grain, (back - front) * grain, self.step)
-        for run in sorted({self.run, 1}, reverse=True):
-            need_s = costs.load_s(run * grain, run)
-            if self.mode == "load" or need_s <= front_alone_s:
-                break
-        else:
-            why = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(front_alone_s, 4)}
+        share = 0
+        if self.mode == "cake":
+            share = balanced_split(costs, front * grain, gap, grain, self.step, self.run, compute_ahead_s=busy_s)
+        need_s = costs.load_s(min(self.run * grain, gap), self.run * grain)
+        alone_s = busy_s + costs.compute_range_s(front * grain, gap, self.step)
+        why: dict[str, float | str] = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(alone_s, 4)}
+        if share >= gap:
             return Wait(0.05, why | {"reason": "computing the rest is sooner"})
-        grains = ledger.claim_back(self._share(job, costs, run))
+        grains = ledger.claim_back(min(self.run, (gap - share) // grain))
         if not grains:
             return Wait(MIN_WAIT_S, {"reason": "not in the store"})
         ledger.set_gauge("load_began_s", now_s)
         ledger.set_gauge("load_run", len(grains))
-        why = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(front_alone_s, 4), "reason": "back"}
-        return Load(grains, why)
-
-    def _share(self, job: Job, costs: Costs, run: int) -> int:
-        """A read takes at most what should be left to loading, at least one grain."""
-        if self.mode == "load" or run == 1:
-            return run
-        table, grain = job.ledger.table, job.grain
-        gap = (table.back - table.front) * grain
-        share = gap - balanced_split(costs, table.front * grain, gap, grain, self.step, run)
-        return max(1, min(run, share // grain))
+        return Load(grains, why | {"reason": "back"})
 
     # -- several requests ----------------------------------------------------------------------------------------
 

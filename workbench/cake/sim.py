@@ -66,7 +66,7 @@ class _Machine:
         self.ttft: dict[str, float] = {}
         self.first_loaded = {j.name: j.loadable for j in jobs}
         self.spans: list[Span] = []
-        self.loading = self.computing = False
+        self.loading = False
         self.news = self.env.event()
         self.env.process(self._compute())
         self.env.process(self._load())
@@ -106,11 +106,12 @@ class _Machine:
         raise RuntimeError("simulation: compute made no end; the policy is in a loop")
 
     def _pass(self, job: Job, step: Compute) -> Iterator[simpy.Event]:
-        began, self.computing = self.env.now, True
-        slow = self.world.true.contention if self.loading else 1.0
-        seconds = self.world.true.compute_s(step.start, step.tokens) * slow * self.world.compute(began)
-        yield self.env.timeout(seconds)
-        self.computing = False
+        began = self.env.now
+        left_s = self.world.true.compute_s(step.start, step.tokens) * self.world.compute(began)
+        while left_s > 1e-12:  # slowed just while a load runs
+            slow, since = self.world.true.contention if self.loading else 1.0, self.env.now
+            yield self.idle(left_s * slow)
+            left_s -= (self.env.now - since) / slow
         end = min(step.start + step.tokens, job.loadable)
         if step.start < end:
             job.ledger.computed(step.start // job.grain, -(-(end - step.start) // job.grain))
@@ -137,8 +138,9 @@ class _Machine:
 
     def _read(self, job: Job, step: Load) -> Iterator[simpy.Event]:
         began, self.loading = self.env.now, True
+        self.tell()
         tokens = len(step.grains) * job.grain
-        seconds = self.world.true.load_s(tokens, len(step.grains)) / max(self.world.bandwidth(began), 1e-9)
+        seconds = self.world.true.load_s(tokens, tokens) / max(self.world.bandwidth(began), 1e-9)
         yield self.env.timeout(seconds)
         self.loading = False
         job.ledger.set_gauge("load_run", 0)

@@ -104,7 +104,7 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     yield Progress(2, 3, "the paper's table")
     table = model_time.paper_claims()
     singles = [model_time.single_s(costs, n, config.grain, step, run) for n in sorted(lengths)]
-    best = [model_time.oracle_s(costs, n, config.grain, step) for n in sorted(lengths)]
+    best = [model_time.oracle_split(costs, n, config.grain, step, run) for n in sorted(lengths)]
     result = assemble(
         config,
         "sim",
@@ -116,8 +116,8 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
             "curve": curve,
             "link_mb_s": round(link, 3),
             "prompt_tokens": config.prompt_tokens,
-            "oracle_s": _mean_one_by_one(best),
-            "oracle_token": rows[-1].meeting_token,
+            "oracle_s": _mean_one_by_one([split.ttft_s for split in best]),
+            "oracle_token": best[-1].token,
             "bound_s": _mean_one_by_one([linear_bound_s(*pair) for pair in singles]),
             "table": table,
         },

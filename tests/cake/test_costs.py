@@ -1,0 +1,52 @@
+"""The cost model: fits what it is given, splits as well as exhaustive search."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.cake.costs import Costs, balanced_split, fit_compute, linear_bound_s, oracle, overlapped_s
+
+
+def test_fit_recovers_a_known_curve_through_noise():
+    true = Costs(0.02, 0.0009, 2e-7, 0.001)
+    rng = np.random.default_rng(0)
+    passes = [(s, n, true.compute_s(s, n) * rng.normal(1, 0.01)) for s in range(0, 8000, 512) for n in (64, 256, 512)]
+    step_s, token_s, pair_s = fit_compute(passes)
+    fitted = Costs(step_s, token_s, pair_s, 0.001)
+    for start in (0, 2000, 7000):
+        assert fitted.compute_s(start, 512) == pytest.approx(true.compute_s(start, 512), rel=0.03)
+
+
+def test_fit_refuses_too_little():
+    with pytest.raises(ValueError, match="at least two"):
+        fit_compute([(0, 512, 0.4)])
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    st.floats(0, 0.1), st.floats(1e-6, 1e-2), st.floats(0, 1e-6), st.floats(1e-7, 1e-1), st.floats(0, 0.1),
+    st.floats(1.0, 1.5), st.integers(0, 30), st.integers(1, 60), st.sampled_from([128, 512]), st.sampled_from([1, 4]),
+)  # fmt: skip
+def test_balanced_split_is_what_trying_all_finds(step_s, token_s, pair_s, load_s, request_s, contention, at, grains, step, run):
+    costs = Costs(step_s, token_s, pair_s, load_s, request_s, contention)
+    start, tokens = at * 128, grains * 128
+
+    def end_s(front):
+        return overlapped_s(costs, costs.compute_range_s(start, front, step), costs.load_s(tokens - front, run * 128))
+
+    found = balanced_split(costs, start, tokens, 128, step, run)
+    best = min(end_s(m * 128) for m in range(grains + 1))
+    assert found % 128 == 0 and end_s(found) <= max(best * 1.1, best + costs.load_s(128 * run, 128) + costs.compute_s(start + tokens, 128))
+
+
+def test_oracle_tries_every_split():
+    split = oracle([1.0, 2.0, 3.0, 4.0], [2.5] * 4, 128, 0.5)
+    assert (split.token, split.ttft_s) == (256, 5.5)  # 1 + 2 against 2.5 + 2.5
+    assert oracle([9.0, 9.0], [0.1, 0.1], 128, 0.0).token == 0
+    assert oracle([0.1, 0.1], [9.0, 9.0], 128, 0.0).token == 256
+
+
+def test_linear_bound():
+    assert linear_bound_s(10.0, 10.0) == 5.0
+    assert linear_bound_s(0.0, 0.0) == 0.0

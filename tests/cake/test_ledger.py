@@ -1,0 +1,106 @@
+"""The ledger: every grain has one writer, whatever the interleaving of claims, failures, hedges and closes."""
+
+import threading
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.cake.ledger import Grain, Ledger
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_two_ends_meet_and_cover_all(backend):
+    ledger = Ledger(10, backend=backend)
+    assert ledger.claim_front(3) == 3 and ledger.claim_back(2) == [9, 8]
+    assert ledger.claim_front(99) == 5 and ledger.claim_back(1) == []
+    ledger.computed(0, 8)
+    for grain in (9, 8):
+        assert ledger.begin_commit(grain)
+        ledger.loaded(grain)
+    assert ledger.ready_run(0) == 10
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.sampled_from(["front", "back", "commit", "loaded", "fail", "take", "computed", "close"]), max_size=60), st.data())
+def test_a_grain_is_never_committed_and_taken(ops, data):
+    ledger, taken, committed = Ledger(8), set(), set()
+    for op in ops:
+        grain = data.draw(st.integers(0, 7))
+        if op == "front":
+            ledger.claim_front(1)
+        elif op == "back":
+            ledger.claim_back(1)
+        elif op == "commit" and ledger.begin_commit(grain):
+            committed.add(grain)
+        elif op == "loaded":
+            ledger.loaded(grain)
+        elif op == "fail":
+            was = ledger.state(grain)
+            ledger.failed(grain)
+            if was is Grain.COMMITTING:
+                committed.discard(grain)
+        elif op == "take" and ledger.take_late(grain):
+            taken.add(grain)
+        elif op == "computed":
+            ledger.computed(grain, 1)
+        elif op == "close":
+            ledger.close()
+        assert not taken & committed
+
+
+def test_nothing_is_written_after_close():
+    ledger = Ledger(4)
+    assert ledger.claim_back(2) == [3, 2]
+    assert ledger.begin_commit(3)
+    ledger.close()
+    assert ledger.writing()  # the copy under way is waited for ...
+    ledger.loaded(3)
+    assert not ledger.writing()
+    assert not ledger.begin_commit(2)  # ... and no other begins
+    assert ledger.claim_back(1) == []
+
+
+def test_a_claim_that_races_with_close_cannot_commit():
+    """The loader had claimed the range but not yet marked its grain when the request ended."""
+    ledger = Ledger(4)
+    ledger.table.claim_back(1)
+    ledger.close()
+    assert ledger.table.swap_state(3, Grain.FREE, Grain.LOADING)
+    assert not ledger.begin_commit(3)
+
+
+def test_two_views_of_one_buffer_share_claims_and_gauges():
+    memory = bytearray(Ledger.nbytes(6))
+    one = Ledger(6, [True] * 5 + [False], memory)
+    other = Ledger(6, buffer=memory, create=False)
+    one.set_gauge("load_token_s", 0.25)
+    assert other.claim_back(2) == [4]  # grain 5 is not stored
+    assert other.gauge("load_token_s") == 0.25 and one.state(4) is Grain.LOADING
+    with pytest.raises(ValueError, match="number of grains differs"):
+        Ledger(5, buffer=memory, create=False)
+
+
+def test_threads_claim_every_grain_once():
+    ledger, owners = Ledger(20_000), [0] * 20_000
+
+    def front():
+        while True:
+            start = ledger.table.front
+            start, n = ledger.table.claim_front(3)
+            if not n:
+                return
+            for i in range(start, start + n):
+                owners[i] += 1
+
+    def back():
+        while grains := ledger.claim_back(2):
+            for i in grains:
+                owners[i] += 1
+
+    threads = [threading.Thread(target=f) for f in (front, back, front, back)]
+    for t in threads:
+        t.start()
+    for t in threads:
+        t.join(30)
+    assert set(owners) == {1}
