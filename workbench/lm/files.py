@@ -82,13 +82,17 @@ def path(name: str = "smollm2", *, progress: Progress | None = None, rebuild: st
     folder = model_folder()
     if not rebuild and not check(folder):
         return folder
-    with _lock(folder):
-        problem = rebuild or check(folder)
-        if not problem:  # another process made it while this one waited
-            return folder
-        if folder.exists():
-            warnings.warn(f"the model in {folder} is damaged ({problem}): making it anew", stacklevel=2)
-        _build(folder, progress or _silent)
+    try:
+        with _lock(folder):
+            problem = rebuild or check(folder)
+            if not problem:  # another process made it while this one waited
+                return folder
+            if folder.exists():
+                warnings.warn(f"the model in {folder} is damaged ({problem}): making it anew", stacklevel=2)
+            _build(folder, progress or _silent)
+    except OSError as error:
+        way_out = "set WORKBENCH_CACHE to a folder with 500 MB free"
+        raise ModelUnavailable(f"cannot write the model to {folder}: {error}; {way_out}") from error
     return folder
 
 
@@ -147,6 +151,8 @@ def _digest(content: dict[str, Any]) -> str:
 def _build(folder: Path, progress: Progress) -> None:
     from workbench.lm import fetch
 
+    for killed in folder.parent.glob(f".{FOLDER}-*"):  # what a killed process left; the lock is ours
+        shutil.rmtree(killed, ignore_errors=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{FOLDER}-", dir=folder.parent))
     try:
         ready = staging / "model"
@@ -160,10 +166,6 @@ def _build(folder: Path, progress: Progress) -> None:
             folder.rename(staging / "damaged")
         ready.rename(folder)
         progress(1, 1, "the model is ready")
-    except OSError as error:
-        raise ModelUnavailable(
-            f"cannot write the model to {folder}: {error}; set WORKBENCH_CACHE to a folder with 500 MB free"
-        ) from error
     finally:
         shutil.rmtree(staging, ignore_errors=True)
 
@@ -172,11 +174,15 @@ def _build(folder: Path, progress: Progress) -> None:
 def _lock(folder: Path) -> Iterator[None]:
     import filelock
 
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock = filelock.FileLock(folder.parent / f"{FOLDER}.lock", timeout=LOCK_TIMEOUT_S)
     try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with filelock.FileLock(folder.parent / f"{FOLDER}.lock", timeout=LOCK_TIMEOUT_S):
-            yield
+        lock.acquire()
     except filelock.Timeout as error:
         raise ModelUnavailable(
-            f"another process has been making {folder} for {LOCK_TIMEOUT_S} s: end it, or remove {error.lock_file}"
+            f"another process has been making {folder} for {LOCK_TIMEOUT_S} s: end it, then try again"
         ) from error
+    try:
+        yield
+    finally:
+        lock.release()
