@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from workbench.lm import LM, KVCache
 
+LEAVE_S = 1.0  # a loader that hangs in a read is left behind after so long: the closed ledger throws its bytes away
 STALL_S = 60.0  # nothing computed, loaded or failed for so long: the run ends with an error that says so
 SMOOTH = 0.3  # weight of the newest measurement in the running averages
 
@@ -102,7 +103,7 @@ class Embedded:
     def restore(self, prompts: Sequence[Sequence[int]], policy: Policy) -> list[Restored]:
         """Make every prompt ready. Stopped, Stalled, or what the model raised; loads that fail are computed."""
         grain = self.store.layout.tokens
-        self._begin = time.monotonic()
+        self._begin, self._over = time.monotonic(), threading.Event()
         tasks = [
             _Task(f"r{i} " if len(prompts) > 1 else "", ids, self.store.prompt(ids), grain, self.model)
             for i, ids in enumerate(prompts)
@@ -113,10 +114,11 @@ class Embedded:
         try:
             self._compute_all(tasks, policy)
         finally:
+            self._over.set()
             for task in tasks:
                 task.job.ledger.close()
             if loader.ident is not None:
-                loader.join(STALL_S)
+                loader.join(LEAVE_S)
         return [task.restored() for task in tasks]
 
     # -- compute -------------------------------------------------------------------------------------------------
@@ -170,8 +172,7 @@ class Embedded:
         believed = step.why.get("compute_s")
         if isinstance(believed, float) and believed > 0:
             scale = ledger.gauge("compute_scale") or 1.0
-            real = scale * seconds / believed
-            ledger.set_gauge("compute_scale", (1 - SMOOTH) * scale + SMOOTH * real)
+            ledger.set_gauge("compute_scale", scale * (1 - SMOOTH + SMOOTH * seconds / believed))
 
     # -- load ----------------------------------------------------------------------------------------------------
 
@@ -179,7 +180,7 @@ class Embedded:
         """The load thread. Whatever ends it, compute goes on with what is not loaded."""
         by_name = {task.job.name: task for task in tasks}
         try:
-            while not self.stop.is_set():
+            while not self._over.is_set():
                 jobs = [t.job for t in tasks if t.logits is None and not t.job.ledger.closed]
                 pause = 0.05
                 for job in policy.order_load(jobs):
@@ -193,7 +194,7 @@ class Embedded:
                 if not jobs or all(j.ledger.table.front >= j.ledger.table.back for j in jobs):
                     return
                 if pause:
-                    self.stop.wait(pause)
+                    self._over.wait(pause)
         except Exception as error:  # noqa: BLE001  a dead loader must not take the request down
             for task in tasks:
                 task.failures[f"loader died: {type(error).__name__}: {error}"] += 1
@@ -212,7 +213,7 @@ class Embedded:
                 ledger.failed(grain)
                 continue
             share = began + (arrived - began) * done / len(step.grains)
-            if self.stop.wait(max(0.0, share - time.monotonic())):
+            if self._over.wait(max(0.0, share - time.monotonic())):
                 ledger.failed(grain)
                 continue
             if ledger.begin_commit(grain):

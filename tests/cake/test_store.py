@@ -1,0 +1,162 @@
+"""The disk store: what goes in comes out bit by bit, and what was tampered with is refused by name."""
+
+import os
+
+import pytest
+import torch
+
+from workbench.cake.store import HEADER_BYTES, DiskStore, Layout, StoreError, TokenBucket, grain_keys
+
+LAYOUT = Layout(layers=2, kv_heads=2, tokens=16, head_dim=8, dtype="float32")
+IDS = list(range(100, 100 + 16 * 6 + 5))
+
+
+def kv(seed: int) -> torch.Tensor:
+    return torch.randn(LAYOUT.shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def store(tmp_path):
+    return DiskStore(tmp_path / "kv", LAYOUT, "model-a")
+
+
+def fill(store, ids=IDS):
+    prompt = store.prompt(ids)
+    for i in range(len(prompt.stored)):
+        prompt.write(i, kv(i))
+    return store.prompt(ids)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("cold", [False, True])
+def test_bits_survive(tmp_path, dtype, cold):
+    layout = Layout(2, 2, 16, 8, dtype)
+    store = DiskStore(tmp_path, layout, "m", cold=cold, sync=True)
+    prompt = store.prompt(IDS)
+    assert prompt.stored == [False] * 6  # whole grains only
+    sent = kv(1).to(getattr(torch, dtype))
+    prompt.write(3, sent)
+    again = DiskStore(tmp_path, layout, "m", cold=cold).prompt(IDS)
+    assert again.stored == [False, False, False, True, False, False]
+    assert torch.equal(again.read(3).view(torch.uint8), sent.view(torch.uint8))
+
+
+def test_keys_follow_prefix_model_and_layout():
+    base = grain_keys(IDS, LAYOUT, "model-a")
+    changed = IDS.copy()
+    changed[40] += 1  # inside grain 2
+    other = grain_keys(changed, LAYOUT, "model-a")
+    assert other[:2] == base[:2] and not set(other[2:]) & set(base)
+    assert not set(grain_keys(IDS, LAYOUT, "model-b")) & set(base)
+    assert not set(grain_keys(IDS, Layout(2, 2, 16, 8, "bfloat16"), "model-a")) & set(base)
+
+
+def damage(path, how):
+    raw = bytearray(path.read_bytes())
+    if how == "truncated":
+        raw = raw[:-100]
+    elif how == "header cut":
+        raw = raw[:100]
+    elif how == "payload bit":
+        raw[HEADER_BYTES + 77] ^= 1
+    elif how == "header bit":
+        raw[30] ^= 1
+    elif how == "empty":
+        raw = bytearray()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize(
+    ("how", "cause"),
+    [("truncated", "truncated"), ("header cut", "truncated"), ("payload bit", "corrupt"), ("header bit", "corrupt"), ("empty", "truncated")],
+)  # fmt: skip
+def test_damage_is_named(store, how, cause):
+    prompt = fill(store)
+    damage(store.path(prompt.keys[2]), how)
+    with pytest.raises(StoreError) as caught:
+        prompt.read(2)
+    assert caught.value.cause == cause and prompt.keys[2].hex() in str(caught.value)
+    assert torch.equal(prompt.read(3), kv(3))  # the others are untouched
+
+
+def test_every_byte_of_the_header_and_payload_is_covered(store):
+    """Any single flipped byte that means something is found (control: the untouched file reads)."""
+    prompt = fill(store)
+    path = store.path(prompt.keys[0])
+    good = path.read_bytes()
+    prompt.read(0)
+    for at in [*range(0, 168, 3), HEADER_BYTES, len(good) - 1]:
+        bad = bytearray(good)
+        bad[at] ^= 0x40
+        path.write_bytes(bad)
+        with pytest.raises(StoreError):
+            prompt.read(0)
+
+
+def test_other_version_and_foreign_files_are_refused(store, tmp_path):
+    prompt = fill(store)
+    os.replace(store.path(prompt.keys[1]), store.path(prompt.keys[2]))
+    with pytest.raises(StoreError, match="another prompt") as caught:
+        prompt.read(2)
+    assert caught.value.cause == "foreign"
+    with pytest.raises(StoreError) as caught:
+        prompt.read(1)
+    assert caught.value.cause == "missing"
+
+
+def test_version_is_checked(store, monkeypatch):
+    prompt = fill(store)
+    monkeypatch.setattr("workbench.cake.store.VERSION", 2)
+    with pytest.raises(StoreError, match="delete the store") as caught:
+        prompt.read(0)
+    assert caught.value.cause == "version"
+
+
+def test_a_failed_write_leaves_nothing(store, monkeypatch):
+    prompt = store.prompt(IDS)
+    monkeypatch.setattr("os.utime", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(OSError, match="No space"):
+        prompt.write(0, kv(0))
+    assert list(store.folder.iterdir()) == []
+
+
+def test_wrong_shape_is_refused(store):
+    with pytest.raises(ValueError, match="does not fit"):
+        store.prompt(IDS).write(0, torch.zeros(1))
+
+
+@pytest.mark.parametrize(("eviction", "kept"), [("head-last", [True] * 3 + [False] * 3), ("head-first", [False] * 3 + [True] * 3)])
+def test_eviction_inside_a_context(tmp_path, eviction, kept):
+    size = (LAYOUT.nbytes + HEADER_BYTES) / 1e6
+    store = DiskStore(tmp_path, LAYOUT, "m", limit_mb=3.5 * size, eviction=eviction)
+    prompt = store.prompt(IDS)
+    for i in range(6):
+        prompt.write(i, kv(i))
+    assert store.used_mb() <= 3.5 * size
+    assert store.prompt(IDS).stored == kept
+
+
+def test_the_context_used_last_stays(tmp_path):
+    size = (LAYOUT.nbytes + HEADER_BYTES) / 1e6
+    store = DiskStore(tmp_path, LAYOUT, "m", limit_mb=12.5 * size)
+    other = [t + 1000 for t in IDS]
+    third = [t + 2000 for t in IDS]
+    fill(store)
+    fill(store, other)
+    store.prompt(IDS)  # used again: the other one is now the oldest
+    fill(store, third)
+    assert all(store.prompt(IDS).stored) and not any(store.prompt(other).stored)
+
+
+def test_folder_that_cannot_be_made(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OSError, match="KV store folder"):
+        DiskStore(tmp_path / "file" / "kv", LAYOUT, "m")
+
+
+def test_bucket_adds_up():
+    bucket = TokenBucket(10.0)
+    first, second = bucket.reserve(1_000_000), bucket.reserve(2_000_000)
+    assert second - first == pytest.approx(0.2)
+    free = TokenBucket(0.0)
+    assert free.reserve(10**12) == pytest.approx(free.reserve(1), abs=5.0)

@@ -1,0 +1,163 @@
+"""The run as users start it: measured on the tiny model, simulated, and refused where it must be."""
+
+import threading
+
+import pytest
+
+import workbench as wb
+from workbench.backends import BackendUnavailable
+from workbench.cake import SYSTEM, model_time, paper
+from workbench.cake.config import CakeConfig
+
+TINY = SYSTEM.presets["tiny"].model_dump()
+
+
+def run(**changes):
+    return wb.run("cake", SYSTEM.config(**(TINY | changes)))
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return run(rounds=2, sweep_points=2)
+
+
+def test_summary_has_what_a_table_needs(measured):
+    s = measured.summary()
+    wanted = "ttft_s compute_only_ttft_s load_only_ttft_s oracle_ttft_s speedup_vs_best_single ratio_to_oracle"
+    assert set(wanted.split()) | {"meeting_token", "prompt_tokens", "exact"} <= set(s)
+    assert s["exact"] == 1.0 and s["prompt_tokens"] == 1601
+    assert set(measured.provenance.badges) == set(s)
+    assert measured.provenance.badges["ttft_s"] == "measured"
+    assert measured.provenance.badges["oracle_ttft_s"] == "modelled"
+
+
+def test_every_mode_was_measured_in_every_round(measured):
+    frame = measured.to_frame()
+    at_link = frame[frame["mode"].isin(["compute", "load", "cake"])]
+    assert at_link[at_link.link_mb_s.isin([0.0, 40.0])].groupby("mode").size().to_dict() == {"cake": 2, "compute": 2, "load": 2}
+    assert {"raw load", "raw cake"} <= set(frame["mode"])
+    assert len(frame[(frame["mode"] == "cake") & ~frame.link_mb_s.isin([40.0])]) == 2  # the sweep
+    assert (frame[frame["mode"] == "load"].loaded_tokens == 1600).all()
+
+
+def test_exact_means_something(measured):
+    """Control: corrupted KV is far outside the tolerance, and a result whose control did not fail is not exact."""
+    assert measured.control_max_abs_diff > 10 * measured.tolerance
+    assert not measured.model_copy(update={"control_max_abs_diff": 0.0}).exact
+    wrong = [r.model_copy(update={"same_tokens": False}) for r in measured.rows[-1:]]
+    assert not measured.model_copy(update={"rows": measured.rows[:-1] + wrong}).exact
+
+
+def test_the_trace_covers_the_prompt_once(measured):
+    positions = sorted((k.first_token, k.last_token) for k in measured.strokes)
+    assert positions[0][0] == 0 and positions[-1][1] == 1601
+    assert all(a[1] == b[0] for a, b in zip(positions, positions[1:], strict=False))
+
+
+def test_balance_point_is_set_and_said():
+    said = []
+    result = wb.run("cake", SYSTEM.config(**(TINY | {"link_mb_s": None})), on_event=said.append)
+    s = result.summary()
+    assert any("link set to" in getattr(e, "text", "") for e in said)
+    assert 0.3 < s["load_only_ttft_s"] / s["compute_only_ttft_s"] < 3
+
+
+@pytest.mark.parametrize("policy", ["compute", "load"])
+def test_a_baseline_is_the_same_run_with_another_policy(policy):
+    result = run(policy=policy)
+    s = result.summary()
+    assert s["ttft_s"] == s[f"{policy}_only_ttft_s"] and s["exact"] == 1.0
+
+
+@pytest.mark.parametrize("batch", ["fifo", "mean", "makespan"])
+def test_several_requests(batch):
+    result = run(requests=3, batch=batch)
+    assert result.summary()["exact"] == 1.0
+    assert result.summary()["makespan_s"] >= result.summary()["ttft_s"]
+
+
+def test_own_text(tmp_path):
+    path = tmp_path / "mine.txt"
+    path.write_text("A line of my own. " * 200)
+    result = run(prompt_file=str(path), prompt_tokens=900)
+    assert result.summary()["exact"] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_file": "/nowhere/x.txt"}, "prompt_file: /nowhere/x.txt cannot be read"),
+        ({"backend": "sim", "sim_hardware": "H100", "sim_share": 12.5}, "sim_share: the paper has no H100 at 12.5"),
+    ],
+)
+def test_wrong_input_at_run_time_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        run(**changes)
+
+
+def test_own_text_that_is_too_short(tmp_path):
+    path = tmp_path / "short.txt"
+    path.write_text("short")
+    with pytest.raises(ValueError, match="ask for fewer"):
+        run(prompt_file=str(path))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"prompt_tokens": 9000, "model": "smollm2"}, "8192 positions"),
+        ({"prompt_tokens": 100}, "two grains"),
+        ({"step": 32, "grain": 64}, "at least one grain"),
+        ({"engine": "vllm", "requests": 2}, "one prompt at a time"),
+        ({"grain": 100}, "multiple of 16"),
+    ],
+)
+def test_wrong_config_is_named(changes, message):
+    with pytest.raises(ValueError, match=message):
+        CakeConfig(**(TINY | changes))
+
+
+def test_cuda_is_not_silently_replaced():
+    with pytest.raises(BackendUnavailable):
+        run(backend="cuda")
+
+
+def test_cancel_leaves_no_thread_and_no_file(tmp_path, monkeypatch):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    going = wb.start("cake", SYSTEM.config(**(TINY | {"link_mb_s": 0.5, "policy": "load"})))
+    while not any("load" in getattr(e, "note", "") for _, e in going.events):
+        threading.Event().wait(0.02)
+        assert going.state != "failed", going.error
+    going.cancel()
+    going.wait(10)
+    assert going.state == "cancelled" and list(tmp_path.iterdir()) == []
+    assert not [t for t in threading.enumerate() if t.name.startswith(("cake", "workbench"))]
+
+
+def test_simulated_run_is_deterministic_and_says_modelled():
+    one, two = (wb.run("cake", preset="paper") for _ in range(2))
+    assert one.decided() == two.decided()
+    assert set(one.provenance.badges.values()) == {"modelled"} and "exact" not in one.summary()
+    assert len(one.claims()) == 2 * len(paper.cells())
+
+
+def test_the_paper_table_is_reproduced_by_its_ratios():
+    """Every cell of table 3 within 16 %, half of them within 6 %; calibrated on the quotient of each row alone."""
+    errors = []
+    for cell, load, compute in model_time.table_3():
+        errors += [abs(load / cell.over_load - 1), abs(compute / cell.over_compute - 1)]
+    assert max(errors) < 0.16 and sorted(errors)[len(errors) // 2] < 0.06
+
+
+def test_the_table_is_not_a_fit_of_anything():
+    """Control: half the bandwidth everywhere misses the same cells."""
+    missed = 0
+    for cell in paper.cells():
+        costs = paper.costs_at(cell.hardware, cell.share, cell.gbps / 2)
+        compute_s, load_s = model_time.single_s(costs, paper.TOKENS, paper.GRAIN, paper.STEP, 1)
+        from workbench.cake.policy import Policy
+        from workbench.cake.sim import ttft
+
+        cake_s = ttft(Policy(costs, paper.STEP, 1), paper.TOKENS, paper.GRAIN)
+        missed += abs(load_s / cake_s / cell.over_load - 1) > 0.16
+    assert missed > len(paper.cells()) / 3
