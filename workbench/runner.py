@@ -6,6 +6,7 @@ generator -> thread -> events with their times -> state, result or error -> reco
 from __future__ import annotations
 
 import ast
+import contextlib
 import threading
 import time
 from typing import TYPE_CHECKING, Any, Literal
@@ -69,9 +70,9 @@ class Run:
 
     def _drain(self) -> None:
         self.state = "running"
-        work: Work = self.system.work(self.config)
         state: State = "failed"
         try:
+            work: Work = self.system.work(self.config)
             while not self._cancel.is_set():
                 event = next(work)
                 self.events.append((time.perf_counter() - self._clock, event))
@@ -131,22 +132,17 @@ def follow(going: Run, on_event: Callable[[Event], None] | None = None) -> Resul
 
 def _draw(going: Run, on_event: Callable[[Event], None] | None) -> None:
     """Draw progress, hand on events, until the run has ended."""
-    import sys
+    from workbench.bar import bar
 
-    from tqdm import tqdm
-
-    seen = 0
-    with tqdm(total=100, file=sys.stderr, bar_format="{desc} {percentage:3.0f}%|{bar:30}|{elapsed}") as bar:
-        ended = False
+    seen, ended = 0, False
+    with contextlib.closing(bar(going.system.name)) as shown:
         while not ended:
             ended = going._finished.wait(0.1)
             for _, event in going.events[seen:]:
                 seen += 1
                 if on_event is not None:
                     on_event(event)
-            bar.set_description_str(f"{going.system.name}: {going.progress.note[:60]}")
-            bar.n = min(100.0, 100 * going.progress.done / max(going.progress.total, 1e-9))
-            bar.refresh()
+            shown.update(min(1.0, going.progress.done / max(going.progress.total, 1e-9)), going.progress.note)
     going.wait()
 
 
@@ -192,6 +188,6 @@ def from_code(code: str) -> tuple[System, Config]:
         raise ValueError(f'not a call like wb.run("cake", preset="small"): {error}') from error
     try:
         target = system(name)
-    except KeyError as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(str(error.args[0])) from error
     return target, target.make(given.pop("preset", "small"), **given)

@@ -16,6 +16,9 @@ from workbench.ui.view import View
 _HINT = '<div class="wb-blank">Run twice, or press Run baselines: results are laid side by side here.</div>'
 
 
+_NONE = ("choose a result", "")
+
+
 class Beside(widgets.VBox):  # type: ignore[misc]
     """Holds results by name; `comparison` is what is shown, None at first."""
 
@@ -23,8 +26,8 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         self.sources: dict[str, Result | Record] = {}
         self.comparison: Comparison | None = None
         self._busy = False
-        self.first = widgets.Dropdown(description="Compare", tooltip="What the other is measured by")
-        self.second = widgets.Dropdown(description="with", tooltip="The other result")
+        self.first = widgets.Dropdown(description="Compare", options=[_NONE], tooltip="What the other is measured by")
+        self.second = widgets.Dropdown(description="with", options=[_NONE], tooltip="The other result")
         self.told, self.figure = View(), FigurePane()
         pair = widgets.HBox([self.first, self.second])
         pair.add_class("wb-pair")
@@ -40,8 +43,8 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         self._busy = True
         try:
             for side, value in zip((self.first, self.second), kept, strict=True):
-                side.options = list(self.sources)
-                side.value = value if value in self.sources else None
+                side.options = [_NONE, *((name, name) for name in self.sources)]
+                side.value = value if value in self.sources else ""
         finally:
             self._busy = False
 
@@ -49,7 +52,7 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         """Offer one no longer."""
         self.sources.pop(name, None)
         for side in (self.first, self.second):
-            side.options = list(self.sources)
+            side.options = [_NONE, *((name, name) for name in self.sources)]
 
     def show(self, results: dict[str, Result], trouble: dict[str, str] | None = None) -> None:
         """Lay these side by side; `trouble` says of others why they are not there."""
@@ -66,7 +69,7 @@ class Beside(widgets.VBox):  # type: ignore[misc]
 
     def _on_choice(self, _: Any) -> None:
         names = [self.first.value, self.second.value]
-        if self._busy or None in names:
+        if self._busy or not all(names):
             return
         if names[0] == names[1]:
             self.told.html = '<div class="wb-quiet">Choose two different results.</div>'

@@ -76,20 +76,27 @@ class Comparison:
 
     def sentence(self) -> str:
         """What differs between the configs, in words."""
-        said = [f"{name} is {' against '.join(str(v) for v in row)}" for name, row in self.differences().items()]
-        return f"{' and '.join(self.names)} differ in: {'; '.join(said)}." if said else "The configs are equal."
+        said = []
+        for field, row in self.differences().items():
+            values = ", ".join(f"{value} ({name})" for name, value in zip(self.names, row, strict=True))
+            said.append(f"{field} = {values}")
+        return f"Settings that differ: {'; '.join(said)}." if said else "The settings are equal."
 
     def html(self) -> str:
         """Difference of the configs and the table of numbers."""
         frame = self.to_frame()
-        head = ["number", *map(escape, self.names), *(escape(self._ratio(n)) for n in self.names[1:])]
+        head = ["number", *map(escape, self.names)]
         rows = []
         for row in frame.to_dict("records"):
             words = theme.split_unit(row["number"])[0]
-            cells = [f"{theme.quantity(row['number'], row[n])} {_mark(row[f'badge_{n}'])}" for n in self.names]
-            ratios = [f"{theme.number(row[self._ratio(n)])} ×" for n in self.names[1:]]
-            rows.append([escape(words), *cells, *ratios])
-        return f"<p>{escape(self.sentence())}</p>{table(head, rows, numeric=1)}"
+            ratios = {n: f" ({theme.number(row[self._ratio(n)])}&nbsp;×)" for n in self.names[1:]}
+            cells = [
+                f"{theme.quantity(row['number'], row[n])}{ratios.get(n, '')}<br>{_mark(row[f'badge_{n}'])}"
+                for n in self.names
+            ]
+            rows.append([escape(words), *cells])
+        note = f"In brackets: the ratio to {self.names[0]}"
+        return f"<p>{escape(self.sentence())}</p>{table(head, rows, caption=note, numeric=1)}"
 
     def _ratio(self, name: str) -> str:
         return "ratio" if len(self.names) == 2 else f"{name} / {self.names[0]}"

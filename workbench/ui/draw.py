@@ -6,6 +6,7 @@ Every picture has role="img", a title and a sentence, and tells kinds apart by h
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from html import escape
 
@@ -51,7 +52,7 @@ def lanes(
         parts.append(
             _rect(span, at, left, width, tops[span.lane], bar, kinds.index(span.kind), serial, pickable, chosen)
         )
-    height = 16 + len(names) * row + 14
+    height = 16 + len(names) * row + 2
     parts.append(_ticks(lo, hi, height - 6))
     text = describe(spans)
     return (
@@ -126,7 +127,11 @@ def _rect(
     pick = f' data-pick="{at}"' if pickable else ""
     name = ' class="wb-span wb-chosen"' if at == chosen else ' class="wb-span"'
     tip = f"{span.label}: {theme.number(span.start_s)} s to {theme.number(span.end_s)} s"
-    text = f'<text x="4" y="{bar - 5}">{escape(span.label)}</text>' if bar >= 20 and width > 4 else ""
+    text = (
+        f'<text x="4" y="{bar - 5}">{escape(span.label)}</text>'
+        if bar >= 20 and width > 1.5 + 1.15 * len(span.label)
+        else ""
+    )
     return (
         f'<svg x="{left:.3f}%" y="{top}" width="{width:.3f}%" height="{bar}"{name}{pick}><title>{escape(tip)}</title>'
         f'<rect width="100%" height="100%" fill="url(#wbh{serial}-{kind})"/>{text}</svg>'
@@ -134,12 +139,16 @@ def _rect(
 
 
 def _ticks(lo: float, hi: float, y: int) -> str:
-    said = [f"{theme.number(lo + (hi - lo) * at / 4)} s" for at in range(5)]
-    anchors = ("start", "middle", "middle", "middle", "end")
-    marks = [
-        f'<text class="wb-tick" x="{25 * at}%" y="{y}" text-anchor="{anchors[at]}">{text}</text>'
-        for at, text in enumerate(said)
-    ]
+    """Round times along the bottom, four to eight of them."""
+    rough = (hi - lo) / 4
+    power = 10 ** math.floor(math.log10(rough))
+    step = max(m * power for m in (1, 2, 5) if m * power <= rough)
+    marks = []
+    for at in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1):
+        x = 100 * (at * step - lo) / (hi - lo)
+        anchor = "start" if x < 4 else "end" if x > 93 else "middle"
+        text = f"{round(at * step, 9):g} s"
+        marks.append(f'<text class="wb-tick" x="{x:.2f}%" y="{y}" text-anchor="{anchor}">{text}</text>')
     return "".join(marks)
 
 

@@ -87,7 +87,7 @@ class Form(widgets.VBox):  # type: ignore[misc]
         except ValidationError as error:
             for one in error.errors():
                 name = str(one["loc"][0]) if one["loc"] else ""
-                errors.setdefault(name, one["msg"].removeprefix("Value error, "))
+                errors.setdefault(name, message(one))
         return None, errors
 
     def _refresh(self) -> None:
@@ -128,6 +128,18 @@ class Form(widgets.VBox):  # type: ignore[misc]
 
     def __repr__(self) -> str:
         return f"Form({self.system.name!r})"
+
+
+def message(error: Any) -> str:
+    """One of pydantic's errors, in its words without its prefix."""
+    return str(error["msg"]).removeprefix("Value error, ")
+
+
+def plain(error: ValueError) -> str:
+    """What is wrong in one line: "chunks: Input should be less than or equal to 400"."""
+    if not isinstance(error, ValidationError):
+        return str(error)
+    return "; ".join(": ".join([*map(str, one["loc"]), message(one)]) for one in error.errors())
 
 
 def _ordered(config: type[Config]) -> list[tuple[str, Any]]:

@@ -18,7 +18,7 @@ from workbench.records import Record
 from workbench.runner import Run, from_code, to_code
 from workbench.system import Config, Result, System, system, systems
 from workbench.ui import export
-from workbench.ui.form import Form
+from workbench.ui.form import Form, plain
 from workbench.ui.jobs import Job, Jobs
 from workbench.ui.live import Live, Story
 from workbench.ui.replay import Replay
@@ -78,7 +78,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             try:
                 jobs.append(Job(name, self.system.make(None, **(config.model_dump() | dict(changes)))))
             except ValueError as error:
-                self._trouble[name] = f"not a valid setting: {error}"
+                self._trouble[name] = f"not a valid setting: {plain(error)}"
         self._begin(jobs)
 
     def cancel(self) -> None:
@@ -190,7 +190,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             if target.name != self.system.name:
                 raise ValueError(f'this panel is for {self.system.name}; wb.open("{target.name}") opens the other')
         except ValueError as error:
-            self.code_told.value = f'<div class="wb-error" role="alert">{escape(str(error))}</div>'
+            self.code_told.value = f'<div class="wb-error" role="alert">{escape(plain(error))}</div>'
             return
         self.code_told.value = ""
         if config != self.form.config_or_none():
@@ -252,12 +252,15 @@ class Panel(widgets.VBox):  # type: ignore[misc]
     def _accept(self, result: Result, of: str) -> None:
         """Take `result` as the last good one."""
         self.results.show(result, self._story.spans)
-        self.results.dim(False)
         self.results.remember(of, result)
         self._of = of
-        self.caption.html = f'<div class="wb-caption">From {escape(of)}</div>'
+        self._caption()
         self.links.html = f"Download: {export.links(result, self.system.name, self._story.spans)}"
         self._footer.layout.display = ""
+
+    def _caption(self) -> None:
+        self.results.dim(False)
+        self.caption.html = f'<div class="wb-caption">From {escape(self._of)}</div>'
 
     def _idle(self, error: BaseException | None) -> None:
         """Nothing runs any more: comparison of the baselines, history, buttons."""
@@ -269,6 +272,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self.results.beside.show({"this run": self.result} | self.baselines, trouble)
             self.results.turn("Compare")
             self.baselines = dict(self.baselines)
+        if self._state == "done" and self.result is not None:
+            self._caption()
         self.results.past.refresh()
         self._buttons(running=False)
 

@@ -45,12 +45,11 @@ class Past(widgets.VBox):  # type: ignore[misc]
         return self._found.get(str(self.listed.value))
 
     def refresh(self) -> None:
-        """Read the list anew; the marked one stays marked."""
+        """Read the list anew; the newest is marked."""
         found = records.history(self.name)
         self._found = {record.id: record for record in list(found)[:_LISTED]}
-        marked = self.listed.value
         self.listed.options = [(_line(record), record.id) for record in self._found.values()]
-        self.listed.value = marked if marked in self._found else next(iter(self._found), None)
+        self.listed.value = next(iter(self._found), None)
         for button in (self.reopen, self.delete):
             button.disabled = not self._found
         said = "" if self._found else '<div class="wb-quiet">No run of this system is on disk yet.</div>'

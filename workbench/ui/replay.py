@@ -30,7 +30,7 @@ class Replay(widgets.HBox):  # type: ignore[misc]
         )
         self.where = widgets.Label("")
         super().__init__([self.slider, self.where])
-        self.add_class("wb-replay")
+        self.add_class("wb-scrub")
         self.slider.observe(self._on_slide, "value")
 
     def load(self, events: Sequence[tuple[float, Event]], state: str, text: str) -> None:

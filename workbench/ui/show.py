@@ -51,8 +51,8 @@ def claims_html(claims: list[Claim]) -> str:
     rows = [
         [
             escape(c.what),
-            f"{theme.number(c.paper)} {escape(c.unit)}",
-            f"{theme.number(c.ours)} {escape(c.unit)}" if c.ours is not None else "not tried here",
+            f"{theme.number(c.paper)} {unit(c)}",
+            f"{theme.number(c.ours)} {unit(c)}" if c.ours is not None else "not tried here",
             badge(c.badge) if c.ours is not None else "",
             escape(c.source),
             escape(c.note),
@@ -61,6 +61,11 @@ def claims_html(claims: list[Claim]) -> str:
     ]
     head = ["claim", "paper", "here", "how", "where in the paper", "note"]
     return table(head, rows, caption="The paper's numbers beside ours") if rows else ""
+
+
+def unit(claim: Claim) -> str:
+    """The claim's unit, a factor as ×."""
+    return "×" if claim.unit == "x" else escape(claim.unit)
 
 
 def provenance_html(result: Result) -> str:

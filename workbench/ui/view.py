@@ -45,9 +45,13 @@ def table(head: list[str], rows: list[list[str]], *, caption: str = "", numeric:
     """An HTML table of cells that are HTML already; columns from `numeric` on are set right."""
 
     def cells(row: list[str], tag: str) -> str:
-        kind = [' class="wb-num"' if 0 <= numeric <= at else "" for at in range(len(row))]
+        left, right = (
+            ' style="text-align:left"',
+            ' class="wb-num" style="text-align:right"',
+        )  # a saved cell has no style sheet
+        kind = [right if 0 <= numeric <= at else left for at in range(len(row))]
         return "".join(f"<{tag}{k}>{cell}</{tag}>" for k, cell in zip(kind, row, strict=True))
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    title = f"<caption>{escape(caption)}</caption>" if caption else ""
+    title = f'<caption style="text-align:left;font-weight:600">{escape(caption)}</caption>' if caption else ""
     return f'<table class="wb-table">{title}<thead><tr>{cells(head, "th")}</tr></thead><tbody>{body}</tbody></table>'
