@@ -1,0 +1,32 @@
+"""The toy system stands in the catalogue, and no test leaves a thread."""
+
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+import toy
+
+import workbench.system
+
+
+@pytest.fixture
+def system(monkeypatch):
+    yield toy.install(monkeypatch.setattr)
+    monkeypatch.undo()
+    workbench.system.system.cache_clear()
+    workbench.system.systems.cache_clear()
+
+
+def ours() -> list[threading.Thread]:
+    return [t for t in threading.enumerate() if t.name.startswith("workbench")]
+
+
+@pytest.fixture(autouse=True)
+def no_thread_left():
+    yield
+    for thread in ours():
+        thread.join(10)
+    assert ours() == []

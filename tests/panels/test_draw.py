@@ -1,0 +1,68 @@
+"""Pictures carry their text, fit any number of spans, and tell kinds apart without colour."""
+
+import re
+
+import pytest
+
+from workbench.system import Note, Point, Progress, Span
+from workbench.ui import draw
+from workbench.ui.live import Story, body_html, head_html
+
+
+def spans(count, lane="compute"):
+    return [Span(lane, at * 0.1, at * 0.1 + 0.1, f"<{at}>", lane) for at in range(count)]
+
+
+def test_lanes_have_role_title_and_sentence():
+    svg = draw.lanes([*spans(3), *spans(2, "load")], title="Timeline")
+    assert 'role="img"' in svg
+    assert 'aria-label="Timeline. compute: 3 spans up to 0.3 s; load: 2 spans up to 0.2 s."' in svg
+    assert "<title>Timeline</title><desc>" in svg
+    assert "<0>" not in svg
+
+
+def test_kinds_differ_by_hatching():
+    svg = draw.lanes([*spans(1), *spans(1, "load")], title="t")
+    hatches = re.findall(r'<path d="([^"]*)"', svg)
+    assert len(set(hatches)) == 2
+
+
+def test_too_many_spans_are_joined_but_the_chosen_one_stays():
+    many = spans(20_000)
+    svg = draw.lanes(many, title="t", pickable=True, chosen=7_777)
+    assert svg.count("data-pick") <= 2 * draw.MOST
+    assert svg.count("wb-chosen") == 1
+    assert 'data-pick="7777"' in svg
+
+
+def test_window_cuts():
+    svg = draw.lanes(spans(100), title="t", window=(2.0, 3.0), pickable=True)
+    assert 10 <= svg.count("data-pick") <= 12
+
+
+@pytest.mark.parametrize("window", [(0.0, 0.0), (5.0, 5.0), (1e-7, 2e-7), (0, 1e6)])
+def test_any_window_has_ticks(window):
+    assert draw.lanes(spans(3), title="t", window=window).count("wb-tick") >= 1
+
+
+@pytest.mark.parametrize("points", [[], [(0, 0)], [(0, 1), (0, 1)], [(at, -at) for at in range(1000)]])
+def test_curve_of_anything(points):
+    svg = draw.curve("done <x>", points, draw.theme.series(0))
+    assert 'role="img"' in svg
+    assert "&lt;x&gt;" in svg
+    assert svg.count(",") < 300
+
+
+def test_story_folds_events():
+    story = Story(
+        [(0.1, Progress(1, 4, "a")), (0.2, Point("s", 0, 1)), (0.3, Note("n", "warning")), (0.4, spans(1)[0])]
+    )
+    assert (story.share, story.count, story.at_s) == (0.25, 4, 0.4)
+    body = body_html(story)
+    assert all(word in body for word in ("Timeline", "Curves", "Notes", "wb-warning"))
+    assert 'aria-valuenow="25"' in head_html(story, "running", "x")
+    assert 'role="status"' in head_html(story, "running", "x")
+
+
+def test_progress_without_total_is_no_division():
+    assert Story([(0.0, Progress(3, 0))]).share == 0

@@ -1,0 +1,103 @@
+"""The form is the config: a widget for each type, exact values, and errors beside the field that they name."""
+
+import ipywidgets as widgets
+import pytest
+import toy
+
+from workbench.ui.form import Form
+
+
+@pytest.fixture
+def form(system):
+    return Form(system)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("chunks", widgets.IntSlider),
+        ("link_mb_s", widgets.FloatText),
+        ("mode", widgets.Dropdown),
+        ("check", widgets.Checkbox),
+        ("tag", widgets.Text),
+        ("pause_s", widgets.FloatSlider),
+        ("seed", widgets.IntText),
+    ],
+)
+def test_widget_follows_the_type(form, name, kind):
+    assert type(form.fields[name].input) is kind
+
+
+def test_every_setting_has_its_help_and_dear_ones_wait_for_release(form):
+    for name, info in toy.Toy.model_fields.items():
+        texts = [w.value for w in form.fields[name].children if isinstance(w, widgets.HTML)]
+        assert any((info.description or "") in text for text in texts)
+        assert getattr(form.fields[name].input, "continuous_update", False) is False
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        toy.Toy(),
+        toy.Toy(chunks=300, link_mb_s=0.123456789, mode="load", check=False, tag="a 'b' <c>", pause_s=0.333333, seed=9),
+        toy.Toy(link_mb_s=999.99),
+    ],
+)
+def test_loaded_config_comes_back_exactly(form, config):
+    form.load(config)
+    assert form.config == config
+
+
+def test_none_has_its_meaning_in_words(form):
+    field = form.fields["link_mb_s"]
+    assert field._none.description == "not throttled"
+    assert form.config.link_mb_s is None
+    assert field.input.disabled
+    field._none.value = False
+    field.input.value = 30
+    assert form.config.link_mb_s == 30
+    assert not field.input.disabled
+
+
+def test_wrong_value_is_named_beside_its_field(form):
+    field = form.fields["link_mb_s"]
+    field._none.value = False
+    field.input.value = 5000
+    assert "less than or equal to 1000" in field.error
+    assert "link_mb_s" in field._error.value
+    assert [name for name, f in form.fields.items() if f.error] == ["link_mb_s"]
+    with pytest.raises(ValueError, match=r"link_mb_s: .*1000"):
+        _ = form.config
+    field.input.value = 500
+    assert field.error == ""
+    assert form.config.link_mb_s == 500
+
+
+def test_error_of_several_fields_stands_over_the_form(form):
+    form.fields["mode"].input.value = "load"
+    form.fields["chunks"].input.value = 301
+    assert "at most 300" in form._general.value
+    form.fields["chunks"].input.value = 300
+    assert form._general.value == ""
+
+
+def test_preset_follows_and_leads(form, system):
+    form.preset.value = "small"
+    assert form.config == system.presets["small"]
+    form.fields["chunks"].input.value = 7
+    assert form.preset.value == "(changed)"
+    form.fields["chunks"].input.value = 12
+    assert form.preset.value == "small"
+
+
+def test_advanced_settings_are_folded(form):
+    groups = [child for child in form.children if isinstance(child, widgets.Accordion)]
+    assert [g.titles for g in groups] == [("Advanced",)]
+    assert groups[0].selected_index is None
+
+
+def test_other_config_is_refused(form):
+    from workbench.system import Config
+
+    with pytest.raises(TypeError, match="toy takes a Toy, not Config"):
+        form.load(Config())

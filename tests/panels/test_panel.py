@@ -1,0 +1,279 @@
+"""A panel without browser and kernel: press, wait, look at the traits."""
+
+import threading
+
+import pytest
+import toy
+
+import workbench as wb
+from workbench import records
+from workbench.runner import Run
+from workbench.ui.panel import Panel
+
+WAIT_S = 60
+
+
+@pytest.fixture
+def panel(system):
+    return Panel(system)
+
+
+def set_fields(panel, **values):
+    for name, value in values.items():
+        panel.form.fields[name].value = value
+    panel.form._refresh()
+
+
+def test_run_shows_everything(panel):
+    assert panel.state == "ready"
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "done"
+    assert panel.result.config == panel.config
+    assert "wb-done" in panel.live.head.html
+    assert "12 chunks were had" in panel.results.head.html
+    assert "measured" in panel.results.head.html
+    data = panel.results.figure.out.outputs[0]["data"]
+    assert data["application/vnd.plotly.v1+json"]["layout"]["title"]["text"] == "Chunks over time"
+    assert "done_s" in panel.results.rows.html
+    assert "paper" in panel.results.rows.html
+    assert panel.results.timeline.spans == panel.result.spans()
+    assert "38 events" in panel.results.said.html
+    assert len(panel.results.past.listed.options) == 1
+    assert not panel.run_button.disabled
+    assert panel.cancel_button.disabled
+
+
+def test_text_from_the_system_is_escaped(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert "<mode>" not in panel.live.body.html
+    assert "&lt;mode&gt;" in panel.live.body.html
+    assert "<last>" not in panel.results.head.html
+
+
+def test_cancel_is_idempotent_and_keeps_what_was_seen(panel):
+    set_fields(panel, pause_s=0.05, chunks=400)
+    panel.cancel()  # before anything runs
+    panel.run_button.click()
+    assert panel.state == "running"
+    assert panel.run_button.disabled
+    panel.cancel_button.click()
+    panel.cancel_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "cancelled"
+    assert "partial" in panel.live.head.html
+    assert panel.result is None
+    assert len(panel.run.events) < 400
+
+
+def test_failure_stands_beside_its_cause_and_stays(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    good = panel.result
+    set_fields(panel, fail_at=3)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "failed"
+    assert isinstance(panel.run.error, RuntimeError)
+    assert "the disk is full at chunk 3; free some room" in panel.live.head.html
+    assert "Traceback" in panel.trace.value
+    assert panel.trouble.layout.display == ""
+    assert panel.trouble.selected_index is None  # folded
+    assert panel.result is good
+    assert "last good result" in panel.caption.html
+    assert "wb-dim" in panel.results.head._dom_classes
+    set_fields(panel, fail_at=-1)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.trouble.layout.display == "none"
+    assert "wb-dim" not in panel.results.head._dom_classes
+
+
+def test_wrong_setting_starts_nothing(panel):
+    panel.form.fields["link_mb_s"]._none.value = False
+    panel.form.fields["link_mb_s"].input.value = -1
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.run is None
+    assert "not started: link_mb_s" in panel.live.head.html
+    assert records.history("toy").to_frame().empty
+
+
+def test_second_run_while_one_is_going_is_not_started(panel):
+    set_fields(panel, pause_s=0.05)
+    panel.start()
+    panel.start()
+    panel.wait(WAIT_S)
+    assert len(records.history("toy")) == 1
+
+
+def test_many_events_are_few_paints_and_the_last_is_painted(panel):
+    set_fields(panel, chunks=400, pause_s=0.003)
+    before = panel.live.paints
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert len(panel.run.events) > 1000
+    assert 3 <= panel.live.paints - before <= 10 * panel.run.seconds + 3
+    assert "102,144" in panel.live.body.html  # the last point of the curve
+    assert panel._story.count == len(panel.run.events)
+    assert panel.run.events[-1][1] == panel._story.progress
+
+
+def test_code_round_trip(panel, system):
+    set_fields(panel, chunks=33, link_mb_s=30.0, tag="it's")
+    code = panel.code.value
+    assert code.startswith('wb.run("toy", preset="')
+    other = wb.open(code)
+    assert other.config == panel.config
+    panel.form.load(system.presets["tiny"])
+    panel.code.value = code
+    assert panel.config == other.config
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("import os", "not a call like"),
+        ('wb.run("toy", chunks=9000)', "chunks: Input should be less than or equal to 400"),
+        ('wb.run("toy", speed=1)', "has no setting speed"),
+        ('wb.run("other")', "no system is called"),
+    ],
+)
+def test_bad_code_is_explained_and_changes_nothing(panel, text, said):
+    before = panel.config
+    panel.code.value = text
+    assert said in panel.code_told.value.replace("&#x27;", "'")
+    assert panel.config == before
+
+
+def test_baselines_run_with_the_same_seed_and_are_compared(panel):
+    set_fields(panel, seed=3)
+    panel.baseline_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "done"
+    assert list(panel.baselines) == ["compute only", "load only"]
+    assert {r.config.seed for r in panel.baselines.values()} == {3}
+    assert panel.baselines["load only"].config.mode == "load"
+    assert panel.result.config == panel.config
+    frame = panel.results.beside.comparison.to_frame()
+    assert {"this run", "compute only", "load only"} <= set(frame.columns)
+    assert panel.results.titles[panel.results.selected_index] == "Compare"
+    assert len(records.history("toy")) == 3
+
+
+def test_baseline_that_does_not_fit_is_named(panel):
+    set_fields(panel, chunks=350)
+    panel.baseline_button.click()
+    panel.wait(WAIT_S)
+    assert list(panel.baselines) == ["compute only"]
+    assert "load only" in panel.results.beside.told.html
+    assert "at most 300" in panel.results.beside.told.html
+
+
+def test_replay_scrubs_all_live_views(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    at_end = panel.live.body.html
+    panel.replay.slider.value = 1
+    assert "replay" in panel.live.head.html
+    assert "<polyline" not in panel.live.body.html
+    panel.replay.slider.value = 20
+    assert 0 < panel.live.body.html.count("wb-span") < at_end.count("wb-span")
+    panel.replay.slider.value = len(panel.run.events)
+    assert "wb-done" in panel.live.head.html
+    assert panel.live.body.html.count("wb-span") == at_end.count("wb-span")
+
+
+def test_span_explains_itself_by_click_and_by_key(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    timeline = panel.results.timeline
+    timeline.picture.picked = "5"  # what a click sends
+    assert "chunk 5 went to load" in timeline.why.html
+    assert "0.12 s" in timeline.why.html
+    timeline.later.click()
+    assert timeline.chosen == 6
+    timeline.earlier.click()
+    timeline.earlier.click()
+    assert timeline.chosen == 4
+    timeline.listed.value = 0
+    assert "chunk 0 went to compute" in timeline.why.html
+
+
+def test_history_reopens_and_deletes(panel):
+    set_fields(panel, chunks=5)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    kept = panel.result
+    set_fields(panel, chunks=9)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    past = panel.results.past
+    past.listed.value = past.listed.options[1][1]
+    past.reopen.click()
+    assert panel.config.chunks == 5
+    assert panel.result.fingerprint() == kept.fingerprint()
+    past.delete.click()
+    assert len(records.history("toy")) == 2  # the first press only asks
+    past.delete.click()
+    assert len(records.history("toy")) == 1
+
+
+def test_deleted_record_is_named_not_raised(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    records.history("toy")[0].delete()
+    panel.results.past.reopen.click()
+    assert "cannot be read" in panel.results.past.told.html
+
+
+def test_preview_follows_the_form_with_one_figure_widget(panel):
+    preview = panel.results.preview
+    assert preview.widget is None  # nothing heavy before the first change
+    for chunks in (20, 30, 40, 50):
+        panel.form.fields["chunks"].input.value = chunks
+    preview.wait(WAIT_S)
+    assert preview.error is None
+    first = preview.widget
+    assert preview.drawn <= 3  # the latest wins
+    assert list(first.data[0].y) == [0, 50]
+    panel.form.fields["chunks"].input.value = 60
+    preview.wait(WAIT_S)
+    assert preview.widget is first
+    assert list(first.data[0].y) == [0, 60]
+
+
+def test_open_takes_name_config_record_result_and_call(system):
+    assert wb.open("toy").config == system.presets["small"]
+    assert wb.open("toy", preset="tiny", seed=4).config == toy.Toy(chunks=4, seed=4)
+    assert wb.open(toy.Toy(chunks=8), seed=2).config == toy.Toy(chunks=8, seed=2)
+    done = Run(system, toy.Toy(chunks=6)).start().wait(WAIT_S)
+    reopened = wb.open(done.record)
+    assert reopened.config.chunks == 6
+    assert reopened.result.fingerprint() == done.result.fingerprint()
+    assert reopened.replay.slider.max == len(done.events)
+    assert wb.open(done.result).result is done.result
+    with pytest.raises(KeyError, match="there are toy"):
+        wb.open("nothing")
+    with pytest.raises(TypeError, match="open takes"):
+        wb.open(7)
+
+
+def test_panel_text_is_constant(panel):
+    assert repr(panel) == "Panel('toy')"
+
+
+def test_figure_that_fails_is_shown_and_frees_the_buttons(panel, monkeypatch):
+    monkeypatch.setattr(toy.ToyResult, "figure", lambda self: 1 / 0)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "failed"
+    assert "could not show the run: ZeroDivisionError" in panel.live.head.html
+    assert not panel.run_button.disabled
+
+
+def test_worker_threads_end(panel):
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert not [t for t in threading.enumerate() if t.name.startswith("workbench-")]
