@@ -17,7 +17,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Sequence
 from enum import IntEnum
-from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -38,8 +37,10 @@ class Grain(IntEnum):
     TAKEN = 7
 
 
-READY = frozenset({Grain.COMPUTED, Grain.LOADED})
-IN_FLIGHT = frozenset({Grain.LOADING, Grain.COMMITTING})
+# plain integers: a byte of the table compares with them without making a Grain of it
+_READY = frozenset({int(Grain.COMPUTED), int(Grain.LOADED)})
+_MINE = frozenset({int(Grain.COMPUTING), int(Grain.TAKEN)})
+_HOLES = frozenset({int(Grain.HOLE)})
 _GAUGES = ("load_token_s", "load_began_s", "load_run", "compute_until_s", "compute_scale", "closed")
 
 
@@ -118,17 +119,23 @@ class Ledger:
 
     def ready_run(self, grain: int) -> int:
         """How many grains from `grain` on are ready, computed or loaded."""
-        return sum(1 for _ in takewhile(lambda s: s in READY, self.states()[grain:]))
+        return self._run(grain, _READY)
 
     def owned_run(self, grain: int, *, holes: bool) -> int:
         """How many grains from `grain` on are compute's to do: claimed, taken over, free after a close, holes."""
-        mine = {Grain.COMPUTING, Grain.TAKEN} | ({Grain.HOLE} if holes else set())
-        mine |= {Grain.FREE, Grain.HOLE} if self.closed else set()
-        return sum(1 for _ in takewhile(lambda s: s in mine, self.states()[grain:]))
+        mine = _MINE | (_HOLES if holes else frozenset()) | (_HOLES | {Grain.FREE} if self.closed else frozenset())
+        return self._run(grain, mine)
+
+    def _run(self, grain: int, of: frozenset[int]) -> int:
+        states = self.table.states()
+        end = grain
+        while end < len(states) and states[end] in of:
+            end += 1
+        return end - grain
 
     def any_free(self, start: int, end: int) -> bool:
         """Whether anything in [start, end) could still be claimed and loaded."""
-        return Grain.FREE in self.states()[start:end]
+        return self.table.states().find(Grain.FREE, start, end) >= 0
 
     # -- the back ------------------------------------------------------------------------------------------------
 
@@ -181,7 +188,7 @@ class Ledger:
 
     def writing(self) -> bool:
         """Whether a loader is copying into the cache at this moment."""
-        return Grain.COMMITTING in self.states()
+        return self.table.states().find(Grain.COMMITTING) >= 0
 
     def release(self) -> None:
         """Let go of the shared buffer."""

@@ -106,7 +106,7 @@ class Policy:
         measured, read = ledger.gauge("load_token_s"), self.run * job.grain  # the gauge holds the reads' fixed cost too
         believed = costs.load_s(read, read) / read
         load = measured / believed if measured > 0 and believed > 0 else 1.0
-        return costs.scaled(compute=scale, load=load)
+        return costs if scale == load == 1.0 else costs.scaled(compute=scale, load=load)
 
     # -- compute, from the front ---------------------------------------------------------------------------------
 
@@ -222,6 +222,8 @@ class Policy:
         fifo: as they came. mean: least work left first (shortest remaining processing time), which lowers the mean
         TTFT. makespan: the cheapest pass first, leaving dear tails to the loader.
         """
+        if len(jobs) < 2:
+            return list(jobs)
         if self.batch == "fifo":
             return sorted(jobs, key=lambda j: j.arrived_s)
         if self.batch == "mean":
@@ -230,6 +232,8 @@ class Policy:
 
     def order_load(self, jobs: Sequence[Job]) -> list[Job]:
         """The same for the loader. makespan: the back whose computing would cost most per second of loading."""
+        if len(jobs) < 2:
+            return list(jobs)
         if self.batch == "fifo":
             return sorted(jobs, key=lambda j: j.arrived_s)
         if self.batch == "mean":
