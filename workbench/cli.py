@@ -148,14 +148,17 @@ class Systems(TyperGroup):
 
         def work(
             changes: dict[str, Any],
-            preset: Annotated[str, typer.Option(help=f"Where to start from: {', '.join(target.presets)}")] = "small",
-            out: Annotated[Path | None, typer.Option(help="Folder for the result as HTML, CSV, JSON and trace")] = None,
+            preset: Annotated[str, typer.Option(metavar="NAME", help="The settings to start from")] = "small",
+            out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the result as HTML, CSV, JSON and trace")] = None,
             as_json: AS_JSON = False,
         ) -> None:
             _run(target, preset, changes, out, as_json)
 
         own = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-        about = f"{target.title}. {target.about} A flag that is not given has the value of the preset."
+        presets = ", ".join(target.presets)
+        about = (
+            f"{target.title}. {target.about}\n\nPresets: {presets}. A flag that is not given keeps the preset's value."
+        )
         own.command(cmd_name, help=about)(with_flags(target.config, work))
         return typer.main.get_command(own)
 
@@ -184,7 +187,7 @@ def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None,
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
         going = runner.start(target.name, config)
         result = runner.follow(going, _say)
-        files = _export(result, out) if out is not None else []
+        files = _export(result, out, target.name) if out is not None else []
     if as_json:
         print(json.dumps(_facts(going, result) | {"files": files}, allow_nan=False))
     else:
@@ -261,11 +264,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def _export(result: Result, folder: Path) -> list[str]:
-    """Write a result in every format into `folder`; the paths written."""
+def _export(result: Result, folder: Path, name: str) -> list[str]:
+    """Write a result in every format into `folder`, which is made where it is missing; the paths written."""
     from workbench.ui import export
 
-    return [str(path) for path in export.write(result, folder)]
+    folder.mkdir(parents=True, exist_ok=True)
+    return [str(export.save(result, folder / f"{name}{ending}")) for ending in export.FORMATS]
 
 
 @app.command()

@@ -1,6 +1,6 @@
 """Runs on disk: one folder a run, written aside and renamed when whole, so a killed kernel loses no finished run.
 
-    runs/<system>/<id>/  record.json  result.json  frame.parquet  events.jsonl
+runs/<system>/<id>/  record.json  result.json  frame.parquet  events.jsonl
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def save(run: Run, state: str, begun: float) -> Record:
 
     stamp = datetime.fromtimestamp(begun, UTC)
     folder = home() / run.system.name
-    name = f"{stamp:%Y%m%d-%H%M%S}-{uuid.uuid4().hex[:6]}"
+    name = f"{stamp:%Y%m%d-%H%M%S}-{stamp.microsecond // 1000:03}-{uuid.uuid4().hex[:4]}"
     aside = folder / f".{name}.{os.getpid()}"
     record = Record(
         path=folder / name,

@@ -23,11 +23,12 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "system": {"ui"},  # only how a result shows itself, fetched when it is shown
     "backends": {"__init__", "system"},
     "pump": {"system"},
+    "bar": set(),
     "theme": set(),
     "trace": {"system"},
     "lm": {"backends", "kernels"},
     "records": {"runner", "system"},
-    "runner": {"records", "system"},
+    "runner": {"bar", "records", "system"},
     "ui": {"backends", "records", "runner", "system", "theme", "trace"},
     "flags": {"system"},
     "doctor": {"backends", "kernels", "lm", "records"},
