@@ -1,4 +1,4 @@
-"""Progress of a run that blocks: tqdm on stderr in a terminal; in a notebook a bar that leaves nothing behind."""
+"""Progress of a run that blocks: tqdm on stderr in a terminal, lines in a file; in a notebook a bar that leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -20,7 +20,9 @@ class Bar(Protocol):
 def bar(name: str) -> Bar:
     """The bar for where we are."""
     shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    return NotebookBar(name) if getattr(shell, "kernel", None) is not None else TerminalBar(name)
+    if getattr(shell, "kernel", None) is not None:
+        return NotebookBar(name)
+    return TerminalBar(name) if sys.stderr.isatty() else LinesBar(name)
 
 
 class TerminalBar:
@@ -43,6 +45,22 @@ class TerminalBar:
         self._bar.close()
 
 
+class LinesBar:
+    """A line on stderr for each thing that is done: for files and pipes, where a bar redrawn is noise."""
+
+    def __init__(self, name: str) -> None:
+        self._name, self._said = name, ""
+
+    def update(self, share: float, text: str) -> None:
+        """Say this, if it is new."""
+        if text != self._said:
+            self._said = text
+            sys.stderr.write(f"{self._name}: {100 * share:3.0f}% {text}\n")
+
+    def close(self) -> None:
+        """Nothing to end."""
+
+
 class NotebookBar:
     """An output of the cell, emptied at the end: a saved notebook holds results, not what time they took to come."""
 
@@ -51,7 +69,8 @@ class NotebookBar:
 
         self._name = name
         self._said = ""
-        self._handle: Any = display(self._bundle(0.0, ""), raw=True, display_id=True)
+        put: Any = display
+        self._handle = put(self._bundle(0.0, ""), raw=True, display_id=True)
 
     def update(self, share: float, text: str) -> None:
         """Show this, if it is new."""
