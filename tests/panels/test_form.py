@@ -101,3 +101,10 @@ def test_other_config_is_refused(form):
 
     with pytest.raises(TypeError, match="toy takes a Toy, not Config"):
         form.load(Config())
+
+
+def test_check_over_several_fields_may_name_the_one_to_change(form):
+    form.fields["fail_at"].input.value = 500
+    form.fields["chunks"].input.value = 9
+    assert form.fields["fail_at"].error == "must be a chunk below 400"
+    assert form._general.value == ""

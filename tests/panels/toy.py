@@ -33,6 +33,8 @@ class Toy(Config):
     def _lanes(self) -> Toy:
         if self.mode == "load" and self.chunks > 300:
             raise ValueError("loading alone takes at most 300 chunks")
+        if self.fail_at >= 400:
+            raise ValueError("fail_at: must be a chunk below 400")
         return self
 
 

@@ -107,8 +107,9 @@ class Comparison:
     def _ipython_display_(self) -> None:
         from IPython.display import display
 
-        display({"text/plain": repr(self), "text/html": self.html()}, raw=True)
-        display({"text/plain": self.sentence(), PLOTLY: figure_json(self.figure())}, raw=True)
+        put: Any = display
+        put({"text/plain": repr(self), "text/html": self.html()}, raw=True)
+        put({"text/plain": self.sentence(), PLOTLY: figure_json(self.figure())}, raw=True)
 
     def __repr__(self) -> str:
         return f"Comparison({', '.join(self.names)})"

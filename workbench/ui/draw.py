@@ -159,7 +159,8 @@ def _thinned(spans: Sequence[Span], lo: float, hi: float, chosen: int | None) ->
     ]
     if len(inside) <= MOST:
         return inside
-    least, kept = (hi - lo) / MOST * 2, {}
+    least = (hi - lo) / MOST * 2
+    kept: dict[tuple[str, str], int] = {}
     joined: list[tuple[int, float, float]] = []
     for at, start, end in inside:
         key = (spans[at].lane, spans[at].kind)

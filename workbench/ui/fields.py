@@ -22,7 +22,8 @@ class Field(widgets.VBox):  # type: ignore[misc]
 
     def __init__(self, name: str, info: FieldInfo) -> None:
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
-        self.name, self._changed = name, None
+        self.name = name
+        self._changed: Callable[[], None] | None = None
         kind, self._optional = _without_none(info.annotation)
         self._set: Any = None  # value given from outside, kept exact while its widget is not touched
         self._shown: Any = None
@@ -30,10 +31,11 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._read, self.input = _widget(kind, _bounds(info), tip)
         self.input.add_class("wb-input")
         self._none = widgets.Checkbox(
-            value=False, description=str(extra.get("none", "none")), indent=False, tooltip=tip
+            value=False, description=str(extra.get("none", "automatic")), indent=False, tooltip=tip
         )
         self._none.add_class("wb-none")
         parts = [self._none, self.input] if self._optional else [self.input]
+        self._message = ""
         self._error = widgets.HTML()
         self._error.add_class("wb-error")
         label = widgets.HTML(f'<label title="{escape(tip)}">{escape(theme.label(name))}</label>')
@@ -72,7 +74,7 @@ class Field(widgets.VBox):  # type: ignore[misc]
     @property
     def error(self) -> str:
         """The message beside the setting; empty when it is fine."""
-        return str(self._error.value and self._message)
+        return self._message
 
     @error.setter
     def error(self, text: str) -> None:

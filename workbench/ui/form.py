@@ -86,8 +86,14 @@ class Form(widgets.VBox):  # type: ignore[misc]
             return self.system.config.model_validate(values), {}
         except ValidationError as error:
             for one in error.errors():
-                name = str(one["loc"][0]) if one["loc"] else ""
-                errors.setdefault(name, message(one))
+                text = message(one)
+                name, _, rest = text.partition(": ")
+                if one["loc"]:
+                    errors.setdefault(str(one["loc"][0]), text)
+                elif name in self.fields:  # a check over several fields that names the one to change
+                    errors.setdefault(name, rest)
+                else:
+                    errors.setdefault("", text)
         return None, errors
 
     def _refresh(self) -> None:

@@ -99,8 +99,9 @@ def display(result: Result) -> None:
 
     Two, because a front end shows one form of each output: with the figure it would leave out the numbers.
     """
-    from IPython.display import display as put
+    from IPython.display import display
 
+    put: Any = display
     fig = result.figure()
     meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
     put({"text/plain": text(result), "text/html": html(result)}, raw=True)

@@ -29,7 +29,7 @@ export default {
 """
 
 
-class View(anywidget.AnyWidget):
+class View(anywidget.AnyWidget):  # type: ignore[misc]
     """Shows `html`; a click, Enter or Space on a part with `data-pick="x"` sets `picked` to "x"."""
 
     html = traitlets.Unicode("").tag(sync=True)
