@@ -1,4 +1,4 @@
-"""Progress of a run that blocks: tqdm on stderr in a terminal, lines in a file; in a notebook a bar that leaves nothing behind."""
+"""Progress of a run that blocks: tqdm in a terminal, lines in a file, a bar that leaves nothing in a notebook."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure")]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout")]
+
+CANCELLED = 130
 
 
 class Wrong(typer.TyperException):
@@ -44,9 +46,10 @@ def call(args: Sequence[str]) -> int:
     if args in ([], ["run"]):
         args = [*args, "--help"]
     try:
-        return typer.main.get_command(app).main(args, prog_name="workbench", standalone_mode=False) or 0
+        code = typer.main.get_command(app).main(args, prog_name="workbench", standalone_mode=False) or 0
+        return _fail("cancelled", code) if code == CANCELLED else code  # typer turns Ctrl-C into this code
     except (KeyboardInterrupt, typer.Abort):
-        return _fail("cancelled", 130)
+        return _fail("cancelled", CANCELLED)
     except typer.TyperException as error:
         return _fail(" ".join(error.format_message().split()), error.exit_code)
     except Exception as error:  # noqa: BLE001  the last stop: whatever failed becomes a line and an exit code
@@ -149,7 +152,9 @@ class Systems(TyperGroup):
         def work(
             changes: dict[str, Any],
             preset: Annotated[str, typer.Option(metavar="NAME", help="The settings to start from")] = "small",
-            out: Annotated[Path | None, typer.Option(metavar="FOLDER", help="Folder for the result as HTML, CSV, JSON and trace")] = None,
+            out: Annotated[
+                Path | None, typer.Option(metavar="FOLDER", help="Folder for the result as HTML, CSV, JSON and trace")
+            ] = None,
             as_json: AS_JSON = False,
         ) -> None:
             _run(target, preset, changes, out, as_json)
@@ -203,8 +208,8 @@ def _stdout_to_stderr() -> Iterator[None]:
     kept = os.dup(1)
     try:
         os.dup2(2, 1)
-        yield
-        sys.stdout.flush()
+        with contextlib.redirect_stdout(sys.stderr):
+            yield
     finally:
         os.dup2(kept, 1)
         os.close(kept)
@@ -285,7 +290,9 @@ def bench(
         raise Wrong(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(found) or 'none'}")
     for name in names or found:
         print(f"bench {name}", file=sys.stderr)
-        importlib.import_module(found[name]).main()
+        with _stdout_to_stderr():
+            rows = importlib.import_module(found[name]).main()
+        print(append(name, rows))
 
 
 def benches() -> dict[str, str]:
@@ -298,6 +305,29 @@ def benches() -> dict[str, str]:
         for package, folder in places.items()
         for path in sorted(folder.glob("*/bench.py"))
     }
+
+
+def append(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Add measured rows to benchmarks/<name>.csv, each with its time, commit and device. ValueError: other columns."""
+    import csv
+    from datetime import UTC, datetime
+
+    from workbench import backends
+
+    path = backends.ROOT / "benchmarks" / f"{name}.csv"
+    path.parent.mkdir(exist_ok=True)
+    told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": backends.commit()}
+    full = [told | {"device": backends.device()} | dict(row) for row in rows]  # a row may name its own device
+    columns = list(full[0]) if full else []
+    there = path.read_text(encoding="utf-8").splitlines()[:1] if path.exists() else []
+    if there and full and next(csv.reader(there)) != columns:
+        raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it aside")
+    with path.open("a", newline="", encoding="utf-8") as out:
+        writer = csv.DictWriter(out, columns)
+        if not there and full:
+            writer.writeheader()
+        writer.writerows(full)
+    return path
 
 
 @app.command()

@@ -114,9 +114,10 @@ def progress(s):
     seen = [e for _, e in s.first.events if isinstance(e, Progress)]
     assert seen, "no progress"
     shares = [p.done / p.total for p in seen]
-    assert all(0 <= share <= 1 for share in shares), shares
-    assert shares == sorted(shares), "progress went back"
-    assert shares[-1] == 1, "the last progress is not the whole"
+    assert all(0 <= share <= 1 + 1e-9 for share in shares), shares  # sums of parts may be off in the last digit
+    back = [(a, b) for a, b in itertools.pairwise(shares) if b < a - 1e-9]
+    assert not back, f"progress went back: {back}"
+    assert shares[-1] >= 1 - 1e-9, f"the last progress is not the whole: {seen[-1]}"
 
 
 def gaps(s):
