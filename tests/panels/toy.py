@@ -108,7 +108,7 @@ SYSTEM = System(
     config=Toy,
     result=ToyResult,
     work=work,
-    presets={"tiny": Toy(chunks=4), "small": Toy(), "paper": Toy(chunks=300)},
+    presets={"tiny": Toy(chunks=4), "small": Toy(), "slow": Toy(chunks=400, pause_s=0.1), "paper": Toy(chunks=300)},
     baselines={"compute only": {"mode": "compute"}, "load only": {"mode": "load"}},
     backends=frozenset({"cpu"}),
     columns={"chunk": "which chunk", "done_s": "when it was there (s)"},
