@@ -28,7 +28,9 @@ def test_fit_refuses_too_little():
     st.floats(0, 0.1), st.floats(1e-6, 1e-2), st.floats(0, 1e-6), st.floats(1e-7, 1e-1), st.floats(0, 0.1),
     st.floats(1.0, 1.5), st.integers(0, 30), st.integers(1, 60), st.sampled_from([128, 512]), st.sampled_from([1, 4]),
 )  # fmt: skip
-def test_balanced_split_is_what_trying_all_finds(step_s, token_s, pair_s, load_s, request_s, contention, at, grains, step, run):
+def test_balanced_split_is_what_trying_all_finds(
+    step_s, token_s, pair_s, load_s, request_s, contention, at, grains, step, run
+):
     costs = Costs(step_s, token_s, pair_s, load_s, request_s, contention)
     start, tokens = at * 128, grains * 128
 
@@ -37,7 +39,9 @@ def test_balanced_split_is_what_trying_all_finds(step_s, token_s, pair_s, load_s
 
     found = balanced_split(costs, start, tokens, 128, step, run)
     best = min(end_s(m * 128) for m in range(grains + 1))
-    assert found % 128 == 0 and end_s(found) <= max(best * 1.1, best + costs.load_s(128 * run, 128) + costs.compute_s(start + tokens, 128))
+    assert found % 128 == 0 and end_s(found) <= max(
+        best * 1.1, best + costs.load_s(128 * run, 128) + costs.compute_s(start + tokens, 128)
+    )
 
 
 def test_oracle_tries_every_split():

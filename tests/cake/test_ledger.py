@@ -22,7 +22,10 @@ def test_two_ends_meet_and_cover_all(backend):
 
 
 @settings(max_examples=100, deadline=None)
-@given(st.lists(st.sampled_from(["front", "back", "commit", "loaded", "fail", "take", "computed", "close"]), max_size=60), st.data())
+@given(
+    st.lists(st.sampled_from(["front", "back", "commit", "loaded", "fail", "take", "computed", "close"]), max_size=60),
+    st.data(),
+)
 def test_a_grain_is_never_committed_and_taken(ops, data):
     ledger, taken, committed = Ledger(8), set(), set()
     for op in ops:

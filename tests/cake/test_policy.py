@@ -70,7 +70,9 @@ def test_more_bandwidth_never_moves_the_meeting_point_back(factor, more):
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.booleans(), min_size=1, max_size=40), st.floats(0.05, 20), st.sampled_from(["cake", "load", "compute"]))
+@given(
+    st.lists(st.booleans(), min_size=1, max_size=40), st.floats(0.05, 20), st.sampled_from(["cake", "load", "compute"])
+)
 def test_any_pattern_of_stored_grains_ends(stored, factor, mode):
     tokens = len(stored) * GRAIN + 17
     done = simulate(Policy(BASE.scaled(load=1 / factor), mode=mode), [Request(tokens, stored=stored)], GRAIN)

@@ -1,7 +1,5 @@
 """The disk store: what goes in comes out bit by bit, and what was tampered with is refused by name."""
 
-import os
-
 import pytest
 import torch
 
@@ -68,8 +66,14 @@ def damage(path, how):
 
 @pytest.mark.parametrize(
     ("how", "cause"),
-    [("truncated", "truncated"), ("header cut", "truncated"), ("payload bit", "corrupt"), ("header bit", "corrupt"), ("empty", "truncated")],
-)  # fmt: skip
+    [
+        ("truncated", "truncated"),
+        ("header cut", "truncated"),
+        ("payload bit", "corrupt"),
+        ("header bit", "corrupt"),
+        ("empty", "truncated"),
+    ],
+)
 def test_damage_is_named(store, how, cause):
     prompt = fill(store)
     damage(store.path(prompt.keys[2]), how)
@@ -95,7 +99,7 @@ def test_every_byte_of_the_header_and_payload_is_covered(store):
 
 def test_other_version_and_foreign_files_are_refused(store, tmp_path):
     prompt = fill(store)
-    os.replace(store.path(prompt.keys[1]), store.path(prompt.keys[2]))
+    store.path(prompt.keys[1]).replace(store.path(prompt.keys[2]))
     with pytest.raises(StoreError, match="another prompt") as caught:
         prompt.read(2)
     assert caught.value.cause == "foreign"
@@ -125,7 +129,9 @@ def test_wrong_shape_is_refused(store):
         store.prompt(IDS).write(0, torch.zeros(1))
 
 
-@pytest.mark.parametrize(("eviction", "kept"), [("head-last", [True] * 3 + [False] * 3), ("head-first", [False] * 3 + [True] * 3)])
+@pytest.mark.parametrize(
+    ("eviction", "kept"), [("head-last", [True] * 3 + [False] * 3), ("head-first", [False] * 3 + [True] * 3)]
+)
 def test_eviction_inside_a_context(tmp_path, eviction, kept):
     size = (LAYOUT.nbytes + HEADER_BYTES) / 1e6
     store = DiskStore(tmp_path, LAYOUT, "m", limit_mb=3.5 * size, eviction=eviction)

@@ -1,9 +1,9 @@
 """CAKE: fill a long prompt's KV cache from both ends, computing and loading at once (arXiv 2410.03065).
 
-    policy.py    who takes which chunk next          ledger.py   who has which grain
-    costs.py     what a chunk costs                  sim.py      the policy on a virtual clock
-    store.py     KV on disk                          lmcache.py  KV in LMCache
-    engine.py    the embedded engine                 vllm*.py    scheduler and connector for unmodified vLLM
+policy.py    who takes which chunk next          ledger.py   who has which grain
+costs.py     what a chunk costs                  sim.py      the policy on a virtual clock
+store.py     KV on disk                          lmcache.py  KV in LMCache
+engine.py    the embedded engine                 vllm*.py    scheduler and connector for unmodified vLLM
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from workbench.cake.policy import Policy
 from workbench.cake.sim import Request, simulate
 from workbench.cake.work import THIS_MACHINE, THIS_TOKEN_BYTES
 
-SIZES = {"balance 8k": {"prompt_tokens": 8001}, "balance 2k": {"prompt_tokens": 2001}}
+SIZES: dict[str, dict[str, Any]] = {"balance 8k": {"prompt_tokens": 8001}, "balance 2k": {"prompt_tokens": 2001}}
 
 
 def main() -> list[dict[str, Any]]:
@@ -40,7 +40,7 @@ def _row(case: str, name: str, value: float, badge: str) -> dict[str, Any]:
 def _measured(engine: str) -> Iterator[dict[str, Any]]:
     """Three interleaved rounds at the balance point of each size; then links far from it, where little is won."""
     for size, changes in SIZES.items():
-        config = SYSTEM.config(engine=engine, rounds=3, sweep_points=4 if size == "balance 8k" else 0, **changes)
+        config = SYSTEM.make(engine=engine, rounds=3, sweep_points=4 if size == "balance 8k" else 0, **changes)
         result = wb.run("cake", config)
         for name, value in result.summary().items():
             yield _row(f"{engine}, {size}", name, value, result.provenance.badges[name])
@@ -61,9 +61,7 @@ def _simulator() -> Iterator[dict[str, Any]]:
     yield _row("simulator, one prompt of 8,001 tokens", "cpu_s", (time.process_time() - began) / 20, "measured")
     began = time.process_time()
     for scale in (1.0, 2.5, 6.0, 20.0):
-        model_time.grid(
-            costs.scaled(compute=scale), [1024 * 2**i for i in range(7)], [0.25, 0.5, 1, 2, 4], 512, 1, 128
-        )
+        model_time.grid(costs.scaled(compute=scale), [1024 * 2**i for i in range(7)], [0.25, 0.5, 1, 2, 4], 512, 1, 128)
     yield _row("simulator, 4 x 7 x 5 grid, 1k to 64k", "cpu_s", time.process_time() - began, "measured")
 
 

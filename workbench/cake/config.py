@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from workbench.system import Config
 
 LONGEST = {"smollm2": 8192, "tiny": 4096}
-ADVANCED = {"group": "advanced"}
-SIMULATION = {"group": "simulation"}
+ADVANCED: dict[str, Any] = {"group": "advanced"}
+SIMULATION: dict[str, Any] = {"group": "simulation"}
 
 
 class CakeConfig(Config):
     """Restore a long prompt's KV cache from both ends. Sizes in tokens, bandwidth in MB/s (10**6 bytes)."""
 
     backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
-        "auto", description="cpu and cuda restore a real prompt and measure it; sim runs the same policy on a cost model"
+        "auto",
+        description="cpu and cuda restore a real prompt and measure it; sim runs the same policy on a cost model",
     )
     engine: Literal["embedded", "vllm"] = Field(
         "embedded", description="Which engine computes: the built-in one, or real vLLM in a process of its own"
@@ -69,8 +70,8 @@ class CakeConfig(Config):
     sim_hardware: Literal["A100", "H100", "2xA100", "this machine"] = Field(
         "A100", description="Simulated hardware, calibrated on the paper's table 3", json_schema_extra=SIMULATION
     )
-    sim_share: Literal[12.5, 50.0, 100.0] = Field(
-        100.0, description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
+    sim_share: Literal["12.5", "50", "100"] = Field(
+        "100", description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
     )
 
     @model_validator(mode="after")
@@ -91,15 +92,13 @@ class CakeConfig(Config):
 
 
 PRESETS = {
-    "tiny": CakeConfig(
-        model="tiny", dtype="float32", prompt_tokens=1601, link_mb_s=40.0, rounds=1, grain=64, step=256
-    ),
-    "small": CakeConfig(rounds=2, sweep_points=2),
+    "tiny": CakeConfig(model="tiny", dtype="float32", prompt_tokens=1601, link_mb_s=40.0, rounds=1, grain=64, step=256),
+    "small": CakeConfig(rounds=1, sweep_points=1),
     "vllm": CakeConfig(engine="vllm", rounds=2),
     "paper": CakeConfig(backend="sim", prompt_tokens=16000, link_mb_s=3125.0, grain=128, step=512, run=1),
 }
 
-BASELINES = {
+BASELINES: dict[str, dict[str, Any]] = {
     "compute only": {"policy": "compute"},
     "load only": {"policy": "load"},
     "raw disk": {"link_mb_s": 0.0},

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from workbench.cake.ledger import Ledger
 from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
@@ -150,7 +150,7 @@ class Embedded:
         """One forward pass; its last logits count when it reaches the end of the prompt."""
         job, began = task.job, time.monotonic()
         end = step.start + step.tokens
-        wanted = "last" if end == job.tokens else None
+        wanted: Literal["last"] | None = "last" if end == job.tokens else None
         logits = self.model.forward(
             task.ids[step.start : end], task.cache, step.start, logits=wanted, stop=self.stop.is_set
         )

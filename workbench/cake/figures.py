@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
@@ -44,7 +45,8 @@ def overview(result: CakeResult) -> go.Figure:
     store = "store bandwidth (MB/s)" + (", throttled reads" if badge == "measured" else "")
     fig.update_xaxes(title_text=store, type="log", dtick=1, col=2)
     fig.update_yaxes(title_text="TTFT (s)", type="log", dtick=1, col=2)
-    title = f"{_tested(result)}: {s['ttft_s']:.2f} s to the first token, {s['speedup_vs_best_single']:.2f}x the better single resource ({badge})"
+    faster = f"{s['speedup_vs_best_single']:.2f}x as fast as the better single resource"
+    title = f"{_tested(result)}: {s['ttft_s']:.2f} s to the first token, {faster} ({badge})"
     fig.update_layout(legend={"y": -0.2, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin={"b": 110})
     return theme.finish(fig, title, result.sentence(), height=480)
 
@@ -61,16 +63,17 @@ def _pointers(fig: go.Figure, strokes: Sequence[Stroke], ends: Sequence[tuple[st
     base = [sum(heights[: i + 1]) for i in range(len(heights))]
     for lane, name in NAMES.items():
         boxes = [k for k in strokes if k.lane == lane]
-        x, y, hover = list[Any](), list[Any](), list[Any]()
+        x, y, hover = list[float](), list[float](), list[str]()
         for k in boxes:
             low, high = base[k.request] + k.first_token, base[k.request] + k.last_token
-            x += [k.start_s, k.end_s, k.end_s, k.start_s, k.start_s, None]
-            y += [low, low, high, high, low, None]
-            hover += [f"tokens {k.first_token:,} to {k.last_token:,}<br>{_why(k.why)}"] * 5 + [None]
+            x += [k.start_s, k.end_s, k.end_s, k.start_s, k.start_s, np.nan]
+            y += [low, low, high, high, low, np.nan]
+            hover += [f"tokens {k.first_token:,} to {k.last_token:,}: {k.why.get('reason', lane)}", *[""] * 5]
         style = theme.kind(lane)
         fig.add_trace(
             go.Scatter(
-                x=x, y=y, name=name, text=hover, hoverinfo="text", mode="lines", fill="toself", legendgroup=lane,
+                x=np.array(x, np.float32), y=np.array(y, np.float32), name=name, text=hover, hoverinfo="text",
+                mode="lines", fill="toself", legendgroup=lane,
                 line={"color": style.colour, "width": 1}, fillpattern={"shape": style.pattern, "fgcolor": style.colour,
                 "size": 6, "solidity": 0.35} if style.pattern else None, fillcolor=_faded(style.colour),
             ),
@@ -160,13 +163,14 @@ def _why(why: Any) -> str:
 
 def explain(span: Span) -> str:
     """Why this chunk was claimed there, in a sentence or two."""
-    why, text = dict(span.why), f"{span.label} took {theme.quantity('_s', span.end_s - span.start_s)}s. "
+    why, text = dict(span.why), f"{span.label} took {theme.number(span.end_s - span.start_s)} s. "
     match why.get("reason"):
         case "front":
             return text + (
                 f"{why['gap_tokens']:,.0f} tokens were unclaimed. Loading them all would have taken "
-                f"{why['load_rest_s']:.2f} s, computing them all {why['compute_rest_s']:.2f} s; both together end soonest "
-                f"when compute takes {why['compute_share_tokens']:,.0f} of them, so it claimed this pass from the front."
+                f"{why['load_rest_s']:.2f} s, computing them all {why['compute_rest_s']:.2f} s; both together end "
+                f"soonest when compute takes {why['compute_share_tokens']:,.0f} of them, so it claimed this pass from "
+                f"the front."
             )
         case "back":
             return text + (

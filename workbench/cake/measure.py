@@ -45,7 +45,8 @@ class Bench:
 
         self.config, self.say, self.stop = config, say, stop
         self.began = time.monotonic()
-        self.done, self.total = 0.0, 6.0
+        self.done = 0.0
+        self.total = 4.0 + config.rounds * (2 + (config.policy == "cake")) + config.sweep_points
         torch.set_num_threads(config.threads)
         self.tell("loading the model")
         self.model = lm.load(config.model, dtype=config.dtype)
@@ -70,22 +71,23 @@ class Bench:
         """Restore all prompts once and keep the row. The first compute-only row becomes the reference."""
         self.tell(f"{mode}, round {number + 1}" + (f", {link_mb_s:,.0f} MB/s" if "compute" not in mode else ""))
         strokes: list[Stroke] = []
+        before = self.done
         offset, total = time.monotonic() - self.began, sum(len(p) for p in self.prompts)
 
         def emit(span: Span) -> None:
             stroke = to_stroke(span)
             strokes.append(stroke)
-            shown = replace(span, start_s=span.start_s + offset, end_s=span.end_s + offset, label=f"{mode} {span.label}")
+            shown = replace(
+                span, start_s=span.start_s + offset, end_s=span.end_s + offset, label=f"{mode} {span.label}"
+            )
             self.say(shown)
             y = stroke.last_token if span.lane == "compute" else stroke.first_token
             self.say(Point(f"{span.lane}: position (tokens)", round(shown.end_s, 4), float(y)))
-            self.tell(f"{mode}, round {number + 1}", (stroke.last_token - stroke.first_token) / total)
+            share = (stroke.last_token - stroke.first_token) / total  # a hedged grain counts twice: hence the bound
+            self.tell(f"{mode}, round {number + 1}", max(0.0, min(share, before + 0.99 - self.done)))
 
-        for point in ("compute", "load"):
-            self.say(Point(f"{point}: position (tokens)", round(offset, 4), float("nan")))
         plain: Mode = "compute" if mode == "compute" else "load" if mode.endswith("load") else "cake"
         policy = Policy(costs, self.step, run, plain, self.config.batch, self.config.hedge)
-        before = self.done
         engine = Embedded(self.model, self.store, link_mb_s, emit, self.stop)
         restored = engine.restore(self.prompts, policy)
         self.done = before + 1
@@ -202,7 +204,6 @@ def measure(config: CakeConfig, say: Say, stop: threading.Event) -> CakeResult:
 
 def _measure(bench: Bench) -> CakeResult:
     config, tested = bench.config, bench.config.policy
-    bench.total = 4.0 + config.rounds * (2 + (tested == "cake")) + config.sweep_points
     guess = Costs(0.01, 0.0008, 1e-7, 0.0008)
     bench.restore("compute", 0, 0.0, guess, 1)
     costs = replace(guess, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
@@ -220,7 +221,8 @@ def _measure(bench: Bench) -> CakeResult:
     slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
     run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
     bench.restore("raw cake", 0, 0.0, replace(costs, load_token_s=raw_token_s), run)
-    modes: list[RowMode] = ["compute", "load"] + (["cake"] if tested == "cake" else [])
+    modes: list[RowMode] = ["compute", "load", "cake"]
+    modes = modes[: 3 if tested == "cake" else 2]
     for number in range(config.rounds):
         for mode in modes:
             if (mode, number) != ("compute", 0):
@@ -229,8 +231,13 @@ def _measure(bench: Bench) -> CakeResult:
     for factor in SWEEP[: config.sweep_points]:
         other = link * factor
         if other:
-            bench.restore("cake", 0, other, replace(slow, load_token_s=max(slow.load_token_s / factor, raw_token_s)), run)
-    return _result(bench, slow, link, run, control)
+            bench.restore(
+                "cake", 0, other, replace(slow, load_token_s=max(slow.load_token_s / factor, raw_token_s)), run
+            )
+    bench.tell("modelling other bandwidths")
+    result = _result(bench, slow, link, run, control)
+    bench.say(Progress(bench.total, bench.total, "done"))
+    return result
 
 
 def _passes(bench: Bench) -> list[tuple[int, int, float]]:
@@ -257,6 +264,9 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
     row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[
         (sum(k[0].mode == tested and _at(k[0], link) for k in bench.kept) - 1) // 2
     ]
+    single = [
+        median(k[0].ttft_s for k in bench.kept if k[0].mode == m and _at(k[0], link)) for m in ("compute", "load")
+    ]
     source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.dtype})"
     facts: dict[str, Any] = {
         "rows": bench.rows,
@@ -272,6 +282,7 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
         "control_max_abs_diff": control,
         "tokens": [t for answer in bench.answers for t in answer],
         "text": bench.model.tokenizer.decode(bench.answers[0]),
+        "table": model_time.nearest_claims(single[0], single[1], row.ttft_s),
         "prompt_hash": hashlib.sha256(np.asarray(bench.prompts[0], dtype="<i8").tobytes()).hexdigest()[:16],
     }
     return assemble(config, "cpu", bench.began, facts)
@@ -296,4 +307,3 @@ def _contention(bench: Bench, costs: Costs) -> float:
         if start + tokens <= r.met_at
     ]
     return max(1.0, float(median(ratios))) if ratios else 1.0
-

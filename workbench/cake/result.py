@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs
@@ -64,7 +65,7 @@ class Stroke(BaseModel):
     first_token: int
     last_token: int  # exclusive
     request: int = 0
-    why: dict[str, float | str] = {}
+    why: dict[str, float | str] = Field(default_factory=dict)
 
     def span(self) -> Span:
         """As an event of the timeline."""
@@ -127,11 +128,11 @@ class CakeResult(Result):
     bound_s: float
     tolerance: float | None = None  # of logits_max_abs_diff
     control_max_abs_diff: float | None = None  # logits with one grain's KV corrupted: must exceed the tolerance
-    tokens: list[int] = []  # greedy continuation, compute-only
+    tokens: list[int] = Field(default_factory=list)  # greedy continuation, compute-only
     text: str = ""
     prompt_hash: str = ""
-    notes: list[str] = []
-    table: list[Claim] = []
+    notes: list[str] = Field(default_factory=list)
+    table: list[Claim] = Field(default_factory=list)
 
     def of(self, mode: RowMode) -> list[Row]:
         """Rows of one mode at the link of this run (sweep points have other bandwidths)."""
@@ -173,7 +174,7 @@ class CakeResult(Result):
             "warm_ttft_s": self.median_s("warm"),
             "lmcache_mp_load_only_ttft_s": self.median_s("lmcache-mp load"),
         }
-        numbers = {k: v for k, v in numbers.items() if v == v}
+        numbers = {k: v for k, v in numbers.items() if not math.isnan(v)}
         if self.rows[0].badge == "measured":
             numbers["exact"] = float(self.exact)
         return numbers
@@ -201,10 +202,12 @@ class CakeResult(Result):
         throttled = ", throttled" if self.link_mb_s and self.rows[0].badge == "measured" else ""
         best = "computing" if s["compute_only_ttft_s"] <= s["load_only_ttft_s"] else "loading"
         return (
-            f"{how}: a prompt of {self.prompt_tokens:,} tokens is ready after {s['ttft_s']:.2f} s by {self.config.policy} "
+            f"{how}: a prompt of {self.prompt_tokens:,} tokens is ready after {s['ttft_s']:.2f} s by "
+            f"{self.config.policy} "
             f"over a store of {link}{throttled}, against {s['compute_only_ttft_s']:.2f} s by computing alone and "
-            f"{s['load_only_ttft_s']:.2f} s by loading alone: {s['speedup_vs_best_single']:.2f} times as fast as {best}, "
-            f"{s['ratio_to_oracle']:.2f} times the best possible split; the sides met at token {s['meeting_token']:,.0f}."
+            f"{s['load_only_ttft_s']:.2f} s by loading alone: {s['speedup_vs_best_single']:.2f} times as fast as "
+            f"{best}, {s['ratio_to_oracle']:.2f} times the best possible split; "
+            f"the sides met at token {s['meeting_token']:,.0f}."
         )
 
     def decided(self) -> dict[str, Any]:

@@ -89,7 +89,9 @@ class _Machine:
         for _ in range(WATCHDOG_STEPS):
             if len(self.ttft) == len(self.jobs):
                 return
-            pause = max(1e-6, min((j.arrived_s - self.env.now for j in self.jobs if j.arrived_s > self.env.now), default=1.0))
+            pause = max(
+                1e-6, min((j.arrived_s - self.env.now for j in self.jobs if j.arrived_s > self.env.now), default=1.0)
+            )
             for job in self.policy.order_compute(self.present()):
                 step = self.policy.compute_step(job, self.env.now)
                 if isinstance(step, Compute):
@@ -177,9 +179,7 @@ def simulate(
     machine.env.run(until=until_s)
     if len(machine.ttft) < len(jobs):
         raise RuntimeError(f"simulation: not ready after {until_s} virtual seconds; the policy waits for nothing")
-    return Outcome(
-        [machine.ttft[j.name] for j in jobs], [machine.first_loaded[j.name] for j in jobs], machine.spans
-    )
+    return Outcome([machine.ttft[j.name] for j in jobs], [machine.first_loaded[j.name] for j in jobs], machine.spans)
 
 
 def ttft(policy: Policy, tokens: int, grain: int = 128, mode: Mode | None = None, world: World | None = None) -> float:

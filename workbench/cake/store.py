@@ -17,7 +17,7 @@ import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import xxhash
@@ -198,7 +198,8 @@ class DiskPrompt:
         layout, path = self.store.layout, self.store.path(self.keys[grain])
         if tuple(kv.shape) != layout.shape or str(kv.dtype) != f"torch.{layout.dtype}":
             raise ValueError(f"KV of {tuple(kv.shape)} {kv.dtype} does not fit the store's {layout}")
-        payload = memoryview(kv.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1))
+        raw: Any = kv.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1)
+        payload = memoryview(raw)
         aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
         try:
             with open(aside, "wb") as out:

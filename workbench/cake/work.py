@@ -12,7 +12,7 @@ from workbench import backends
 from workbench.cake import model_time, paper
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, linear_bound_s
-from workbench.cake.policy import Policy
+from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, Stroke, summary_badges
 from workbench.cake.sim import Request, choose_chunks, simulate
 from workbench.pump import pump
@@ -53,12 +53,14 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
         costs, token_bytes = THIS_MACHINE, THIS_TOKEN_BYTES
         source = "SmolLM2-135M in bfloat16 on one thread of an AMD EPYC, fitted to a measured run"
     else:
-        key = (config.sim_hardware, config.sim_share)
+        key = (config.sim_hardware, float(config.sim_share))
         if key not in paper.TABLE_3:
             have = ", ".join(f"{h} {s:g} %" for h, s in paper.TABLE_3)
-            raise ValueError(f"sim_share: the paper has no {config.sim_hardware} at {config.sim_share:g} %; it has {have}")
+            raise ValueError(
+                f"sim_share: the paper has no {config.sim_hardware} at {config.sim_share} %; it has {have}"
+            )
         costs, token_bytes = paper.calibrated(*key), paper.KV_BYTES["LongAlpaca-13B"]
-        source = f"LongAlpaca-13B on {config.sim_hardware} at {config.sim_share:g} %, calibrated on the paper's table 3"
+        source = f"LongAlpaca-13B on {config.sim_hardware} at {config.sim_share} %, calibrated on the paper's table 3"
     link = config.link_mb_s
     if not link:  # the balance point; a raw disk has no meaning on a virtual clock
         whole = (config.prompt_tokens - 1) // config.grain * config.grain
@@ -77,17 +79,24 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     run = config.run or choose_chunks(costs, config.prompt_tokens, config.grain, steps=(step,))[1]
     lengths = [config.prompt_tokens * (config.requests - i) // config.requests for i in range(config.requests)]
     rows, strokes = [], list[Stroke]()
-    for mode in ("compute", "load", "cake"):
-        policy = Policy(costs, step, run, mode, config.batch, config.hedge)  # type: ignore[arg-type]
+
+    def whole(tokens: int) -> int:
+        return (tokens - 1) // config.grain * config.grain
+
+    modes: tuple[Mode, ...] = ("compute", "load", "cake")
+    for mode in modes:
+        policy = Policy(costs, step, run, mode, config.batch, config.hedge)
         done = simulate(policy, [Request(n) for n in lengths], config.grain, trace=True)
         row = Row(
-            mode=mode,  # type: ignore[arg-type]
+            mode=mode,
             round=0,
             link_mb_s=0.0 if mode == "compute" else round(link, 3),
             ttft_s=sum(done.ttft_s) / len(done.ttft_s),
             makespan_s=done.makespan_s,
             meeting_token=done.met_at[0],
-            loaded_tokens=sum((n - 1) // config.grain * config.grain - m for n, m in zip(lengths, done.met_at, strict=True)),
+            loaded_tokens=sum(
+                (n - 1) // config.grain * config.grain - m for n, m in zip(lengths, done.met_at, strict=True)
+            ),
             badge="modelled",
         )
         rows.append(row)
