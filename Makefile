@@ -28,7 +28,7 @@ lab: setup
 test: setup
 	@tools/setup.sh browser
 	-@$(BIN)/workbench doctor --fetch >/dev/null
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/pytest $(ARGS)  # not python -m: that would put kernels/ on sys.path
 
 lint: setup
 	$(BIN)/ruff check .

