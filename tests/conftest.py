@@ -22,6 +22,9 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.suffix == ".ipynb":
+            item.add_marker(pytest.mark.timeout(900))  # one cell; a cell may be a whole measurement
     items.sort(key=_dearness)  # stable: within one kind, files stay together
 
 
