@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.cake.costs import Costs, balanced_split, fit_compute, linear_bound_s, oracle, overlapped_s
+from workbench.cake.costs import Costs, balanced_split, fit_compute, lower_bound_s, oracle, overlapped_s
 
 
 def test_fit_recovers_a_known_curve_through_noise():
@@ -51,6 +51,16 @@ def test_oracle_tries_every_split():
     assert oracle([0.1, 0.1], [9.0, 9.0], 128, 0.0).token == 256
 
 
-def test_linear_bound():
-    assert linear_bound_s(10.0, 10.0) == 5.0
-    assert linear_bound_s(0.0, 0.0) == 0.0
+def test_lower_bound_is_the_harmonic_one_for_flat_costs_and_below_it_for_rising_ones():
+    flat = Costs(0.0, 0.001, 0.0, 0.003)
+    assert lower_bound_s(flat, 8000, 512) == pytest.approx(8 * 24 / 32)
+    rising = Costs(0.0, 0.0005, 1.25e-7, 0.003)  # computing all takes the same 8 s
+    assert lower_bound_s(rising, 8000, 512) < 0.97 * 8 * 24 / 32
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.floats(1e-5, 1e-2), st.floats(0, 1e-6), st.floats(1e-6, 1e-2), st.sampled_from([128, 512]))
+def test_no_split_beats_the_lower_bound(token_s, pair_s, load_s, step):
+    costs = Costs(0.01, token_s, pair_s, load_s)
+    best = min(max(costs.compute_range_s(0, m * 128, step), costs.load_s(8064 - m * 128, 128)) for m in range(64))
+    assert lower_bound_s(costs, 8064, step) <= best * (1 + 1e-9)

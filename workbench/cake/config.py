@@ -35,6 +35,9 @@ class CakeConfig(Config):
         description="Bandwidth of the KV store, MB/s, by a token bucket over real reads. 0: the raw disk. "
         "None: the balance point, where loading all takes as long as computing all",
     )
+    link_latency_ms: float = Field(
+        0.0, ge=0, le=10_000, description="Delay added before each read, ms, as a network store has; 0: none"
+    )
     policy: Literal["cake", "compute", "load"] = Field(
         "cake", description="Mode under test; compute-only and load-only are measured beside it in any case"
     )

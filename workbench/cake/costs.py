@@ -147,7 +147,21 @@ def oracle(compute_s: Sequence[float], load_s: Sequence[float], grain: int, tail
     return Split(best * grain, float(ends[best]) + tail_s)
 
 
-def linear_bound_s(compute_only_s: float, load_only_s: float) -> float:
-    """Tc * Tl / (Tc + Tl): the best that a split could do if every token cost the same on each side."""
-    total = compute_only_s + load_only_s
-    return compute_only_s * load_only_s / total if total > 0 else 0.0
+def lower_bound_s(costs: Costs, tokens: int, step: int) -> float:
+    """No split of `tokens` tokens can end sooner: cut anywhere, no rounding to steps or grains, no fixed read cost.
+
+    With costs that did not grow with the position this would be Tc * Tl / (Tc + Tl), the bound that CacheFlow
+    (arXiv 2604.25080) gives; front tokens are cheaper than the mean, so the true one is lower.
+    """
+
+    def compute_s(front: float) -> float:
+        return (costs.step_s / step + costs.token_s) * front + costs.pair_s * front * front / 2
+
+    low, high = 0.0, float(tokens)
+    for _ in range(60):  # compute_s rises, loading the rest falls: bisection on their crossing
+        middle = (low + high) / 2
+        if compute_s(middle) < (tokens - middle) * costs.load_token_s:
+            low = middle
+        else:
+            high = middle
+    return compute_s(low)

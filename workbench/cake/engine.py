@@ -12,7 +12,9 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from statistics import median
 from typing import TYPE_CHECKING, Literal
 
 from workbench.cake.ledger import Ledger
@@ -26,6 +28,7 @@ if TYPE_CHECKING:
     from workbench.lm import LM, KVCache
 
 LEAVE_S = 1.0  # a loader that hangs in a read is left behind after so long: the closed ledger throws its bytes away
+READERS = 8  # grains of one read are fetched side by side: their latencies overlap
 STALL_S = 60.0  # nothing computed, loaded or failed for so long: the run ends with an error that says so
 SMOOTH = 0.3  # weight of the newest measurement in the running averages
 
@@ -94,9 +97,10 @@ class Embedded:
         link_mb_s: float | None = None,
         emit: Callable[[Span], None] | None = None,
         stop: threading.Event | None = None,
+        latency_s: float = 0.0,
     ) -> None:
         self.model, self.store = model, store
-        self.bucket = TokenBucket(link_mb_s)
+        self.bucket = TokenBucket(link_mb_s, latency_s)
         self.emit = emit or (lambda _span: None)
         self.stop = stop or threading.Event()
 
@@ -108,6 +112,7 @@ class Embedded:
             _Task(f"r{i} " if len(prompts) > 1 else "", ids, self.store.prompt(ids), grain, self.model)
             for i, ids in enumerate(prompts)
         ]
+        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="cake-read")
         loader = threading.Thread(target=self._load_all, args=(tasks, policy), name="cake-load", daemon=True)
         if policy.mode != "compute":
             loader.start()
@@ -117,6 +122,7 @@ class Embedded:
             self._over.set()
             for task in tasks:
                 task.job.ledger.close()
+            self._readers.shutdown(wait=False, cancel_futures=True)
             if loader.ident is not None:
                 loader.join(LEAVE_S)
         return [task.restored() for task in tasks]
@@ -201,13 +207,14 @@ class Embedded:
                 task.job.ledger.close()
 
     def _read(self, task: _Task, step: Load) -> None:
-        """One read of one or more grains: bytes, checks, the link's pace, then the copy into the cache."""
+        """One read of some grains, side by side: bytes, checks, the link's pace, then the copy into the cache."""
         job, ledger, began = task.job, task.job.ledger, time.monotonic()
         ledger.set_gauge("load_began_s", began)
         arrived = self.bucket.reserve(self.store.layout.nbytes * len(step.grains))
+        reading = [self._readers.submit(task.prompt.read, grain) for grain in step.grains[1:]]
         for done, grain in enumerate(step.grains, 1):
             try:
-                kv = task.prompt.read(grain)
+                kv = task.prompt.read(grain) if done == 1 else reading[done - 2].result(STALL_S)
             except StoreError as error:
                 task.failures[error.cause] += 1
                 ledger.failed(grain)
@@ -237,6 +244,21 @@ class Embedded:
     def _span(self, lane: str, job: Job, began: float, start: int, end: int, why: object) -> None:
         at = time.monotonic() - self._begin
         self.emit(Span(lane, began - self._begin, at, f"{job.name}[{start}:{end}]", lane, dict(why)))  # type: ignore[call-overload]
+
+
+def probe_read_s(prompt: StoredPrompt, grains: int, bucket: TokenBucket, run: int = 4) -> float:
+    """Fixed cost of a read, s: reads of one grain against reads of `run` grains side by side, medians of five."""
+    seconds: dict[int, list[float]] = {1: [], run: []}
+    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="cake-probe") as readers:
+        for i in range(5):
+            for size, taken in seconds.items():
+                began = time.monotonic()
+                arrived = bucket.reserve(0)
+                list(readers.map(prompt.read, [(i * run + j) % grains for j in range(size)]))
+                time.sleep(max(0.0, arrived - time.monotonic()))
+                taken.append(time.monotonic() - began)
+    one, many = median(seconds[1]), median(seconds[run])
+    return max(0.0, one - (many - one) / (run - 1))
 
 
 def save_prompt(store: Store, ids: Sequence[int], cache: KVCache, stop: threading.Event | None = None) -> int:

@@ -36,6 +36,7 @@ def overview(result: CakeResult) -> go.Figure:
         ("compute only", s["compute_only_ttft_s"]),
         ("load only", s["load_only_ttft_s"]),
         ("oracle split", s["oracle_ttft_s"]),
+        ("lower bound", s["lower_bound_ttft_s"]),
     ]
     _pointers(fig, result.strokes, ends, tail=result.prompt_tokens if result.config.requests == 1 else None)
     _curves(fig, result.curve)
@@ -106,10 +107,10 @@ def _meeting(fig: go.Figure, strokes: Sequence[Stroke]) -> None:
 
 
 def _end_line(fig: go.Figure, label: str, seconds: float) -> None:
-    dash = {"oracle split": "dot"}.get(label, "dash")
+    dash = "dot" if label in ("oracle split", "lower bound") else "dash"
     fig.add_vline(x=seconds, line={"color": theme.QUIET, "width": 1.2, "dash": dash}, row=1, col=1)
     fig.add_annotation(
-        x=seconds, y=0.0 if label == "load only" else 0.12 if label == "compute only" else 0.24, yref="y domain",
+        x=seconds, y={"load only": 0.0, "compute only": 0.08, "oracle split": 0.16}.get(label, 0.24), yref="y domain",
         xref="x", text=f"{label} {theme.number(seconds)} s", showarrow=False, xanchor="right", yanchor="bottom",
         font={"size": 11, "color": theme.QUIET}, bgcolor="rgba(255,255,255,0.8)",
     )  # fmt: skip

@@ -17,12 +17,12 @@ import numpy as np
 from workbench import lm
 from workbench.cake import model_time
 from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, fit_compute, linear_bound_s
-from workbench.cake.engine import Embedded, Restored, save_prompt
+from workbench.cake.costs import Costs, fit_compute
+from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
 from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke
 from workbench.cake.sim import choose_chunks
-from workbench.cake.store import DiskStore, Layout, Store
+from workbench.cake.store import DiskStore, Layout, Store, TokenBucket
 from workbench.system import Event, Note, Point, Progress, Span
 
 if TYPE_CHECKING:
@@ -88,7 +88,8 @@ class Bench:
 
         plain: Mode = "compute" if mode == "compute" else "load" if mode.endswith("load") else "cake"
         policy = Policy(costs, self.step, run, plain, self.config.batch, self.config.hedge)
-        engine = Embedded(self.model, self.store, link_mb_s, emit, self.stop)
+        latency_s = 0.0 if mode.startswith("raw") else self.config.link_latency_ms / 1e3
+        engine = Embedded(self.model, self.store, link_mb_s, emit, self.stop, latency_s)
         restored = engine.restore(self.prompts, policy)
         self.done = before + 1
         row = self.row(mode, number, link_mb_s, restored)
@@ -219,6 +220,10 @@ def _measure(bench: Bench) -> CakeResult:
         link = float(f"{bench.loadable * bench.token_bytes / 1e6 / whole_s:.3g}")
         bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
     slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
+    bucket = TokenBucket(None, config.link_latency_ms / 1e3)
+    grains = (len(bench.prompts[0]) - 1) // config.grain
+    read_s = probe_read_s(bench.store.prompt(bench.prompts[0]), grains, bucket)
+    slow = replace(slow, load_request_s=read_s)
     run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
     bench.restore("raw cake", 0, 0.0, replace(costs, load_token_s=raw_token_s), run)
     modes: list[RowMode] = ["compute", "load", "cake"]
@@ -253,12 +258,13 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
     costs = replace(costs, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
     costs = replace(costs, contention=_contention(bench, costs))
     loads = [s for row, _, restored in bench.kept if row.mode == "load" for r in restored for _, s in r.reads]
-    per_grain = median(loads) if loads else costs.load_s(config.grain, config.grain)
-    costs = replace(costs, load_token_s=per_grain / config.grain)
+    if loads:  # what reads of this run took; their fixed cost stays the probed one
+        per_read = costs.load_request_s / run
+        costs = replace(costs, load_token_s=max(1e-12, (median(loads) - per_read) / config.grain))
     best, bound = [], []
     for ids in bench.prompts:
-        best.append(model_time.oracle_split(costs, len(ids), config.grain, bench.step, 1))
-        bound.append(linear_bound_s(*model_time.single_s(costs, len(ids), config.grain, bench.step, 1)))
+        best.append(model_time.oracle_split(costs, len(ids), config.grain, bench.step, run))
+        bound.append(model_time.lower_bound_s(costs, len(ids), config.grain, bench.step))
     order = np.cumsum(sorted(s.ttft_s for s in best))  # several prompts: one after the other, the shortest first
     top = float(max(t.abs().max() for t in bench.reference))
     row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[

@@ -10,6 +10,7 @@ import numpy as np
 from workbench.cake import paper
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, Split, oracle
+from workbench.cake.costs import lower_bound_s as ideal_s
 from workbench.cake.policy import Policy
 from workbench.cake.result import Curve
 from workbench.cake.sim import ttft
@@ -32,6 +33,12 @@ def oracle_split(costs: Costs, tokens: int, grain: int, step: int, run: int) -> 
     tail_s = costs.compute_range_s(grains * grain, tokens - grains * grain, step)
     load_s = costs.load_s(run * grain, run * grain) / run
     return oracle(list(np.diff(ends)), [load_s] * grains, grain, tail_s)
+
+
+def lower_bound_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
+    """TTFT that no split can beat: the ideal cut of the storable tokens, then the tail."""
+    whole = (tokens - 1) // grain * grain
+    return ideal_s(costs, whole, step) + costs.compute_s(whole, tokens - whole)
 
 
 def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:

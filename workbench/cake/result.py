@@ -162,7 +162,7 @@ class CakeResult(Result):
             "compute_only_ttft_s": compute_s,
             "load_only_ttft_s": load_s,
             "oracle_ttft_s": self.oracle_s,
-            "linear_bound_ttft_s": self.bound_s,
+            "lower_bound_ttft_s": self.bound_s,
             "speedup_vs_best_single": min(compute_s, load_s) / ttft_s,
             "ratio_to_oracle": ttft_s / self.oracle_s,
             "meeting_token": self.median_s(tested, "meeting_token"),
@@ -223,5 +223,5 @@ class CakeResult(Result):
 
 def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Literal["measured", "modelled"]]:
     """Badge of every summary number: the oracle and the bound are computed from measured times, so modelled."""
-    modelled = {"oracle_ttft_s", "linear_bound_ttft_s", "ratio_to_oracle"}
+    modelled = {"oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle"}
     return {name: "measured" if measured and name not in modelled else "modelled" for name in numbers}

@@ -281,16 +281,18 @@ def _check_header(store: DiskStore, key: bytes, grain: int, header: bytes, path:
 class TokenBucket:
     """Holds a stream of bytes to `mb_s` MB/s (10**6 bytes) without bursts; 0 or None: no limit.
 
+    latency_s is added before the first byte of each read, as a network store would.
+
     Time spent reading counts: `reserve` before the read says when its bytes may be there at the earliest.
     """
 
-    def __init__(self, mb_s: float | None) -> None:
-        self.mb_s, self._free_at = mb_s, 0.0
+    def __init__(self, mb_s: float | None, latency_s: float = 0.0) -> None:
+        self.mb_s, self.latency_s, self._free_at = mb_s, latency_s, 0.0
 
     def reserve(self, nbytes: int) -> float:
         """Book `nbytes`; returns the time (time.monotonic) before which they must not count as arrived."""
-        now = time.monotonic()
+        first = time.monotonic() + self.latency_s
         if not self.mb_s:
-            return now
-        self._free_at = max(now, self._free_at) + nbytes / (self.mb_s * 1e6)
+            return first
+        self._free_at = max(first, self._free_at) + nbytes / (self.mb_s * 1e6)
         return self._free_at

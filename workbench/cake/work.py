@@ -11,7 +11,7 @@ from typing import Any
 from workbench import backends
 from workbench.cake import model_time, paper
 from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, linear_bound_s
+from workbench.cake.costs import Costs
 from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, Stroke, summary_badges
 from workbench.cake.sim import Request, choose_chunks, simulate
@@ -65,7 +65,8 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
     if not link:  # the balance point; a raw disk has no meaning on a virtual clock
         whole = (config.prompt_tokens - 1) // config.grain * config.grain
         link = whole * token_bytes / MB / costs.compute_range_s(0, whole, config.step or 512)
-    return replace(costs, load_token_s=token_bytes / (link * MB)), token_bytes, link, source
+    slow = replace(costs, load_token_s=token_bytes / (link * MB), load_request_s=config.link_latency_ms / 1e3)
+    return slow, token_bytes, link, source
 
 
 def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
@@ -112,7 +113,6 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     curve = model_time.curve(costs, token_bytes, config, step, run, link)
     yield Progress(2, 3, "the paper's table")
     table = model_time.paper_claims()
-    singles = [model_time.single_s(costs, n, config.grain, step, run) for n in sorted(lengths)]
     best = [model_time.oracle_split(costs, n, config.grain, step, run) for n in sorted(lengths)]
     result = assemble(
         config,
@@ -127,7 +127,7 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
             "prompt_tokens": config.prompt_tokens,
             "oracle_s": _mean_one_by_one([split.ttft_s for split in best]),
             "oracle_token": best[-1].token,
-            "bound_s": _mean_one_by_one([linear_bound_s(*pair) for pair in singles]),
+            "bound_s": _mean_one_by_one([model_time.lower_bound_s(costs, n, config.grain, step) for n in lengths]),
             "table": table,
         },
     )
