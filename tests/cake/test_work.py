@@ -81,10 +81,10 @@ def test_several_requests(batch):
     assert result.summary()["makespan_s"] >= result.summary()["ttft_s"]
 
 
-def test_a_far_store_is_read_in_longer_runs():
-    """30 ms before each read are found by the probe, reads of several grains are chosen, the answer stays exact."""
+def test_the_delay_of_a_far_store_is_probed():
+    """30 ms before each read are found by the probe, and the answer stays exact."""
     near, far = run(link_mb_s=400.0), run(link_mb_s=400.0, link_latency_ms=30.0)
-    assert far.model.run > 1 and far.model.load_request_s > 0.02 > near.model.load_request_s
+    assert far.model.load_request_s > 0.02 > near.model.load_request_s
     assert far.summary()["exact"] == 1.0
 
 
