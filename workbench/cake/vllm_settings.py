@@ -1,4 +1,4 @@
-"""What CAKE on vLLM can be asked: for an engine by `kv_connector_extra_config`, for a request by `kv_transfer_params`."""
+"""What CAKE on vLLM can be asked: an engine by `kv_connector_extra_config`, a request by `kv_transfer_params`."""
 
 from __future__ import annotations
 
@@ -97,13 +97,15 @@ class Settings:
 class Asked:
     """What one request asks for, by SamplingParams(extra_args={"kv_transfer_params": {...}}) or in its HTTP body.
 
-    cake: the mode. link_mb_s, cold: instead of the engine's. trace: return the spans of passes and loads.
+    cake: the mode. link_mb_s, cold: instead of the engine's. trace: return the spans of passes and loads. cut: end a
+    pass where the loadable part ends, so that the last pass is the same one in every mode, to the bit.
     """
 
     cake: Mode
     link_mb_s: float
     cold: bool
     trace: bool
+    cut: bool
 
     @classmethod
     def of(cls, given: dict[str, Any] | None, settings: Settings) -> Asked:
@@ -112,12 +114,13 @@ class Asked:
         mode = given.get("cake", settings.mode)
         _one_of("cake", mode, get_args(Mode))
         link = given.get("link_mb_s", settings.link_mb_s)
-        return cls(mode, float(link or 0.0), bool(given.get("cold", settings.cold)), bool(given.get("trace", False)))
+        flags = given.get("cold", settings.cold), given.get("trace", False), given.get("cut", False)
+        return cls(mode, float(link or 0.0), *(bool(f) for f in flags))
 
 
 def model_fingerprint(model: str, config: dict[str, Any], *tags: object) -> str:
     """What decides KV: the weights (sampled bytes of a local folder's files, else the name), the config, `tags`."""
-    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str))
+    digest = xxhash.xxh3_128(json.dumps(config, sort_keys=True, default=str).encode())
     folder = Path(model)
     weights = sorted(p for kind in ("*.safetensors", "*.bin", "*.gguf") for p in folder.glob(kind))
     if not weights:
