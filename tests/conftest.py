@@ -1,5 +1,6 @@
 """Every test gets its own history and one compute thread; fast tests run first; in CI a skipped test is a failure."""
 
+import importlib.util
 import os
 import tempfile
 
@@ -22,7 +23,11 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(items):
+    lacking = [name for name in ("vllm", "lmcache") if importlib.util.find_spec(name) is None]
     for item in items:
+        for name in lacking:
+            if item.get_closest_marker(name) is not None:
+                item.add_marker(pytest.mark.skip(reason=f"{name} is not installed: make setup"))
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.timeout(900))  # one cell; a cell may be a whole measurement
     items.sort(key=_dearness)  # stable: within one kind, files stay together

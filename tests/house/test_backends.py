@@ -65,6 +65,7 @@ def test_an_engine_that_is_not_installed(engine, monkeypatch):
 
 
 @pytest.mark.vllm
+@pytest.mark.lmcache
 @pytest.mark.parametrize("engine", backends.ENGINES)
 def test_the_engines_of_the_full_set_are_there(engine):
     assert backends.backend(engine).available, backends.backend(engine)
