@@ -34,7 +34,9 @@ def test_report_is_one_offline_page(results):
     assert page.count('class="plotly-graph-div"') == 2
     for said in ("4 chunks were had", "The paper&#x27;s numbers" if "&#x27;s numbers" in page else "paper's numbers"):
         assert said in outside
-    assert all(word in outside for word in ("measured", "modelled", "2.6 ×", "not tried here", "a toy", "Settings"))
+    assert all(
+        word in outside for word in ("measured", "modelled", "2.6&nbsp;×", "not tried here", "a toy", "Settings")
+    )
 
 
 def test_fetch_pattern_would_find_a_fetch():

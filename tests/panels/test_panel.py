@@ -57,6 +57,7 @@ def test_cancel_is_idempotent_and_keeps_what_was_seen(panel):
     panel.cancel()  # before anything runs
     panel.run_button.click()
     assert panel.state == "running"
+    assert "running" in panel.live.head.html
     assert panel.run_button.disabled
     panel.cancel_button.click()
     panel.cancel_button.click()

@@ -34,11 +34,12 @@ def lanes(
     bar: int = 16,
     pickable: bool = False,
     chosen: int | None = None,
+    order: Sequence[str] = (),
 ) -> str:
-    """Spans in their lanes over time. `window` is (from, to) in seconds; a pickable span carries its index."""
+    """Spans over time in their lanes, those of `order` first. `window` is (from, to) in s."""
     lo, hi = window or (0.0, max((s.end_s for s in spans), default=1.0))
     hi = hi if hi > lo else lo + 1e-9
-    names = list(dict.fromkeys(s.lane for s in spans))
+    names = list(dict.fromkeys([*order, *(s.lane for s in spans)]))
     kinds = list(dict.fromkeys(s.kind for s in spans))
     serial, row = next(_serial), bar + 20
     tops = {lane: 16 + at * row for at, lane in enumerate(names)}
@@ -72,22 +73,23 @@ def describe(spans: Sequence[Span]) -> str:
     return "; ".join(said) + "."
 
 
-def curve(name: str, points: Sequence[tuple[float, float]], style: theme.Style) -> str:
+def curve(name: str, points: Sequence[tuple[float, float]], style: theme.Style, tall: int = 34) -> str:
     """One series as a line, with its name and last value above it."""
     shown = points[:: max(1, len(points) // 120)]
     shown = [*shown, points[-1]] if points else []
     xs, ys = [p[0] for p in shown], [p[1] for p in shown]
-    x0, wide = min(xs, default=0), (max(xs, default=1) - min(xs, default=0)) or 1
-    y0, tall = min([*ys, 0.0]), (max([*ys, 0.0]) - min([*ys, 0.0])) or 1
-    dots = " ".join(f"{100 * (x - x0) / wide:.1f},{38 - 36 * (y - y0) / tall:.1f}" for x, y in shown)
+    x0, width = min(xs, default=0), (max(xs, default=1) - min(xs, default=0)) or 1
+    y0, height = min([*ys, 0.0]), (max([*ys, 0.0]) - min([*ys, 0.0])) or 1
+    dots = " ".join(f"{100 * (x - x0) / width:.1f},{38 - 36 * (y - y0) / height:.1f}" for x, y in shown)
     last = theme.number(ys[-1]) if ys else "–"
     dash = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3"}.get(style.dash, "10 4")
     text = f"{name}: {len(points)} points, now {last}"
     return (
         f'<div class="wb-curve"><span>{escape(name)}</span><b>{last}</b>'
         f'<svg role="img" aria-label="{escape(text)}" viewBox="0 0 100 40" preserveAspectRatio="none" width="100%" '
-        f'height="34"><title>{escape(name)}</title><desc>{escape(text)}</desc><polyline points="{dots}" fill="none" '
-        f'stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dash}" vector-effect="non-scaling-stroke"/>'
+        f'height="{tall}"><title>{escape(name)}</title><desc>{escape(text)}</desc><polyline points="{dots}" '
+        f'fill="none" stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dash}" '
+        f'vector-effect="non-scaling-stroke"/>'
         "</svg></div>"
     )
 
@@ -139,10 +141,10 @@ def _rect(
 
 
 def _ticks(lo: float, hi: float, y: int) -> str:
-    """Round times along the bottom, four to eight of them."""
-    rough = (hi - lo) / 4
-    power = 10 ** math.floor(math.log10(rough))
-    step = max(m * power for m in (1, 2, 5) if m * power <= rough)
+    """Round times along the bottom, six at the most."""
+    least = (hi - lo) / 5
+    power = 10 ** math.floor(math.log10(least))
+    step = next(m * power for m in (1, 2, 5, 10, 20) if m * power >= least)
     marks = []
     for at in range(math.ceil(lo / step - 1e-9), math.floor(hi / step + 1e-9) + 1):
         x = 100 * (at * step - lo) / (hi - lo)

@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 
 from workbench import theme
 
-_SLIDER_STEPS = 400  # whole numbers in a wider range than this are typed, not slid
+_SLIDER_STEPS = 400  # wider ranges than this are typed, not slid
 
 
 class Field(widgets.VBox):  # type: ignore[misc]
@@ -117,8 +117,8 @@ def _range(info: FieldInfo) -> str:
     for rule in info.metadata:
         for key, word in said.items():
             if isinstance(limit := getattr(rule, key, None), (int, float)):
-                parts.append(f"{word} {f'{limit:,}' if abs(limit) >= 10_000 else f'{limit:g}'}")
-    return f' <span class="wb-range">{escape(" ".join(parts))}</span>' if parts else ""
+                parts.append(f"{word} {f'{int(limit):,}' if float(limit).is_integer() else f'{limit:g}'}")
+    return f' <span class="wb-range">({escape(" ".join(parts))})</span>' if parts else ""
 
 
 def _widget(kind: Any, bounds: tuple[float | None, float | None], tip: str) -> tuple[Callable[[Any], Any], Any]:
@@ -138,7 +138,7 @@ def _widget(kind: Any, bounds: tuple[float | None, float | None], tip: str) -> t
 
 
 def _float_widget(lo: float | None, hi: float | None, tip: str) -> Any:
-    if lo is None or hi is None or hi <= lo:
+    if lo is None or hi is None or hi <= lo or (lo <= 0 and hi - lo > _SLIDER_STEPS):
         return widgets.FloatText(continuous_update=False, tooltip=tip)
     if lo > 0 and hi / lo >= 100:
         ends = math.log10(lo), math.log10(hi)

@@ -22,6 +22,7 @@ STATES = {  # state -> icon; the word is always beside it
     "replay": "◇",
 }
 _CURVES = 3
+_HIGH = 205  # pixels for lanes or curves; more lanes than fit are scrolled to
 
 
 class Story:
@@ -88,10 +89,12 @@ def body_html(story: Story) -> str:
     """Lanes, curves and notes; what the run does not say takes no room."""
     panes = []
     if story.spans:
-        panes.append(("lanes", "Timeline", draw.lanes(story.spans, title="Timeline so far")))
+        bar = min(44, max(14, _HIGH // len({s.lane for s in story.spans}) - 20))
+        panes.append(("lanes", "Timeline", draw.lanes(story.spans, title="Timeline so far", bar=bar)))
     if story.curves:
         names = list(story.curves)[:_CURVES]
-        rows = [draw.curve(name, story.curves[name], theme.series(at)) for at, name in enumerate(names)]
+        tall = min(90, _HIGH // len(names) - 24)
+        rows = [draw.curve(name, story.curves[name], theme.series(at), tall) for at, name in enumerate(names)]
         more = len(story.curves) - len(names)
         rows += [f'<div class="wb-quiet">and {more} more curves</div>'] if more else []
         panes.append(("curves", "Curves", "".join(rows)))

@@ -112,9 +112,9 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._accept(result, "given")
 
     def _layout(self) -> list[Any]:
-        """Header, then form and work side by side."""
-        about = f'<span title="{escape(self.system.about)}">{escape(self.system.title)}</span>'
-        header = widgets.HTML(f'<h3>{about}</h3><p class="wb-quiet">{escape(self.system.paper)}</p>')
+        """Header and code, form and live strip side by side, results below them over the whole width."""
+        title, about, paper = map(escape, (self.system.title, self.system.about, self.system.paper))
+        header = widgets.HTML(f'<h3>{title}</h3><p class="wb-about">{about}</p><p class="wb-quiet">{paper}</p>')
         header.add_class("wb-title")
         self.run_button = widgets.Button(description="Run", button_style="primary", tooltip="Run these settings")
         self.cancel_button = widgets.Button(description="Cancel", disabled=True, tooltip="Stop at the next step")
@@ -142,12 +142,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         help_text = "Copy this call, or paste another one and press Enter: the form follows."
         code = widgets.VBox([self.code, widgets.HTML(f'<div class="wb-help">{help_text}</div>'), self.code_told])
         code.add_class("wb-codebox")
-        work = [buttons, self.live.head, self.trouble, self.live.body, self.replay, self.caption, self.results, footer]
-        right = widgets.VBox(work)
-        right.add_class("wb-work")
-        body = widgets.HBox([self.form, right])
+        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.replay])
+        work.add_class("wb-work")
+        body = widgets.HBox([self.form, work])
         body.add_class("wb-body")
-        return [header, code, body]
+        return [header, code, body, self.caption, self.results, footer]
 
     def _connect(self) -> None:
         self.run_button.on_click(lambda _: self.start())
@@ -197,9 +196,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
             self.form.load(config)
 
     def _begin(self, jobs: list[Job]) -> None:
-        if not self.jobs.start(jobs):
+        if self.jobs.busy:
             return
         self._buttons(running=True)
+        self.live.paint(Story(), "running", "starting")  # before the first event: imports may take seconds
+        if not self.jobs.start(jobs):  # another thread was faster
+            self._buttons(running=self.jobs.busy)
 
     def _buttons(self, *, running: bool) -> None:
         self.run_button.disabled = running

@@ -15,10 +15,12 @@ import ipywidgets as widgets
 
 from workbench.system import Config
 from workbench.ui.pane import FigurePane
+from workbench.ui.view import View
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_SAID = '<div class="wb-quiet"{}>Modelled from the form as it stands; nothing is run.</div>'
 _PERIOD_S = 0.25  # at most 4 pictures a second
 
 
@@ -35,7 +37,8 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         self._wanted: Config | None = None
         self._thread: threading.Thread | None = None
         self._plain = FigurePane()
-        self._said = widgets.HTML('<div class="wb-quiet">Modelled from the form as it stands; nothing is run.</div>')
+        self._said = View()
+        self._said.html = _SAID.format("")
         super().__init__([self._said, self._plain])
 
     def start(self, config: Config) -> None:
@@ -72,7 +75,7 @@ class Preview(widgets.VBox):  # type: ignore[misc]
             begun = time.monotonic()
             try:
                 self._draw(self.model(config))
-                self.error = None
+                self.error, self._said.html = None, _SAID.format(" data-resize")
             except Exception as error:  # noqa: BLE001  shown beside the picture; the next change tries again
                 self._fail(error)
             time.sleep(max(0.0, _PERIOD_S - (time.monotonic() - begun)))
@@ -82,6 +85,7 @@ class Preview(widgets.VBox):  # type: ignore[misc]
 
         if self.widget is None:
             self.widget = go.FigureWidget(fig)
+            self.widget._config = {"displaylogo": False, "responsive": True}
             self.children = (self._said, self.widget)
         else:
             _replace(self.widget, fig)
@@ -89,7 +93,7 @@ class Preview(widgets.VBox):  # type: ignore[misc]
 
     def _fail(self, error: BaseException) -> None:
         self.error = error
-        self._said.value = f'<div class="wb-error" role="alert">No preview: {escape(str(error))}</div>'
+        self._said.html = f'<div class="wb-error" role="alert">No preview: {escape(str(error))}</div>'
 
     def __repr__(self) -> str:
         return "Preview()"

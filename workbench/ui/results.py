@@ -19,6 +19,7 @@ from workbench.ui.preview import Preview
 from workbench.ui.timeline import Timeline
 from workbench.ui.view import View, table
 
+_CARDS = 8  # numbers over the figure, in the order of the summary
 _EVENTS = 300  # rows of the event table
 _BLANK = '<div class="wb-blank">{} appears when a run is done.</div>'
 
@@ -85,12 +86,16 @@ def _headline(result: Result) -> str:
     """The sentence and a card a number, each with its badge."""
     badges = result.provenance.badges
     cards = []
-    for name, value in result.summary().items():
+    numbers = list(result.summary().items())
+    for name, value in numbers[:_CARDS]:
         words, unit = theme.split_unit(name)
         mark = show.badge(badges[name]) if name in badges else ""
         number = f"<b>{theme.number(value)}</b>{f' <i>{escape(unit)}</i>' if unit else ''}"
         cards.append(f'<div class="wb-card"><span>{escape(words)}</span><div>{number}</div>{mark}</div>')
-    return f'<p class="wb-sentence">{escape(result.sentence())}</p><div class="wb-cards">{"".join(cards)}</div>'
+    more = len(numbers) - len(cards)
+    rest = f'<p class="wb-quiet">{more} more numbers are in Table.</p>' if more > 0 else ""
+    sentence = f'<p class="wb-sentence">{escape(result.sentence())}</p>'
+    return f'{sentence}<div class="wb-cards">{"".join(cards)}</div>{rest}'
 
 
 def _words(event: Event) -> str:

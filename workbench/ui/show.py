@@ -51,8 +51,8 @@ def claims_html(claims: list[Claim]) -> str:
     rows = [
         [
             escape(c.what),
-            f"{theme.number(c.paper)} {unit(c)}",
-            f"{theme.number(c.ours)} {unit(c)}" if c.ours is not None else "not tried here",
+            f"{theme.number(c.paper)}&nbsp;{unit(c)}",
+            f"{theme.number(c.ours)}&nbsp;{unit(c)}" if c.ours is not None else "not tried here",
             badge(c.badge) if c.ours is not None else "",
             escape(c.source),
             escape(c.note),

@@ -26,6 +26,7 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         self.system = system
         self.spans: list[Span] = []
         self.chosen: int | None = None
+        self._order: list[str] = []
         self._busy = False
         self.picture, self.why = View(), View()
         self.earlier = widgets.Button(description="Earlier", tooltip="Explain the span before")
@@ -49,6 +50,7 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
     def load(self, spans: Sequence[Span]) -> None:
         """Show these spans, in the order of their start."""
         self.spans = sorted(spans, key=lambda s: (s.start_s, s.lane))
+        self._order = list(dict.fromkeys(s.lane for s in spans))
         self.chosen = None
         end = max((s.end_s for s in self.spans), default=1.0) or 1.0
         self._busy = True
@@ -95,7 +97,13 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
             self.why.html = ""
             return
         self.picture.html = draw.lanes(
-            self.spans, title="Timeline", window=self.window.value, bar=26, pickable=True, chosen=self.chosen
+            self.spans,
+            title="Timeline",
+            window=self.window.value,
+            bar=26,
+            pickable=True,
+            chosen=self.chosen,
+            order=self._order,
         )
         self.why.html = self._why()
 

@@ -21,9 +21,14 @@ export default {
     };
     el.addEventListener("click", pick);
     el.addEventListener("keydown", pick);
-    model.on("change:html", draw);
+    // plotly's widget measures itself before it is in the page: a pane with data-resize beside it has it look again
+    const nudge = () => { if (el.querySelector("[data-resize]")) window.dispatchEvent(new Event("resize")); };
+    const redraw = () => { draw(); [300, 1000, 3000].forEach((ms) => setTimeout(nudge, ms)); };
+    const shown = new ResizeObserver(() => setTimeout(nudge, 50));
+    shown.observe(el);
+    model.on("change:html", redraw);
     draw();
-    return () => model.off("change:html", draw);
+    return () => { model.off("change:html", redraw); shown.disconnect(); };
   },
 };
 """
