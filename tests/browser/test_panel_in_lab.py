@@ -151,3 +151,20 @@ def test_cake_notebook(page, server):
     state(panel, "cancelled", 120)
     assert page.faults == []
     stayed_here(page, address)
+
+
+def test_report_page_draws_offline(page, tmp_path):
+    import toy
+
+    from workbench.runner import Run
+    from workbench.ui import export
+
+    results = [Run(toy.SYSTEM, toy.Toy(chunks=n), record=False).start().wait(30).result for n in (4, 9)]
+    path = export.write(tmp_path / "report.html", export.report(results))
+    page.goto(path.as_uri())
+    expect(page.locator(".js-plotly-plot .main-svg").nth(3)).to_be_visible()
+    with page.expect_download() as download:
+        page.get_by_role("link", name="table (CSV)").first.click()
+    assert Path(download.value.path()).read_text().startswith("chunk,done_s")
+    assert page.faults == []
+    assert [url for url in page.asked if not url.startswith(("file:", "data:", "blob:"))] == []
