@@ -5,7 +5,9 @@ EXTRA ?= auto
 PYTHON ?=
 BIN := .venv/bin
 STAMP := .venv/.ready
-SOURCES := pyproject.toml CMakeLists.txt tools/setup.sh $(wildcard kernels/*/*.cpp kernels/*/*.h)
+# an editable install knows the packages that were there: a new one asks for set-up again
+SOURCES := pyproject.toml CMakeLists.txt tools/setup.sh $(wildcard kernels/*/*.cpp kernels/*/*.h) \
+  $(wildcard workbench/*/__init__.py kernels/*/__init__.py)
 NOTEBOOKS := $(wildcard notebooks/*.ipynb)
 
 ifeq ($(filter auto $(shell cat .venv/.extra 2>/dev/null),$(EXTRA)),)
