@@ -1,6 +1,7 @@
 """A panel without browser and kernel: press, wait, look at the traits."""
 
 import threading
+import types
 
 import pytest
 import toy
@@ -161,6 +162,38 @@ def test_baselines_run_with_the_same_seed_and_are_compared(panel):
     assert {"this run", "compute only", "load only"} <= set(frame.columns)
     assert panel.results.titles[panel.results.selected_index] == "Compare"
     assert len(records.history("toy")) == 3
+
+
+def test_run_after_baselines_leaves_the_comparison_and_the_tab_alone(panel):
+    panel.baseline_button.click()
+    panel.wait(WAIT_S)
+    shown = panel.results.beside.comparison
+    panel.results.turn("Figure")
+    set_fields(panel, chunks=5)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.results.beside.comparison is shown
+    assert panel.results.titles[panel.results.selected_index] == "Figure"
+
+
+def test_cancelled_baselines_start_no_more(panel):
+    set_fields(panel, pause_s=0.05)
+    panel.start_baselines()
+    panel.cancel()
+    panel.wait(WAIT_S)
+    assert panel.state == "cancelled"
+    assert panel.baselines == {}
+    assert len(records.history("toy")) <= 1
+
+
+def test_cancel_before_the_first_run_has_begun(panel, monkeypatch):
+    monkeypatch.setattr(panel.jobs, "_stop", types.SimpleNamespace(is_set=lambda: True, clear=lambda: None))
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.run is None
+    assert panel.state == "cancelled"
+    assert "before it began" in panel.live.head.html
+    assert not panel.run_button.disabled
 
 
 def test_baseline_that_does_not_fit_is_named(panel):

@@ -34,7 +34,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.run: Run | None = None  # the latest, baselines among them
         self.baselines: dict[str, Result] = {}
         self._story, self._seen, self._of = Story(), 0, ""
-        self._trouble: dict[str, str] = {}
+        self._trouble: dict[str, str] = {}  # baseline -> why it has no result
+        self._comparing = False
         self.form = Form(system, config or next((system.presets[n] for n in ("small",) if n in system.presets), None))
         self.live, self.results = Live(), Results(system)
         self.replay = Replay(self.live)
@@ -64,12 +65,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """What Run does: run the form's config. A wrong form starts nothing and says what is wrong."""
         config = self._valid()
         if config is not None:
-            self._begin([Job("", config)])
+            self._begin([Job("", config)], comparing=False)
 
     def start_baselines(self) -> None:
         """What Run baselines does: the form's config, then each baseline of it with the same seed."""
         config = self._valid()
-        if config is None:
+        if config is None or self.jobs.busy:
             return
         jobs, self.baselines, self._trouble = [], {}, {}
         if self.result is None or self.result.config != config:
@@ -79,7 +80,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
                 jobs.append(Job(name, self.system.make(None, **(config.model_dump() | dict(changes)))))
             except ValueError as error:
                 self._trouble[name] = f"not a valid setting: {plain(error)}"
-        self._begin(jobs)
+        self._begin(jobs, comparing=True)
 
     def cancel(self) -> None:
         """What Cancel does: stop at the next event and start nothing more. Harmless when nothing runs."""
@@ -195,9 +196,10 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         if config != self.form.config_or_none():
             self.form.load(config)
 
-    def _begin(self, jobs: list[Job]) -> None:
+    def _begin(self, jobs: list[Job], *, comparing: bool) -> None:
         if self.jobs.busy:
             return
+        self._comparing, self._state = comparing, "starting"
         self._buttons(running=True)
         self.live.paint(Story(), "running", "starting")  # before the first event: imports may take seconds
         if not self.jobs.start(jobs):  # another thread was faster
@@ -269,11 +271,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         if error is not None:
             self._trace(error)
             self._say("failed", f"the panel could not show the run: {type(error).__name__}: {error}")
-        if self.baselines and self.result is not None:
+        if self._state == "starting":
+            self._say("cancelled", "before it began")
+        if self._comparing and self.baselines and self.result is not None:
             trouble = {name: text for name, text in self._trouble.items() if name}
             self.results.beside.show({"this run": self.result} | self.baselines, trouble)
             self.results.turn("Compare")
-            self.baselines = dict(self.baselines)
         if self._state == "done" and self.result is not None:
             self._caption()
         self.results.past.refresh()
