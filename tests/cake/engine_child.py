@@ -117,6 +117,66 @@ class Engine:
         self.close()
 
 
+def make_tiny(folder, seed=0):
+    """A Llama whose output depends on all of its KV, with heads that vLLM's CPU kernel takes."""
+    import json
+
+    import torch
+    from safetensors.torch import save_file
+
+    hidden, layers, heads, kv, dim, inner, vocab = 128, 3, 4, 2, 32, 256, 512
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "model_type": "llama",
+        "hidden_size": hidden,
+        "intermediate_size": inner,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv,
+        "head_dim": dim,
+        "vocab_size": vocab,
+        "max_position_embeddings": 8192,
+        "rms_norm_eps": 1e-5,
+        "hidden_act": "silu",
+        "tie_word_embeddings": False,
+        "torch_dtype": "float32",
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+    }
+    draw = torch.Generator().manual_seed(seed)
+
+    def matrix(rows, columns, gain=1.0):
+        return torch.randn(rows, columns, generator=draw) * gain * columns**-0.5
+
+    weights = {"model.embed_tokens.weight": 0.2 * torch.randn(vocab, hidden, generator=draw)}
+    for i in range(layers):
+        layer = {
+            "input_layernorm": torch.ones(hidden),
+            "self_attn.q_proj": matrix(heads * dim, hidden, 1.5),
+            "self_attn.k_proj": matrix(kv * dim, hidden, 1.5),
+            "self_attn.v_proj": matrix(kv * dim, hidden, 2.0),
+            "self_attn.o_proj": matrix(hidden, heads * dim),
+            "post_attention_layernorm": torch.ones(hidden),
+            "mlp.gate_proj": matrix(inner, hidden),
+            "mlp.up_proj": matrix(inner, hidden),
+            "mlp.down_proj": matrix(hidden, inner),
+        }
+        weights |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
+    weights |= {"model.norm.weight": torch.ones(hidden), "lm_head.weight": matrix(vocab, hidden, 2.0)}
+    folder = Path(folder)
+    folder.mkdir(parents=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def draw_ids(tokens, seed=0):
+    import random
+
+    draw = random.Random(seed)
+    return [draw.randrange(3, 500) for _ in range(tokens)]
+
+
 # -- the child ---------------------------------------------------------------------------------------------------
 
 
@@ -133,13 +193,25 @@ class Child:
         self.core = self.engine.engine_core.engine_core if hasattr(self.engine.engine_core, "engine_core") else None
         self.count = 0
         self.undo = []
+        self.steps = self.preempted = 0
+        self.count_preemptions()
+
+    def count_preemptions(self):
+        scheduler = self.core.scheduler
+        preempt = scheduler._preempt_request
+
+        def counted(*args, **kwargs):
+            self.preempted += 1
+            return preempt(*args, **kwargs)
+
+        scheduler._preempt_request = counted
 
     def run(self, asks, how):
-        """Add every request at once, step until all are done or aborted. how: keep, preempt_at_s."""
+        """Add every request at once, step until all are done or aborted. how: keep, preempt_after (steps)."""
         if not how.get("keep"):
             assert self.llm.reset_prefix_cache()
         ids, began, answers = {}, time.monotonic(), [None] * len(asks)
-        first, preempt = {}, list(how.get("preempt_at_s", []))
+        stepped, first, preempt = self.steps, {}, list(how.get("preempt_after", []))
         for i, ask in enumerate(asks):
             self.count += 1
             ids[f"t{self.count}"] = i
@@ -153,9 +225,10 @@ class Child:
                 self.engine.abort_request(late)
                 for k in late:
                     ids.pop(k)
-            if preempt and at >= preempt[0]:
+            if preempt and self.steps - stepped >= preempt[0]:
                 preempt.pop(0)
                 self.core.scheduler.reset_prefix_cache(reset_running_requests=True)
+            self.steps += 1
             for output in self.engine.step():
                 if output.request_id not in ids:
                     continue
@@ -190,11 +263,35 @@ class Child:
         assert saver.flush()
         return dict(saver.counts)
 
+    def reset_connector(self):
+        assert self.core.scheduler.reset_prefix_cache(reset_connector=True)
+
+    def restore_epoch(self):
+        book = self.core.scheduler.connector.book
+        book.epoch = ""
+        book.store = book.open_store("")
+
+    def stop_loads(self):
+        """After a fault that left loads behind."""
+        from vllm.distributed.kv_transfer import get_kv_transfer_group
+
+        loader = get_kv_transfer_group().loader
+        for name in list(loader._tasks):
+            loader.close(name)
+
+    def drain(self):
+        """Step an idle engine until no request waits for its blocks to be free."""
+        end = time.monotonic() + 20
+        while self.core.scheduler.has_finished_requests() and time.monotonic() < end:
+            self.core.step()
+        return not self.core.scheduler.has_finished_requests()
+
     def state(self):
         """Threads, free blocks, shared files and jobs that are left."""
         import threading
 
-        book = self.core.scheduler.connector.book
+        connector = self.core.scheduler.connector
+        book = connector.book
         pool = self.core.scheduler.kv_cache_manager.block_pool
         return {
             "threads": sorted(t.name for t in threading.enumerate() if t.name.startswith("cake")),
@@ -204,6 +301,10 @@ class Child:
             "segments": sorted(p.name for p in book.folder.iterdir()),
             "costs": book.learner.costs,
             "totals": dict(book.totals),
+            "steps": self.steps,
+            "preempted": self.preempted,
+            "layout": connector.layout,
+            "fingerprint": connector.fingerprint,
         }
 
     def fault(self, name, *args):  # noqa: C901

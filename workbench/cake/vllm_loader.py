@@ -246,12 +246,11 @@ class Saver:
             self._prompts[order.request] = self._open_store(False, epoch).prompt(order.ids)
         prompt = self._prompts[order.request]
         for grain, blocks in zip(order.grains, order.blocks, strict=True):
-            if not prompt.stored[grain]:
-                try:
-                    self._queue.put((prompt, grain, self.kv.read(blocks)), timeout=FULL_S)
-                except queue.Full:
-                    log.warning("CAKE: the store takes no data for %.0f s; grains are not saved", FULL_S)
-                    return
+            try:  # also where the store has the grain: it may have been refused
+                self._queue.put((prompt, grain, self.kv.read(blocks)), timeout=FULL_S)
+            except queue.Full:
+                log.warning("CAKE: the store takes no data for %.0f s; grains are not saved", FULL_S)
+                return
 
     def forget(self, request: str) -> None:
         """A request has nothing more to save."""
