@@ -50,7 +50,7 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One more point of a live curve. `series` names it with its units, as "compute: tokens done"."""
+    """One more point of a live curve. `series` is "part: quantity (unit)"; parts of one quantity share a chart."""
 
     series: str
     x: float
@@ -152,7 +152,7 @@ class Result(BaseModel):
         """Hash of `decided()`."""
         return hashlib.sha256(json.dumps(self.decided(), sort_keys=True).encode()).hexdigest()[:16]
 
-    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:
+    def _repr_mimebundle_(self, include: object = None, exclude: object = None) -> dict[str, Any]:  # noqa: ARG002
         from workbench.ui.show import mimebundle
 
         return mimebundle(self)

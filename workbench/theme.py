@@ -43,7 +43,8 @@ class Style:
 
     def bar(self) -> dict[str, Any]:
         """Keywords for a bar trace: `go.Bar(x=, y=, **style.bar())`."""
-        pattern = {"shape": self.pattern, "fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.55)", "size": 7, "solidity": 0.25}
+        light = {"fillmode": "overlay", "fgcolor": "rgba(255,255,255,0.55)", "size": 7, "solidity": 0.25}
+        pattern = {"shape": self.pattern, **light}
         return {"marker": {"color": self.colour, "pattern": pattern, "line": {"color": self.colour, "width": 1}}}
 
 

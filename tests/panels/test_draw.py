@@ -47,10 +47,17 @@ def test_any_window_has_ticks(window):
 
 @pytest.mark.parametrize("points", [[], [(0, 0)], [(0, 1), (0, 1)], [(at, -at) for at in range(1000)]])
 def test_curve_of_anything(points):
-    svg = draw.curve("done <x>", points, draw.theme.series(0))
+    svg = draw.curves("done <x>", {"": points})
     assert 'role="img"' in svg
     assert "&lt;x&gt;" in svg
     assert svg.count(",") < 300
+
+
+def test_parts_of_one_quantity_share_a_chart():
+    story = Story([(0.0, Point(name, x, x)) for x in range(3) for name in ("a: tokens", "b: tokens", "alone")])
+    body = body_html(story)
+    assert body.count('class="wb-curve"') == 2
+    assert body.count("<polyline") == 3
 
 
 def test_story_folds_events():

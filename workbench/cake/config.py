@@ -32,6 +32,7 @@ class CakeConfig(Config):
         None,
         ge=0,
         le=1e6,
+        json_schema_extra={"none": "balance point"},
         description="Bandwidth of the KV store, MB/s, by a token bucket over real reads. 0: the raw disk. "
         "None: the balance point, where loading all takes as long as computing all",
     )

@@ -228,4 +228,6 @@ def preview(config: CakeConfig) -> go.Figure:
         f"speed-up over the better single resource by length and bandwidth; it is never below 1."
     )
     fig.update_layout(legend={"y": -0.24, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin={"b": 100})
-    return theme.finish(fig, f"Expected: ready after {mean:.2f} s over {link:,.3g} MB/s (modelled)", text, height=420)
+    return theme.finish(
+        fig, f"Expected: ready after {mean:.2f} s over {theme.number(link)} MB/s (modelled)", text, height=420
+    )

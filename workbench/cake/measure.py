@@ -19,7 +19,7 @@ from workbench.cake import model_time
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
-from workbench.cake.policy import Mode, Policy
+from workbench.cake.policy import TAIL, Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import DiskStore, Layout, Store, TokenBucket
@@ -81,11 +81,14 @@ class Bench:
                 span, start_s=span.start_s + offset, end_s=span.end_s + offset, label=f"{mode} {span.label}"
             )
             self.say(shown)
-            y = stroke.last_token if span.lane == "compute" else stroke.first_token
-            self.say(Point(f"{span.lane}: position (tokens)", round(shown.end_s, 4), float(y)))
+            if span.why.get("reason") != TAIL:
+                y = stroke.last_token if span.lane == "compute" else stroke.first_token
+                self.say(Point(f"{span.lane}: position (tokens)", round(shown.end_s, 4), float(y)))
             share = (stroke.last_token - stroke.first_token) / total  # a hedged grain counts twice: hence the bound
             self.tell(f"{mode}, round {number + 1}", max(0.0, min(share, before + 0.99 - self.done)))
 
+        for side, at in (("compute", 0), ("load", len(self.prompts[0]))):
+            self.say(Point(f"{side}: position (tokens)", round(offset, 4), float(at)))
         plain: Mode = "compute" if mode == "compute" else "load" if mode.endswith("load") else "cake"
         policy = Policy(costs, self.step, run, plain, self.config.batch, self.config.hedge)
         latency_s = 0.0 if mode.startswith("raw") else self.config.link_latency_ms / 1e3

@@ -26,6 +26,7 @@ Batch = Literal["fifo", "mean", "makespan"]
 Why = Mapping[str, float | str]
 
 MIN_WAIT_S = 0.0005
+TAIL = "tail: not in the store"
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
 
 
@@ -135,7 +136,7 @@ class Policy:
         left = job.tokens - job.position
         if left <= 0:
             return Ready(job.tokens)
-        return Compute(job.position, min(left, self.step), {"reason": "tail: not in the store"})
+        return Compute(job.position, min(left, self.step), {"reason": TAIL})
 
     def _claim(self, job: Job, now_s: float) -> Compute | Wait:
         """Claim from the front what compute will have done when the loads of the rest are done."""

@@ -12,7 +12,7 @@ from workbench import backends
 from workbench.cake import model_time, paper
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs
-from workbench.cake.policy import Mode, Policy
+from workbench.cake.policy import TAIL, Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, Stroke, summary_badges
 from workbench.cake.sim import Request, choose_chunks, simulate
 from workbench.pump import pump
@@ -107,6 +107,8 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
             strokes = [to_stroke(span) for span in done.spans]
             for span, stroke in zip(done.spans, strokes, strict=True):
                 yield span
+                if span.why.get("reason") == TAIL:
+                    continue
                 at = stroke.last_token if stroke.lane == "compute" else stroke.first_token
                 yield Point(f"{span.lane}: position (tokens)", span.end_s, float(at))
     yield Progress(1, 3, "bandwidth curve")

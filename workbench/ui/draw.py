@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from html import escape
 
 from workbench import theme
@@ -73,24 +73,39 @@ def describe(spans: Sequence[Span]) -> str:
     return "; ".join(said) + "."
 
 
-def curve(name: str, points: Sequence[tuple[float, float]], style: theme.Style, tall: int = 34) -> str:
-    """One series as a line, with its name and last value above it."""
-    shown = points[:: max(1, len(points) // 120)]
-    shown = [*shown, points[-1]] if points else []
-    xs, ys = [p[0] for p in shown], [p[1] for p in shown]
-    x0, width = min(xs, default=0), (max(xs, default=1) - min(xs, default=0)) or 1
-    y0, height = min([*ys, 0.0]), (max([*ys, 0.0]) - min([*ys, 0.0])) or 1
-    dots = " ".join(f"{100 * (x - x0) / width:.1f},{38 - 36 * (y - y0) / height:.1f}" for x, y in shown)
-    last = theme.number(ys[-1]) if ys else "–"
-    dash = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3"}.get(style.dash, "10 4")
-    text = f"{name}: {len(points)} points, now {last}"
+def curves(quantity: str, parts: Mapping[str, Sequence[tuple[float, float]]], tall: int = 34) -> str:
+    """Series of one quantity as lines on one scale, with their names and last values above them."""
+    every = [point for points in parts.values() for point in points]
+    x0, x1 = min((x for x, _ in every), default=0.0), max((x for x, _ in every), default=1.0)
+    y0, y1 = min([0.0, *(y for _, y in every)]), max([0.0, *(y for _, y in every)])
+    lines, said, keys = [], [], []
+    for name, points in parts.items():
+        style = theme.kind(name) if name in theme.KINDS else theme.series(len(lines))
+        last = theme.number(points[-1][1]) if points else "–"
+        said.append(f"{name or quantity}: {len(points)} points, now {last}")
+        keys.append(f'<span>{escape(name or quantity)}</span><b style="border-color:{style.colour}">{last}</b>')
+        lines.append(_line(points, (x0, (x1 - x0) or 1.0), (y0, (y1 - y0) or 1.0), style))
+    text = escape("; ".join(said))
+    head = f'<div class="wb-curve-of">{escape(quantity)}</div>' if any(parts) else ""
     return (
-        f'<div class="wb-curve"><span>{escape(name)}</span><b>{last}</b>'
-        f'<svg role="img" aria-label="{escape(text)}" viewBox="0 0 100 40" preserveAspectRatio="none" width="100%" '
-        f'height="{tall}"><title>{escape(name)}</title><desc>{escape(text)}</desc><polyline points="{dots}" '
-        f'fill="none" stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dash}" '
+        f'<div class="wb-curve">{head}{"".join(f"<div>{key}</div>" for key in keys)}'
+        f'<svg role="img" aria-label="{text}" viewBox="0 0 100 40" preserveAspectRatio="none" width="100%" '
+        f'height="{tall}"><title>{escape(quantity)}</title><desc>{text}</desc>{"".join(lines)}</svg></div>'
+    )
+
+
+def _line(
+    points: Sequence[tuple[float, float]], x: tuple[float, float], y: tuple[float, float], style: theme.Style
+) -> str:
+    """A polyline in a box of 100 by 40; `x` and `y` are (least, extent)."""
+    thin = points[:: max(1, len(points) // 200)]
+    dots = " ".join(
+        f"{100 * (a - x[0]) / x[1]:.1f},{38 - 36 * (b - y[0]) / y[1]:.1f}" for a, b in [*thin, *points[-1:]]
+    )
+    dash = {"solid": "", "dash": "6 4", "dot": "2 3", "dashdot": "6 3 2 3"}.get(style.dash, "10 4")
+    return (
+        f'<polyline points="{dots}" fill="none" stroke="{style.colour}" stroke-width="2" stroke-dasharray="{dash}" '
         f'vector-effect="non-scaling-stroke"/>'
-        "</svg></div>"
     )
 
 

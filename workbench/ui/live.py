@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from workbench import theme
 from workbench.system import Event, Note, Point, Progress, Span
 from workbench.ui import draw
 from workbench.ui.view import View
@@ -73,6 +72,15 @@ class Live:
             self.body.html = body
 
 
+def by_quantity(series: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, list[tuple[float, float]]]]:
+    """Quantity -> part -> points: "compute: position (tokens)" is the part compute of the position."""
+    charts: dict[str, dict[str, list[tuple[float, float]]]] = {}
+    for name, points in series.items():
+        part, _, quantity = name.rpartition(": ")
+        charts.setdefault(quantity, {})[part] = points
+    return charts
+
+
 def head_html(story: Story, state: str, text: str) -> str:
     """State in a word, icon and colour, the status line, and the bar."""
     share = 1.0 if state == "done" else story.share
@@ -92,10 +100,11 @@ def body_html(story: Story) -> str:
         bar = min(44, max(14, _HIGH // len({s.lane for s in story.spans}) - 20))
         panes.append(("lanes", "Timeline", draw.lanes(story.spans, title="Timeline so far", bar=bar)))
     if story.curves:
-        names = list(story.curves)[:_CURVES]
-        tall = min(90, _HIGH // len(names) - 24)
-        rows = [draw.curve(name, story.curves[name], theme.series(at), tall) for at, name in enumerate(names)]
-        more = len(story.curves) - len(names)
+        charts = by_quantity(story.curves)
+        names = list(charts)[:_CURVES]
+        tall = min(150, _HIGH // len(names) - 42)
+        rows = [draw.curves(name, charts[name], tall) for name in names]
+        more = len(charts) - len(names)
         rows += [f'<div class="wb-quiet">and {more} more curves</div>'] if more else []
         panes.append(("curves", "Curves", "".join(rows)))
     if story.notes:
