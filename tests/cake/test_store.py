@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from workbench.cake.store import HEADER_BYTES, DiskStore, Layout, StoreError, TokenBucket, grain_keys
+from workbench.cake.store import HEADER_BYTES, DiskStore, Layout, StoreError, TokenBucket, grain_keys, in_memory
 
 LAYOUT = Layout(layers=2, kv_heads=2, tokens=16, head_dim=8, dtype="float32")
 IDS = list(range(100, 100 + 16 * 6 + 5))
@@ -119,7 +119,7 @@ def test_version_is_checked(store, monkeypatch):
 def test_a_failed_write_leaves_nothing(store, monkeypatch):
     prompt = store.prompt(IDS)
     monkeypatch.setattr("os.utime", lambda *a, **k: (_ for _ in ()).throw(OSError(28, "No space left on device")))
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match=r"KV store in .*No space.*set TMPDIR"):
         prompt.write(0, kv(0))
     assert list(store.folder.iterdir()) == []
 
@@ -160,9 +160,19 @@ def test_folder_that_cannot_be_made(tmp_path):
         DiskStore(tmp_path / "file" / "kv", LAYOUT, "m")
 
 
-def test_bucket_adds_up():
+def test_memory_is_not_taken_for_a_disk(tmp_path):
+    (tmp_path / "in memory").mkdir()
+    mounts = tmp_path / "mounts"
+    kept = str(tmp_path / "in memory").replace(" ", "\\040")
+    mounts.write_text(f"/dev/sda1 / ext4 rw 0 0\ntmpfs {kept} tmpfs rw 0 0\n")
+    assert in_memory(tmp_path / "in memory" / "kv", mounts)
+    assert not in_memory(tmp_path / "kv", mounts) and not in_memory(tmp_path, tmp_path / "no such file")
+
+
+def test_bucket_adds_up(monkeypatch):
+    monkeypatch.setattr("time.monotonic", lambda: 50.0)
     bucket = TokenBucket(10.0)
     first, second = bucket.reserve(1_000_000), bucket.reserve(2_000_000)
-    assert second - first == pytest.approx(0.2)
-    free = TokenBucket(0.0)
-    assert free.reserve(10**12) == pytest.approx(free.reserve(1), abs=5.0)
+    assert (first, second) == (pytest.approx(50.1), pytest.approx(50.3))
+    assert TokenBucket(0.0).reserve(10**12) == 50.0
+    assert TokenBucket(10.0, latency_s=2.0).reserve(1_000_000) == pytest.approx(52.1)

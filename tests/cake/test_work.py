@@ -53,8 +53,9 @@ def test_exact_means_something(measured):
     assert not measured.model_copy(update={"rows": measured.rows[:-1] + wrong}).exact
 
 
-def test_the_trace_covers_the_prompt_once(measured):
-    positions = sorted((k.first_token, k.last_token) for k in measured.strokes)
+def test_the_trace_covers_the_prompt_once():
+    """Without hedging: a late read would be in the trace beside the pass that took its grain over."""
+    positions = sorted((k.first_token, k.last_token) for k in run(hedge=False).strokes)
     assert positions[0][0] == 0 and positions[-1][1] == 1601
     assert all(a[1] == b[0] for a, b in pairwise(positions))
 
@@ -72,6 +73,21 @@ def test_a_baseline_is_the_same_run_with_another_policy(policy):
     result = run(policy=policy)
     s = result.summary()
     assert s["ttft_s"] == s[f"{policy}_only_ttft_s"] and s["exact"] == 1.0
+    assert s["meeting_token"] == {"compute": 1600, "load": 0}[policy]
+    assert result.claims() == []  # the paper's speed-ups are CAKE's
+
+
+@pytest.mark.parametrize(
+    "changes", [{"prompt_tokens": 300}, {"prompt_tokens": 129}, {"grain": 1024, "prompt_tokens": 3000}]
+)
+def test_a_prompt_of_few_passes(changes):
+    """Shorter than the usual pass, the least there is, a grain longer than the usual pass."""
+    result = run(step=None, **changes)
+    s = result.summary()
+    assert s["exact"] == 1.0 and s["prompt_tokens"] == changes["prompt_tokens"]
+    assert (
+        max(k.last_token - k.first_token for k in result.strokes if k.lane == "compute") <= changes["prompt_tokens"] / 2
+    )
 
 
 @pytest.mark.parametrize("batch", ["fifo", "mean", "makespan"])
@@ -99,6 +115,8 @@ def test_own_text(tmp_path):
     ("changes", "message"),
     [
         ({"prompt_file": "/nowhere/x.txt"}, "prompt_file: /nowhere/x.txt cannot be read"),
+        ({"prompt_file": "/bin/sh"}, "prompt_file: /bin/sh cannot be read as text"),
+        ({"prompt_file": "~nobody-here/x.txt"}, "prompt_file: ~nobody-here/x.txt cannot be read"),
         ({"backend": "sim", "sim_hardware": "H100", "sim_share": "12.5"}, "sim_share: the paper has no H100 at 12.5"),
     ],
 )
@@ -118,7 +136,7 @@ def test_own_text_that_is_too_short(tmp_path):
     ("changes", "message"),
     [
         ({"prompt_tokens": 9000, "model": "smollm2"}, "8192 positions"),
-        ({"prompt_tokens": 100}, "two grains"),
+        ({"prompt_tokens": 128}, "more than two grains"),
         ({"step": 32, "grain": 64}, "at least one grain"),
         ({"engine": "vllm", "requests": 2}, "one prompt at a time"),
         ({"grain": 100}, "multiple of 16"),

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from workbench.system import Config
 
 LONGEST = {"smollm2": 8192, "tiny": 4096}
+STEP = 512  # tokens a pass computes where the config does not say
 ADVANCED: dict[str, Any] = {"group": "advanced"}
 SIMULATION: dict[str, Any] = {"group": "simulation"}
 
@@ -60,7 +61,11 @@ class CakeConfig(Config):
         128, ge=16, le=1024, multiple_of=16, description="Unit of storage, tokens", json_schema_extra=ADVANCED
     )
     step: int | None = Field(
-        None, ge=16, le=4096, description="Most tokens per compute pass; None: 512", json_schema_extra=ADVANCED
+        None,
+        ge=16,
+        le=4096,
+        description="Most tokens per compute pass; None: 512. At least a grain; a prompt takes two passes or more",
+        json_schema_extra=ADVANCED,
     )
     run: int | None = Field(
         None,
@@ -78,6 +83,18 @@ class CakeConfig(Config):
         "100", description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
     )
 
+    @property
+    def pass_tokens(self) -> int:
+        """Most tokens that a compute pass takes: `step`, but so few that the storable prompt takes two passes."""
+        half = (self.prompt_tokens - 1) // self.grain // 2 * self.grain
+        return min(self.step or max(STEP, self.grain), half)
+
+    @property
+    def lengths(self) -> list[int]:
+        """Tokens of each prompt: the longest first, shorter by equal steps, each more than two grains."""
+        shares = [self.prompt_tokens * (self.requests - i) // self.requests for i in range(self.requests)]
+        return [max(n, 2 * self.grain + 1) for n in shares]
+
     @model_validator(mode="after")
     def _fits(self) -> CakeConfig:
         if self.backend != "sim" and self.prompt_tokens > LONGEST[self.model] - 64:
@@ -86,8 +103,8 @@ class CakeConfig(Config):
                 f"prompt_tokens: {self.model} has {LONGEST[self.model]} positions, so at most {most} "
                 f"prompt tokens are left beside the answer; backend='sim' takes longer ones"
             )
-        if self.prompt_tokens < 2 * self.grain:
-            raise ValueError(f"prompt_tokens: must hold at least two grains of {self.grain} tokens")
+        if self.prompt_tokens <= 2 * self.grain:
+            raise ValueError(f"prompt_tokens: must hold more than two grains of {self.grain} tokens")
         if self.step is not None and self.step < self.grain:
             raise ValueError(f"step: must be at least one grain of {self.grain} tokens")
         if self.engine == "vllm" and self.requests > 1:

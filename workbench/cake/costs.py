@@ -63,7 +63,7 @@ class Costs:
 def fit_compute(passes: Sequence[tuple[int, int, float]]) -> tuple[float, float, float]:
     """Least squares of (step_s, token_s, pair_s), none negative, on measured (start, tokens, seconds) passes.
 
-    Passes weigh by 1 / seconds, so that short ones count too. ValueError below three passes of one size or two.
+    Passes weigh by 1 / seconds, so that short ones count too. ValueError below two passes.
     """
     from scipy.optimize import nnls
 

@@ -22,14 +22,13 @@ from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
 from workbench.cake.policy import TAIL, Mode, Policy
 from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke
 from workbench.cake.sim import choose_chunks
-from workbench.cake.store import DiskStore, Layout, Store, TokenBucket
+from workbench.cake.store import DiskStore, Layout, Store, TokenBucket, in_memory
 from workbench.system import Event, Note, Point, Progress, Span
 
 if TYPE_CHECKING:
     import torch
 
 Say = Callable[[Event], None]
-STEP = 512
 ANSWER_TOKENS = 8
 SWEEP = (4.0, 0.25, 16.0, 1 / 16)
 # Largest difference of logits between two orders of the same arithmetic, as a share of the largest logit: a pass cut
@@ -50,17 +49,28 @@ class Bench:
         torch.set_num_threads(config.threads)
         self.tell("loading the model")
         self.model = lm.load(config.model, dtype=config.dtype)
-        self.step = config.step or STEP
+        self.step = config.pass_tokens
         self.prompts = prompts(config, self.model)
         c = self.model.config
         layout = Layout(c.layers, c.kv_heads, config.grain, c.head_dim, config.dtype)
         self.store: Store = open_store(config, layout, self.model.fingerprint, folder)
         self.token_bytes = layout.nbytes // layout.tokens
-        self.loadable = sum((len(p) - 1) // config.grain * config.grain for p in self.prompts)
+        self.loadable = sum(self.storable(i) for i in range(len(self.prompts)))
         self.rows: list[Row] = []
         self.reference: list[torch.Tensor] = []
         self.answers: list[list[int]] = []
         self.kept: list[tuple[Row, list[Stroke], list[Restored]]] = []
+
+    def storable(self, number: int) -> int:
+        """Tokens of a prompt that a store can hold: whole grains, never the last token."""
+        return (len(self.prompts[number]) - 1) // self.config.grain * self.config.grain
+
+    def warm_up(self) -> None:
+        """One pass into a cache that is thrown away: the first matrix products of a process cost more than others."""
+        import torch
+
+        ids = torch.tensor(self.prompts[0][: self.step])
+        self.model.forward(ids, self.model.new_cache(len(ids)), 0, logits=None, stop=self.stop.is_set)
 
     def tell(self, note: str, more: float = 0.0) -> None:
         """Progress: `more` restores were finished."""
@@ -119,7 +129,7 @@ class Bench:
             link_mb_s=round(link_mb_s, 3),
             ttft_s=float(np.mean([r.ttft_s for r in restored])),
             makespan_s=max(r.ttft_s for r in restored),
-            meeting_token=restored[0].met_at,
+            meeting_token=restored[0].met_at if restored[0].loaded_tokens else self.storable(0),
             loaded_tokens=sum(r.loaded_tokens for r in restored),
             failed_grains=sum(sum(r.failures.values()) for r in restored),
             hedged_grains=sum(r.hedged for r in restored),
@@ -157,13 +167,12 @@ class Bench:
 
 def prompts(config: CakeConfig, model: lm.LM) -> list[list[int]]:
     """The prompts of a run: as many as asked, the longest first, shorter by equal steps, each of its own text."""
-    lengths = [config.prompt_tokens * (config.requests - i) // config.requests for i in range(config.requests)]
-    lengths = [max(n, 2 * config.grain + 1) for n in lengths]
+    lengths = config.lengths
     if config.prompt_file is None:
         return [lm.prompt(model, n, config.seed + i) for i, n in enumerate(lengths)]
     try:
         text = Path(config.prompt_file).expanduser().read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, RuntimeError, ValueError) as error:
         raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {error}") from error
     ids = model.tokenizer.encode(text)
     if len(ids) < lengths[0] + config.requests - 1:
@@ -198,17 +207,26 @@ def to_stroke(span: Span) -> Stroke:
 
 def measure(config: CakeConfig, say: Say, stop: threading.Event) -> CakeResult:
     """The whole run: reference and calibration, raw disk, interleaved rounds, sweep, control, model."""
-    with tempfile.TemporaryDirectory(prefix="workbench-cake-") as folder:
-        bench = Bench(config, say, stop, Path(folder))
-        try:
-            return _measure(bench)
-        finally:
-            bench.store.close()
+    import torch
+
+    threads = torch.get_num_threads()
+    try:
+        with tempfile.TemporaryDirectory(prefix="workbench-cake-") as folder:
+            bench = Bench(config, say, stop, Path(folder))
+            if in_memory(Path(folder)):
+                say(Note(f"{folder} lies in memory: raw rows are not a disk's; set TMPDIR to a disk", "warning"))
+            try:
+                return _measure(bench)
+            finally:
+                bench.store.close()
+    finally:
+        torch.set_num_threads(threads)
 
 
 def _measure(bench: Bench) -> CakeResult:
     config, tested = bench.config, bench.config.policy
     guess = Costs(0.01, 0.0008, 1e-7, 0.0008)
+    bench.warm_up()
     bench.restore("compute", 0, 0.0, guess, 1)
     costs = replace(guess, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
     bench.tell("writing the KV store")
@@ -224,7 +242,7 @@ def _measure(bench: Bench) -> CakeResult:
         bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
     slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
     bucket = TokenBucket(None, config.link_latency_ms / 1e3)
-    grains = (len(bench.prompts[0]) - 1) // config.grain
+    grains = bench.storable(0) // config.grain
     read_s = probe_read_s(bench.store.prompt(bench.prompts[0]), grains, bucket)
     slow = replace(slow, load_request_s=read_s)
     run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
@@ -232,7 +250,7 @@ def _measure(bench: Bench) -> CakeResult:
     modes: list[RowMode] = ["compute", "load", "cake"]
     modes = modes[: 3 if tested == "cake" else 2]
     for number in range(config.rounds):
-        for mode in modes:
+        for mode in modes if number % 2 == 0 else modes[::-1]:  # there and back: a drift of the machine cancels
             if (mode, number) != ("compute", 0):
                 bench.restore(mode, number, link if mode != "compute" else 0.0, slow, run)
     control = bench.control()
@@ -249,9 +267,8 @@ def _measure(bench: Bench) -> CakeResult:
 
 
 def _passes(bench: Bench) -> list[tuple[int, int, float]]:
-    """(start, tokens, seconds) of every pass of the compute-only restores; the very first pass warms up."""
-    found = [p for row, _, restored in bench.kept if row.mode == "compute" for r in restored for p in r.passes]
-    return found[1:] if len(found) > 4 else found
+    """(start, tokens, seconds) of every pass of the compute-only restores."""
+    return [p for row, _, restored in bench.kept if row.mode == "compute" for r in restored for p in r.passes]
 
 
 def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -> CakeResult:
@@ -291,7 +308,7 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
         "control_max_abs_diff": control,
         "tokens": [t for answer in bench.answers for t in answer],
         "text": bench.model.tokenizer.decode(bench.answers[0]),
-        "table": model_time.nearest_claims(single[0], single[1], row.ttft_s),
+        "table": model_time.nearest_claims(single[0], single[1], row.ttft_s) if tested == "cake" else [],
         "prompt_hash": hashlib.sha256(np.asarray(bench.prompts[0], dtype="<i8").tobytes()).hexdigest()[:16],
     }
     return assemble(config, "cpu", bench.began, facts)

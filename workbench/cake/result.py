@@ -25,7 +25,7 @@ COLUMNS = {
     "link_mb_s": "bandwidth of the store, MB/s; for raw rows the one that was measured",
     "ttft_s": "time to first token, s; the mean over requests where there are several",
     "makespan_s": "until the last request was ready, s",
-    "meeting_token": "first token that was loaded; everything before it was computed",
+    "meeting_token": "first token that was loaded, all storable ones where none was; what is before it was computed",
     "loaded_tokens": "tokens whose KV came from the store",
     "failed_grains": "grains whose load failed and which were computed instead",
     "hedged_grains": "grains that compute took over from a late load",

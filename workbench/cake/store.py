@@ -210,6 +210,10 @@ class DiskPrompt:
                     os.fsync(out.fileno())
             os.utime(aside, ns=(self._stamp, self._stamp))
             aside.rename(path)
+        except OSError as error:
+            aside.unlink(missing_ok=True)
+            text = f"KV store in {path.parent}: {len(payload) / 1e6:.1f} MB cannot be written: {error.strerror}"
+            raise OSError(error.errno, f"{text}; free some space or set TMPDIR to another disk") from error
         except BaseException:
             aside.unlink(missing_ok=True)
             raise
@@ -276,6 +280,17 @@ def _check_header(store: DiskStore, key: bytes, grain: int, header: bytes, path:
     mine = (key, grain, _short(store.fingerprint), _plain(store.layout).encode(), store.layout.nbytes)
     if (own_key, position, fingerprint, layout.rstrip(b"\0"), nbytes) != mine:
         raise StoreError("foreign", f"{path.name} was written for another prompt, model or layout")
+
+
+def in_memory(folder: Path, mounts: Path = Path("/proc/mounts")) -> bool:
+    """Whether a folder's file system is memory (tmpfs), where reading says nothing of a disk. False where unknown."""
+    try:
+        lines = [line.split() for line in mounts.read_text().splitlines()]
+    except OSError:
+        return False
+    kinds = {line[1].encode().decode("unicode_escape"): line[2] for line in lines if len(line) > 2}  # \\040: a space
+    above = next((str(p) for p in (folder.resolve(), *folder.resolve().parents) if str(p) in kinds), "/")
+    return kinds.get(above) in ("tmpfs", "ramfs")
 
 
 class TokenBucket:

@@ -64,7 +64,7 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
     link = config.link_mb_s
     if not link:  # the balance point; a raw disk has no meaning on a virtual clock
         whole = (config.prompt_tokens - 1) // config.grain * config.grain
-        link = whole * token_bytes / MB / costs.compute_range_s(0, whole, config.step or 512)
+        link = whole * token_bytes / MB / costs.compute_range_s(0, whole, config.pass_tokens)
     slow = replace(costs, load_token_s=token_bytes / (link * MB), load_request_s=config.link_latency_ms / 1e3)
     return slow, token_bytes, link, source
 
@@ -76,9 +76,9 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     costs, token_bytes, link, source = simulated_costs(config)
     if config.link_mb_s is None or config.link_mb_s == 0:
         yield Note(f"link set to {link:,.0f} MB/s, the balance point of the cost model")
-    step = config.step or 512
+    step = config.pass_tokens
     run = config.run or choose_chunks(costs, config.prompt_tokens, config.grain, steps=(step,))[1]
-    lengths = [config.prompt_tokens * (config.requests - i) // config.requests for i in range(config.requests)]
+    lengths = config.lengths
     rows, strokes = [], list[Stroke]()
 
     def whole(tokens: int) -> int:
