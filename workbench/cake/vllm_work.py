@@ -83,7 +83,7 @@ def _child(config: CakeConfig, folder: Path) -> Generator[Event, None, dict[str,
     os.close(theirs)
     try:
         assert process.stdin is not None
-        with process.stdin as stdin:
+        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # a dead child is named below, by its log
             stdin.write(config.model_dump_json().encode())
         with open(ours, encoding="utf-8") as pipe:
             return (yield from _listen(pipe, process, log))
@@ -111,7 +111,9 @@ def _listen(pipe: TextIO, process: subprocess.Popen[bytes], log: Path) -> Genera
         if isinstance(event, Progress):
             shown = event
         yield event
-    code = process.wait(END_S)
+    code: object = "unknown: it goes on without a word"
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        code = process.wait(END_S)
     raise ChildDied(f"the vLLM process ended with code {code} at '{shown.note}'. {_tail(log)}")
 
 
