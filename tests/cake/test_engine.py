@@ -144,8 +144,8 @@ def test_a_dead_loader_is_named_and_computed_around(model, store, ids, filled):
 
 
 def test_a_late_load_is_hedged(model, store, ids, filled):
-    """One read hangs: compute takes its grain over and the late bytes are thrown away."""
-    calls, hung = [], threading.Event()
+    """Every read hangs from the first on: compute takes its grain over and the late bytes are thrown away."""
+    hung = threading.Event()
 
     class Hanging(DiskStore):
         def prompt(self, ids):
@@ -153,9 +153,7 @@ def test_a_late_load_is_hedged(model, store, ids, filled):
             read = found.read
 
             def slow(grain):
-                calls.append(grain)
-                if len(calls) == 3:
-                    hung.wait(20)
+                hung.wait(20)
                 return read(grain)
 
             found.read = slow
@@ -164,7 +162,24 @@ def test_a_late_load_is_hedged(model, store, ids, filled):
     hanging = Hanging(store.folder, store.layout, model.fingerprint)
     got = restore(model, hanging, ids, link=None, costs=COSTS)
     hung.set()
-    assert same(got, filled[1]) and got.hedged >= 1
+    assert same(got, filled[1]) and got.hedged >= 1 and got.loaded_tokens == 0
+
+
+def test_the_link_is_kept_to(model, store, ids):
+    """Bytes never arrive sooner than the link brings them, whatever else the machine does (control: no link)."""
+    nbytes = TOKENS // GRAIN * store.layout.nbytes
+    assert restore(model, store, ids, "load", link=4.0).ttft_s >= nbytes / 4e6
+    assert sum(s for _, s in restore(model, store, ids, "load", link=None).reads) < nbytes / 4e6
+
+
+def test_a_read_that_is_not_used_says_so(model, store, ids):
+    """Of a damaged grain the timeline shows the read, and that nothing of it was kept (control: of the others not)."""
+    prompt = store.prompt(ids)
+    store.path(prompt.keys[22]).write_bytes(b"")
+    spans = []
+    Embedded(model, store, emit=spans.append).restore([ids], Policy(COSTS, STEP, 1, "load"))
+    unused = {s.label: s.why.get("unused_grains", 0) for s in spans if s.lane == "load"}
+    assert unused.pop(f"[{22 * GRAIN}:{23 * GRAIN}]") == 1 and not any(unused.values())
 
 
 def test_prefix_that_diverges_inside_a_grain(model, store, ids):

@@ -1,5 +1,6 @@
 """The policy on the virtual clock: never worse than one resource, near the oracle, and no schedule that hangs."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from workbench.cake.costs import Costs
 from workbench.cake.model_time import oracle_split, single_s
-from workbench.cake.policy import Policy
+from workbench.cake.policy import NO_END, Policy
 from workbench.cake.sim import Request, World, choose_chunks, simulate, trace_rate, ttft
 
 GRAIN = 128
@@ -84,8 +85,16 @@ def test_any_pattern_of_stored_grains_ends(stored, factor, mode):
 def test_failed_loads_are_computed(failing, factor, mode):
     world = World(BASE.scaled(load=1 / factor), fails=lambda _job, grain: grain in failing)
     done = simulate(Policy(world.true, mode=mode), [Request(8001)], GRAIN, world, trace=True)
-    computed = sum(s.kind == "compute" for s in done.spans)
-    assert done.ttft_s[0] > 0 and computed >= 1
+    computed = positions(done, "compute")
+    read = {grain for grain in range(62) if grain * GRAIN in positions(done, "load")}
+    for grain in read & failing:
+        assert set(range(grain * GRAIN, (grain + 1) * GRAIN)) <= computed
+    assert computed | positions(done, "load") == set(range(8001))
+
+
+def positions(done, lane):
+    spans = [s.label.strip("[]").split(":") for s in done.spans if s.lane == lane]
+    return {i for a, b in spans for i in range(int(a), int(b))}
 
 
 def test_every_position_has_exactly_one_writer():
@@ -101,7 +110,10 @@ def test_every_position_has_exactly_one_writer():
 def test_hedging_rescues_a_link_that_dies():
     """From 1 virtual second on the link is 1,000 times slower: with hedging the prompt is ready by computing."""
     world = World(BASE, bandwidth=trace_rate([0.0, 1.0], [1.0, 0.001]))
-    hedged = simulate(Policy(BASE), [Request(8001)], GRAIN, world).ttft_s[0]
+    done = simulate(Policy(BASE), [Request(8001)], GRAIN, world, trace=True)
+    hedged, reasons = done.ttft_s[0], [s.why for s in done.spans]
+    assert any(why.get("load_rest_s") == NO_END for why in reasons)  # and JSON, which has no infinity, holds it all
+    assert json.loads(json.dumps(reasons, allow_nan=False)) == reasons
     unhedged = simulate(Policy(BASE, hedge=False), [Request(8001)], GRAIN, world).ttft_s[0]
     compute_only = single_s(BASE, 8001, GRAIN, 512, 1)[0]
     assert hedged <= 1.05 * compute_only < unhedged

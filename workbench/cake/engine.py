@@ -147,7 +147,9 @@ class Embedded:
             if pause == 0.0 or state != before:
                 moved, before = now, state
             elif now - moved > STALL_S:
-                raise Stalled(f"no grain was computed or loaded for {STALL_S:.0f} s; waiting for {waiting[0].name}")
+                job = waiting[0]
+                where = f"{job.name or 'the prompt '}at token {job.position} of {job.tokens}"
+                raise Stalled(f"no grain was computed or loaded for {STALL_S:.0f} s; waiting for {where}")
             if pause:
                 waiting[0].ledger.changed.wait(pause)
                 waiting[0].ledger.changed.clear()
@@ -210,6 +212,7 @@ class Embedded:
         """One read of some grains, side by side: bytes, checks, the link's pace, then the copy into the cache."""
         job, ledger, began = task.job, task.job.ledger, time.monotonic()
         ledger.set_gauge("load_began_s", began)
+        before = task.loaded
         arrived = self.bucket.reserve(self.store.layout.nbytes * len(step.grains))
         reading = [self._readers.submit(task.prompt.read, grain) for grain in step.grains[1:]]
         for done, grain in enumerate(step.grains, 1):
@@ -239,7 +242,9 @@ class Embedded:
         ledger.set_gauge("load_token_s", (1 - SMOOTH) * known + SMOOTH * per_token)
         task.reads += [(grain, seconds / len(step.grains)) for grain in step.grains]
         first = min(step.grains) * job.grain
-        self._span("load", job, began, first, first + len(step.grains) * job.grain, step.why)
+        unused = len(step.grains) - (task.loaded - before) // job.grain
+        why = {**step.why, "unused_grains": unused} if unused else step.why
+        self._span("load", job, began, first, first + len(step.grains) * job.grain, why)
 
     def _span(self, lane: str, job: Job, began: float, start: int, end: int, why: object) -> None:
         at = time.monotonic() - self._begin

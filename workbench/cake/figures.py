@@ -92,7 +92,7 @@ def _pointers(fig: go.Figure, strokes: Sequence[Stroke], ends: Sequence[tuple[st
 
 def _meeting(fig: go.Figure, strokes: Sequence[Stroke]) -> None:
     """Mark where the two sides met (one request)."""
-    loads = [k for k in strokes if k.lane == "load"]
+    loads = [k for k in strokes if k.lane == "load" and "unused_grains" not in k.why]
     if not loads or any(k.request for k in strokes):
         return
     last = min(loads, key=lambda k: k.first_token)
@@ -162,14 +162,19 @@ def _why(why: Any) -> str:
     return f"{why.get('reason', '')}" + (f" ({numbers})" if numbers else "")
 
 
+def _seconds(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.2f} s"
+
+
 def explain(span: Span) -> str:
     """Why this chunk was claimed there, in a sentence or two."""
     why, text = dict(span.why), f"{span.label} took {theme.number(span.end_s - span.start_s)} s. "
+    unused = "unused_grains" in why
     match why.get("reason"):
         case "front":
             return text + (
                 f"{why['gap_tokens']:,.0f} tokens were unclaimed. Loading them all would have taken "
-                f"{why['load_rest_s']:.2f} s, computing them all {why['compute_rest_s']:.2f} s; both together end "
+                f"{_seconds(why['load_rest_s'])}, computing them all {why['compute_rest_s']:.2f} s; both together end "
                 f"soonest when compute takes {why['compute_share_tokens']:,.0f} of them, so it claimed this pass from "
                 f"the front."
             )
@@ -177,10 +182,11 @@ def explain(span: Span) -> str:
             return text + (
                 f"Loading it was expected to take {why['load_s']:.2f} s; compute would have reached it only after "
                 f"{why['compute_reaches_it_in_s']:.2f} s, so the loader claimed it from the back."
+                + (f" {why['unused_grains']:.0f} of its grains failed or came late: computed." if unused else "")
             )
         case "hedge: the load is late":
             return text + (
-                f"Its load was late with {why['load_left_s']:.2f} s still to go, computing it takes "
+                f"Its load was late ({_seconds(why['load_left_s'])} still to go), computing it takes "
                 f"{why['compute_s']:.2f} s: compute took it over."
             )
         case "hole" | "taken":
@@ -199,8 +205,7 @@ def preview(config: CakeConfig) -> go.Figure:
 
     shown = config if config.backend == "sim" else config.model_copy(update={"sim_hardware": "this machine"})
     costs, _, link, source = simulated_costs(shown)
-    step, run, grain = config.step or 512, config.run or 1, config.grain
-    lengths = [config.prompt_tokens * (config.requests - i) // config.requests for i in range(config.requests)]
+    step, run, grain, lengths = config.pass_tokens, config.run or 1, config.grain, config.lengths
     policy = Policy(costs, step, run, config.policy, config.batch, config.hedge)
     done = simulate(policy, [Request(n) for n in lengths], grain, trace=True)
     fig = make_subplots(cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.13)

@@ -27,6 +27,7 @@ Why = Mapping[str, float | str]
 
 MIN_WAIT_S = 0.0005
 TAIL = "tail: not in the store"
+NO_END = "no end in sight"
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
 
 
@@ -89,6 +90,11 @@ def loadable_grains(tokens: int, grain: int, stored: Sequence[bool]) -> int:
     return max((i + 1 for i in range(whole) if stored[i]), default=0)
 
 
+def _shown(seconds: float) -> float | str:
+    """Seconds as a decision states them; JSON has no infinity, so a time without an end is put in words."""
+    return NO_END if math.isinf(seconds) else round(seconds, 4)
+
+
 @dataclass(frozen=True)
 class Policy:
     """Decisions over one cost model. `step`: most tokens a pass computes; `run`: most grains a read loads."""
@@ -148,7 +154,7 @@ class Policy:
         facts: dict[str, float | str] = {
             "gap_tokens": gap,
             "compute_share_tokens": share,
-            "load_rest_s": round(load_all_s, 4),
+            "load_rest_s": _shown(load_all_s),
             "compute_rest_s": round(costs.compute_range_s(job.position, gap, self.step), 4),
         }
         if share == 0:
@@ -176,7 +182,7 @@ class Policy:
         ledger, grain, costs = job.ledger, job.grain, self.now_costs(job)
         left_s = self._in_flight_s(job, now_s, costs)
         own_s = costs.compute_s(job.position, grain)
-        why = {"load_left_s": round(left_s, 4), "compute_s": round(own_s, 4)}
+        why: dict[str, float | str] = {"load_left_s": _shown(left_s), "compute_s": round(own_s, 4)}
         if self.hedge and self.mode != "load" and left_s > own_s and ledger.take_late(at):
             return Compute(job.position, grain, why | {"reason": "hedge: the load is late"})
         return Wait(max(MIN_WAIT_S, min(left_s, 0.05)), why | {"reason": "the load ends first"})
