@@ -117,59 +117,6 @@ class Engine:
         self.close()
 
 
-def make_tiny(folder, seed=0):
-    """A Llama whose output depends on all of its KV, with heads that vLLM's CPU kernel takes."""
-    import json
-
-    import torch
-    from safetensors.torch import save_file
-
-    hidden, layers, heads, kv, dim, inner, vocab = 128, 3, 4, 2, 32, 256, 512
-    config = {
-        "architectures": ["LlamaForCausalLM"],
-        "model_type": "llama",
-        "hidden_size": hidden,
-        "intermediate_size": inner,
-        "num_hidden_layers": layers,
-        "num_attention_heads": heads,
-        "num_key_value_heads": kv,
-        "head_dim": dim,
-        "vocab_size": vocab,
-        "max_position_embeddings": 8192,
-        "rms_norm_eps": 1e-5,
-        "hidden_act": "silu",
-        "tie_word_embeddings": False,
-        "torch_dtype": "float32",
-        "bos_token_id": 1,
-        "eos_token_id": 2,
-    }
-    draw = torch.Generator().manual_seed(seed)
-
-    def matrix(rows, columns, gain=1.0):
-        return torch.randn(rows, columns, generator=draw) * gain * columns**-0.5
-
-    weights = {"model.embed_tokens.weight": 0.2 * torch.randn(vocab, hidden, generator=draw)}
-    for i in range(layers):
-        layer = {
-            "input_layernorm": torch.ones(hidden),
-            "self_attn.q_proj": matrix(heads * dim, hidden, 1.5),
-            "self_attn.k_proj": matrix(kv * dim, hidden, 1.5),
-            "self_attn.v_proj": matrix(kv * dim, hidden, 2.0),
-            "self_attn.o_proj": matrix(hidden, heads * dim),
-            "post_attention_layernorm": torch.ones(hidden),
-            "mlp.gate_proj": matrix(inner, hidden),
-            "mlp.up_proj": matrix(inner, hidden),
-            "mlp.down_proj": matrix(hidden, inner),
-        }
-        weights |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
-    weights |= {"model.norm.weight": torch.ones(hidden), "lm_head.weight": matrix(vocab, hidden, 2.0)}
-    folder = Path(folder)
-    folder.mkdir(parents=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
-
-
 def draw_ids(tokens, seed=0):
     import random
 

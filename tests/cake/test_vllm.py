@@ -16,9 +16,10 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engine_child import Ask, Engine, draw_ids, make_tiny
+from engine_child import Ask, Engine, draw_ids
 
 from workbench.cake.store import DiskStore
+from workbench.cake.vllm_tiny import write_tiny
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -30,7 +31,7 @@ SLOW = 3.0
 
 @pytest.fixture(scope="module")
 def tiny(tmp_path_factory):
-    return make_tiny(tmp_path_factory.mktemp("model") / "tiny")
+    return write_tiny(tmp_path_factory.mktemp("model") / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_a_store_too_slow_to_help_costs_nothing_but_time(engine, full, ids, alon
     """Compute reaches the end of the hit before a load was worth claiming; nothing deadlocks."""
     answer = engine.one(ids, "cake", link_mb_s=0.05, cut=True)
     assert equal(answer, alone)
-    assert answer.cake["meeting_token"] == TOKENS
+    assert answer.cake["meeting_token"] == LOADABLE
 
 
 def test_a_loader_that_dies_leaves_the_rest_to_compute(engine, full, ids, alone):
@@ -215,7 +216,7 @@ def test_a_read_that_hangs_is_hedged_or_given_up(engine, full, ids, alone):
     engine.call("fault", "read hangs", 5.0)
     hedged = engine.one(ids, "cake", link_mb_s=LINK, cut=True)
     assert equal(hedged, alone)
-    assert hedged.cake["meeting_token"] == TOKENS
+    assert hedged.cake["meeting_token"] == LOADABLE
     given_up = engine.one(ids, "load", cut=True)  # load-only never hedges; stall_s ends it
     assert equal(given_up, alone)
     assert "nothing was loaded for 2 s" in engine.output()

@@ -9,9 +9,10 @@ import torch
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from engine_child import Ask, Engine, draw_ids, make_tiny
+from engine_child import Ask, Engine, draw_ids
 
 from workbench.cake.store import DiskStore
+from workbench.cake.vllm_tiny import write_tiny
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 
@@ -22,7 +23,7 @@ SLOW = 3.0  # MB/s: a grain of 98 kB takes 33 ms, the prompt 0.75 s
 @pytest.fixture(scope="module")
 def engine(tmp_path_factory):
     """64 blocks of 32 tokens: one prompt fits and little more; what one request leaves, the next one gets."""
-    model = make_tiny(tmp_path_factory.mktemp("model") / "tiny")
+    model = write_tiny(tmp_path_factory.mktemp("model") / "tiny")
     folder = tmp_path_factory.mktemp("store") / "kv"
     how = {
         "skip_tokenizer_init": True,

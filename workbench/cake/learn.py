@@ -56,8 +56,6 @@ class Learner:
 
     def load_token_s(self, link_mb_s: float, cold: bool, token_bytes: int) -> float:
         """Seconds per token that loading should take: the link's, never below the disk's own."""
-        if self.fixed and self.costs.load_token_s < 1.0:
-            return self.costs.load_token_s
         raw = self._raw.get(cold, token_bytes / (RAW_MB_S * 1e6))
         return max(token_bytes / (link_mb_s * 1e6), raw) if link_mb_s else raw
 

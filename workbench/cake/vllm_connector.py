@@ -16,7 +16,6 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
 
-from workbench.cake.costs import Costs
 from workbench.cake.learn import Learner
 from workbench.cake.store import Layout, Store
 from workbench.cake.vllm_jobs import Book, Loaded, Orders
@@ -88,12 +87,11 @@ class CakeConnector(KVConnectorBase_V1, SupportsHMA):
         self.fingerprint = model_fingerprint(model.model, model.hf_config.to_dict(), model.revision, *tags)
         if role == KVConnectorRole.SCHEDULER:
             budget = vllm_config.scheduler_config.max_num_batched_tokens
-            costs = Costs(**self.settings.costs) if self.settings.costs else None
-            learner = Learner(costs)
+            learner = Learner(self.settings.known_costs())
             self.book = Book(
                 self.settings,
                 partial(self._open, False),
-                make_folder(),
+                make_folder(self.settings.shared),
                 self.settings.policy(learner.costs, budget, self.grain),
                 self.grain // spec.block_size,
                 learner,

@@ -41,6 +41,7 @@ class Order:
     blocks: list[int]
     policy: Policy
     link_mb_s: float
+    latency_ms: float
     cold: bool
     hold: int  # grain that must not be written before this step's pass is over, -1: none
 
@@ -114,7 +115,7 @@ class Live:
     keeps: bool  # whether its grains are saved
     restore: Restore | None = None
     saved_to: int = 0
-    met_at: int = -1  # first token that was loaded
+    met_at: int = -1  # first token that was loaded, -1: none
     loaded_grains: int = 0
     loaded_bytes: int = 0
     failed: Counter[str] = field(default_factory=Counter)
@@ -127,7 +128,7 @@ class Live:
             "mode": self.asked.cake,
             "prompt_tokens": len(self.ids),
             "prefix_cache_tokens": self.local,
-            "meeting_token": self.met_at if self.met_at >= 0 else len(self.ids),
+            "meeting_token": self.met_at if self.met_at >= 0 else (len(self.ids) - 1) // grain * grain,
             "loaded_tokens": self.loaded_grains * grain,
             "loaded_bytes": self.loaded_bytes,
             "grains_failed": sum(self.failed.values()),
@@ -205,8 +206,9 @@ class Book:
         ledger.computed(0, live.local // self.grain)
         job = Job(ledger, len(live.ids), self.grain, live.local, name, time.monotonic())
         load_token_s = self.learner.load_token_s(live.asked.link_mb_s, live.asked.cold, self.token_bytes)
-        costs = replace(self.learner.costs, load_token_s=load_token_s)
-        policy = replace(self.policy, costs=costs, mode=live.asked.cake)
+        request_s = max(self.learner.costs.load_request_s, live.asked.latency_ms / 1e3)
+        costs = replace(self.learner.costs, load_token_s=load_token_s, load_request_s=request_s)
+        policy = replace(self.policy, costs=costs, mode=live.asked.cake, run=live.asked.run)
         live.restore = Restore(name, job, policy, segment, moved_s=time.monotonic())
         self._names[name] = live.request.request_id
 
@@ -240,6 +242,7 @@ class Book:
             blocks=list(blocks),
             policy=restore.policy,
             link_mb_s=live.asked.link_mb_s,
+            latency_ms=live.asked.latency_ms,
             cold=live.asked.cold,
             hold=hold,
         )
@@ -294,7 +297,7 @@ class Book:
         assert restore is not None
         states = restore.ledger.states()
         loaded = [i for i, s in enumerate(states) if s is Grain.LOADED]
-        live.met_at = loaded[0] * self.grain if loaded else len(live.ids)
+        live.met_at = loaded[0] * self.grain if loaded else -1
         live.loaded_grains = len(loaded)
         live.restore = None
         self._release(restore)
@@ -377,7 +380,9 @@ class Book:
                 if grain < len(live.stored):
                     live.stored[grain] = False  # what is computed in its place is saved again
             first, count = min(read.grains) * self.grain, len(read.grains) * self.grain
-            self._span(live, "load", first, first + count, read.began_s, read.ended_s, dict(read.why))
+            unused = len(read.grains) - read.written
+            why = {**read.why, "unused_grains": unused} if unused else dict(read.why)
+            self._span(live, "load", first, first + count, read.began_s, read.ended_s, why)
             if read.written == len(read.grains):
                 seconds = (read.ended_s - read.began_s) / count
                 self.learner.learn_read(live.asked.link_mb_s, live.asked.cold, seconds)

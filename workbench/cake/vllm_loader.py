@@ -96,7 +96,7 @@ class Loader:
         self._tasks: dict[str, _Task] = {}
         self._lock, self._wake = threading.Lock(), threading.Event()
         self._reads: list[Loaded] = []
-        self._buckets: dict[float, TokenBucket] = {}
+        self._buckets: dict[tuple[float, float], TokenBucket] = {}
         self._thread: threading.Thread | None = None
         self._stop = False
 
@@ -181,7 +181,7 @@ class Loader:
         began, failed, written = time.monotonic(), dict[int, str](), 0
         ledger.set_gauge("load_began_s", began)
         try:
-            arrived = self._bucket(order.link_mb_s).reserve(self.kv.layout.nbytes * len(grains))
+            arrived = self._bucket(order).reserve(self.kv.layout.nbytes * len(grains))
             for done, grain in enumerate(grains, 1):
                 cause = self._one(task, grain, began + (arrived - began) * done / len(grains))
                 if cause:
@@ -221,10 +221,12 @@ class Loader:
         ledger.loaded(grain)
         return ""
 
-    def _bucket(self, link_mb_s: float) -> TokenBucket:
-        if link_mb_s not in self._buckets:
-            self._buckets[link_mb_s] = TokenBucket(link_mb_s)
-        return self._buckets[link_mb_s]
+    def _bucket(self, order: Order) -> TokenBucket:
+        """One link for all requests that name the same one."""
+        link = order.link_mb_s, order.latency_ms
+        if link not in self._buckets:
+            self._buckets[link] = TokenBucket(order.link_mb_s, order.latency_ms / 1e3)
+        return self._buckets[link]
 
 
 class Saver:

@@ -22,7 +22,7 @@ SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of each weight file, for the model's fing
 class Settings:
     """An engine's settings. link_mb_s None or 0: no throttle. step None: the engine's token budget.
 
-    costs: seconds as in costs.Costs, where they are known beforehand; otherwise they are learnt from the passes.
+    costs: step_s, token_s, pair_s of costs.Costs where they are known beforehand; otherwise they are learnt.
     """
 
     folder: str
@@ -40,6 +40,7 @@ class Settings:
     hedge: bool = True
     save: bool = True
     stall_s: float = 30.0  # a load that moves nothing for so long is given up: the rest is computed
+    shared: str = ""  # folder of the shared claim ledgers; "": /dev/shm
     costs: dict[str, float] = field(default_factory=dict)
 
     @classmethod
@@ -60,9 +61,15 @@ class Settings:
         for name in ("link_mb_s", "limit_mb", "stall_s"):
             if (getattr(made, name) or 0.0) < 0:
                 raise ValueError(f"CAKE: {name} must not be negative")
-        if made.costs:
-            Costs(**made.costs)  # TypeError names a wrong field
+        made.known_costs()
         return made
+
+    def known_costs(self) -> Costs | None:
+        """The costs that were given; what loading costs is measured in any case."""
+        try:
+            return Costs(**{"load_token_s": 1.0, **self.costs}) if self.costs else None
+        except TypeError as error:
+            raise ValueError(f"CAKE: costs: {error}") from None
 
     def grain_for(self, block_size: int) -> int:
         """Tokens of a grain, a whole number of blocks. ValueError when the one that was asked for is not."""
@@ -97,12 +104,15 @@ class Settings:
 class Asked:
     """What one request asks for, by SamplingParams(extra_args={"kv_transfer_params": {...}}) or in its HTTP body.
 
-    cake: the mode. link_mb_s, cold: instead of the engine's. trace: return the spans of passes and loads. cut: end a
-    pass where the loadable part ends, so that the last pass is the same one in every mode, to the bit.
+    cake: the mode. link_mb_s, run, cold: instead of the engine's. latency_ms: added before each read. trace: return
+    the spans of passes and loads. cut: end a pass where the loadable part ends, so that the last pass is the same one
+    in every mode, to the bit.
     """
 
     cake: Mode
     link_mb_s: float
+    run: int
+    latency_ms: float
     cold: bool
     trace: bool
     cut: bool
@@ -115,7 +125,10 @@ class Asked:
         _one_of("cake", mode, get_args(Mode))
         link = given.get("link_mb_s", settings.link_mb_s)
         flags = given.get("cold", settings.cold), given.get("trace", False), given.get("cut", False)
-        return cls(mode, float(link or 0.0), *(bool(f) for f in flags))
+        run, latency_ms = int(given.get("run", settings.run)), float(given.get("latency_ms", 0.0))
+        if run < 1 or latency_ms < 0 or float(link or 0.0) < 0:
+            raise ValueError("run must be at least 1, latency_ms and link_mb_s not negative")
+        return cls(mode, float(link or 0.0), run, latency_ms, *(bool(f) for f in flags))
 
 
 def model_fingerprint(model: str, config: dict[str, Any], *tags: object) -> str:

@@ -56,9 +56,9 @@ class Segment:
             self._memory.close()
 
 
-def make_folder() -> Path:
+def make_folder(root_name: str = "") -> Path:
     """A folder for this process's segments, removed at exit; folders of processes that are gone are removed now."""
-    root = Path("/dev/shm")  # noqa: S108  names in it are made by mkdtemp
+    root = Path(root_name or "/dev/shm")  # noqa: S108  names in it are made by mkdtemp
     if not os.access(root, os.W_OK):
         root = Path(tempfile.gettempdir())
     sweep(root)

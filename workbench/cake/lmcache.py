@@ -1,0 +1,286 @@
+"""LMCache 0.5 as the KV store, on CPU: through its engine, grain by grain, in memory, on disk or on its server.
+
+A chunk of LMCache is a grain of ours. Its key is our chained key (store.grain_keys) given to LMCache as the chunk's
+hash, so it holds the model and the whole prefix and depends on no PYTHONHASHSEED. LMCache keeps no checksums: reads
+of what this process wrote are checked against ours.
+
+What does not outlive the process: "ram", and also "disk". LMCache's disk backend writes files but keeps their index
+in memory; a second process on the same folder finds nothing, so the folder is removed at the end. Only "server"
+(lmcache_server, protocol lm://) is shared and stays as long as the server does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")  # read when LMCache is imported
+
+import torch
+import xxhash
+
+from workbench.backends import BackendUnavailable, version
+from workbench.cake.store import Layout, StoreError, grain_keys
+
+VERSION = "0.5."
+TIERS = ("ram", "disk", "server")
+START_S, WRITE_S, END_S = 60.0, 10.0, 3.0
+BUFFER_GB, RAM_GB = 0.5, 2.0  # of LMCache's memory: to stage reads and writes, or to keep everything
+
+
+class CpuConnector:
+    """LMCache's GPUConnectorInterface for CPU tensors: one grain at a time, given as `kv` [layers, 2, heads, T, dim].
+
+    LMCache's own object is [2, layers, T, heads * dim].
+    """
+
+    def __init__(self, layout: Layout) -> None:
+        self.layout = layout
+
+    def initialize_kvcaches_ptr(self, **kwargs: Any) -> None:
+        """Nothing is registered: every call carries its tensor."""
+
+    def from_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:  # noqa: ARG002
+        """Fill LMCache's object from `kv`."""
+        self._view(memory_obj).copy_(kwargs["kv"].permute(1, 0, 3, 2, 4))
+
+    def to_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:  # noqa: ARG002
+        """Fill `kv` from LMCache's object."""
+        kwargs["kv"].copy_(self._view(memory_obj).permute(1, 0, 3, 2, 4))
+
+    def batched_from_gpu(self, memory_objs: Any, starts: Any, ends: Any, **kwargs: Any) -> None:
+        for memory_obj, start, end in zip(memory_objs, starts, ends, strict=True):
+            self.from_gpu(memory_obj, start, end, **kwargs)
+
+    def batched_to_gpu(self, memory_objs: Any, starts: Any, ends: Any, **kwargs: Any) -> None:
+        for memory_obj, start, end in zip(memory_objs, starts, ends, strict=True):
+            self.to_gpu(memory_obj, start, end, **kwargs)
+
+    def get_shape(self, num_tokens: int) -> torch.Size:
+        """Shape of LMCache's object for `num_tokens` tokens."""
+        one = self.layout
+        return torch.Size([2, one.layers, num_tokens, one.kv_heads * one.head_dim])
+
+    def _view(self, memory_obj: Any) -> torch.Tensor:
+        one = self.layout
+        view: torch.Tensor = memory_obj.tensor.view(2, one.layers, one.tokens, one.kv_heads, one.head_dim)
+        return view
+
+
+class LMCacheStore:
+    """A Store whose grains are LMCache's chunks. Safe to use from several threads."""
+
+    def __init__(
+        self, tier: str, layout: Layout, fingerprint: str, folder: Path, address: str, limit_mb: float | None
+    ) -> None:
+        from lmcache.v1.cache_engine import LMCacheEngineBuilder
+        from lmcache.v1.gpu_connector import GPUConnectorInterface
+        from lmcache.v1.metadata import LMCacheMetadata
+
+        self.tier, self.layout, self.fingerprint = tier, layout, fingerprint
+        self.sums: dict[bytes, int] = {}  # of what was written here: key -> xxh3
+        self.users, self.server = 1, None if address or tier != "server" else start_server(folder)
+        self._folder = Path(tempfile.mkdtemp(prefix="lmcache-", dir=folder)) if tier == "disk" else None
+        self._lock = threading.Lock()  # LMCache's allocator is its own; one store call at a time is its promise
+        address = self.server.address if self.server else address
+        self._id = f"workbench-{uuid.uuid4().hex[:12]}"
+        metadata = LMCacheMetadata(
+            model_name=fingerprint,
+            world_size=1,
+            local_world_size=1,
+            worker_id=0,
+            local_worker_id=0,
+            kv_dtype=getattr(torch, layout.dtype),
+            kv_shape=(layout.layers, 2, layout.tokens, layout.kv_heads, layout.head_dim),
+            chunk_size=layout.tokens,
+            role="worker",
+        )
+        connector = type("Connector", (CpuConnector, GPUConnectorInterface), {})(layout)
+        self._connector = connector
+        try:
+            self.engine = LMCacheEngineBuilder.get_or_create(
+                self._id, self._config(address, limit_mb), metadata, connector, lambda t, _: t, lambda o, _: o
+            )
+            self.engine.post_init()
+        except BaseException:
+            self._leave()
+            raise
+        self._where = {"ram": "LocalCPUBackend", "disk": "LocalDiskBackend", "server": "RemoteBackend"}[tier]
+
+    def _config(self, address: str, limit_mb: float | None) -> Any:
+        from lmcache.v1.config import LMCacheEngineConfig
+
+        limit_gb = limit_mb / 1e3 if limit_mb else None
+        given: dict[str, Any] = {"chunk_size": self.layout.tokens, "local_cpu": self.tier == "ram"}
+        given["max_local_cpu_size"] = (limit_gb or RAM_GB) if self.tier == "ram" else BUFFER_GB
+        if self._folder is not None:
+            given |= {"local_disk": str(self._folder), "max_local_disk_size": limit_gb or 20.0}
+        if self.tier == "server":
+            given |= {"remote_url": f"lm://{address}", "remote_serde": "naive", "blocking_timeout_secs": int(WRITE_S)}
+        return LMCacheEngineConfig.from_defaults(**given)
+
+    def prompt(self, ids: Sequence[int]) -> LMCachePrompt:
+        """Look every whole grain of the prompt up."""
+        keys = grain_keys(ids, self.layout, self.fingerprint)
+        return LMCachePrompt(self, keys, [self.has(key) for key in keys])
+
+    def key(self, key: bytes) -> Any:
+        """LMCache's key of a grain."""
+        hashed = int.from_bytes(key[:8], "big") >> 1  # it keeps signed 64 bits
+        tokens = self.layout.tokens
+        ((_, _, made),) = self.engine.token_database.process_tokens(hashes=[hashed], offsets=[tokens])
+        return made
+
+    def has(self, key: bytes) -> bool:
+        """Whether the tier has a grain; False when it does not answer."""
+        with contextlib.suppress(Exception):
+            return self.engine.storage_manager.contains(self.key(key), [self._where]) is not None
+        return False
+
+    def close(self) -> None:
+        """End LMCache's engine, its files and its server, when the last user closes."""
+        self.users -= 1
+        if self.users > 0:
+            return
+        _OPEN.pop((self.tier, self.layout, self.fingerprint), None)
+        from lmcache.v1.cache_engine import LMCacheEngineBuilder
+
+        LMCacheEngineBuilder.destroy(self._id)
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._folder is not None:
+            shutil.rmtree(self._folder, ignore_errors=True)
+        if self.server is not None:
+            self.server.close()
+
+
+class LMCachePrompt:
+    """One prompt's grains in LMCache."""
+
+    def __init__(self, store: LMCacheStore, keys: list[bytes], stored: list[bool]) -> None:
+        self.store, self.keys, self.stored = store, keys, stored
+
+    def read(self, grain: int) -> torch.Tensor:
+        """Fetch one grain. StoreError: missing, unreadable or corrupt."""
+        store, key = self.store, self.keys[grain]
+        try:
+            found = store.engine.storage_manager.get(store.key(key), store._where)
+        except Exception as error:
+            raise StoreError("unreadable", f"LMCache ({store.tier}): {type(error).__name__}: {error}") from error
+        if found is None:
+            raise StoreError("missing", f"LMCache ({store.tier}) has no grain {grain} of this prompt any more")
+        kv = torch.empty(store.layout.shape, dtype=getattr(torch, store.layout.dtype))
+        try:
+            if found.tensor is None or found.tensor.numel() != kv.numel():
+                raise StoreError("truncated", f"LMCache ({store.tier}) gave a grain of another size")
+            store._connector.to_gpu(found, 0, store.layout.tokens, kv=kv)
+        finally:
+            found.ref_count_down()
+        if store.sums.get(key, wanted := _sum(kv)) != wanted:
+            raise StoreError("corrupt", f"LMCache ({store.tier}): grain {grain} is not what was stored")
+        return kv
+
+    def write(self, grain: int, kv: torch.Tensor) -> None:
+        """Store one grain and wait until the tier has it. OSError when it does not take it in WRITE_S seconds."""
+        store, layout, key = self.store, self.store.layout, self.keys[grain]
+        if tuple(kv.shape) != layout.shape or str(kv.dtype) != f"torch.{layout.dtype}":
+            raise ValueError(f"KV of {tuple(kv.shape)} {kv.dtype} does not fit the store's {layout}")
+        made = store.key(key)
+        with store._lock:
+            if store.tier != "server" and store.has(key):  # else the old value stays; the server replaces
+                store.engine.storage_manager.remove(made)
+            tokens = layout.tokens
+            store.engine.store(hashes=[made.chunk_hash], offsets=[tokens], slot_mapping=[0] * tokens, kv=kv)
+        deadline = time.monotonic() + WRITE_S
+        while not store.has(key):
+            if time.monotonic() > deadline:
+                raise OSError(f"LMCache ({store.tier}) did not take a grain within {WRITE_S:.0f} s")
+            time.sleep(0.002)
+        store.sums[key] = _sum(kv)
+        self.stored[grain] = True
+
+
+def _sum(kv: torch.Tensor) -> int:
+    raw: Any = kv.detach().contiguous().view(torch.uint8).numpy().reshape(-1)
+    return xxhash.xxh3_64_intdigest(memoryview(raw))
+
+
+_OPEN: dict[tuple[str, Layout, str], LMCacheStore] = {}
+_GUARD = threading.Lock()
+
+
+def open_lmcache(
+    tier: str, layout: Layout, fingerprint: str, folder: Path, *, server: str = "", limit_mb: float | None = None
+) -> LMCacheStore:
+    """A store in tier "ram", "disk" or "server" ("host:port"; "": one is started and ended with the store).
+
+    Stores of one process with the same tier, layout and fingerprint are one. BackendUnavailable without LMCache 0.5,
+    ValueError for another tier.
+    """
+    found = version("lmcache")
+    if not found.startswith(VERSION):
+        have = f"this is {found}" if found else "it is not installed"
+        raise BackendUnavailable(f"LMCache {VERSION}x is needed, {have}; pip install 'lmcache==0.5.6' or make setup")
+    if tier not in TIERS:
+        raise ValueError(f"LMCache has the tiers {', '.join(TIERS)}, not {tier!r}")
+    folder.mkdir(parents=True, exist_ok=True)
+    with _GUARD:
+        key = tier, layout, fingerprint
+        if key in _OPEN:
+            _OPEN[key].users += 1
+        else:
+            _OPEN[key] = LMCacheStore(tier, layout, fingerprint, folder, server, limit_mb)
+        return _OPEN[key]
+
+
+@dataclass
+class Server:
+    """A running lmcache_server."""
+
+    address: str
+    process: subprocess.Popen[bytes]
+
+    def close(self) -> None:
+        """End it and whatever it started."""
+        for how in (signal.SIGTERM, signal.SIGKILL):
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, how)
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(END_S)
+                return
+
+
+def start_server(folder: Path) -> Server:
+    """Start lmcache_server on a free port of this machine, and wait until it answers. TimeoutError with its log."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    log = folder / "lmcache_server.log"
+    with log.open("wb") as out:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port)],
+            stdout=out,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    server, deadline = Server(f"127.0.0.1:{port}", process), time.monotonic() + START_S
+    while time.monotonic() < deadline and process.poll() is None:
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return server
+        time.sleep(0.1)
+    server.close()
+    raise TimeoutError(f"lmcache_server did not answer within {START_S:.0f} s: {log.read_text()[-500:]}")

@@ -1,0 +1,65 @@
+"""A tiny random Llama as a folder that vLLM loads, for tests: weights scaled so that its answer needs all of its KV.
+
+vLLM's own dummy weights would not do: with them the output does not depend on the KV cache at all. The model of
+lm.tiny does not fit either: vLLM's CPU kernel takes heads of 32 and more.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "model_type": "llama",
+    "hidden_size": 128,
+    "intermediate_size": 256,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "vocab_size": 512,
+    "max_position_embeddings": 8192,
+    "rms_norm_eps": 1e-5,
+    "hidden_act": "silu",
+    "tie_word_embeddings": False,
+    "torch_dtype": "float32",
+    "bos_token_id": 256,
+    "eos_token_id": 257,
+}
+SHARPNESS = 1.5  # on q and k: attention picks keys out instead of averaging
+EMBED_STD = 0.2  # small beside what the layers add
+
+
+def write_tiny(folder: Path, seed: int = 0) -> Path:
+    """Write config and fp32 weights, the same for the same seed; returns the folder. No tokenizer."""
+    import torch
+    from safetensors.torch import save_file
+
+    hidden, inner, vocab, dim = (CONFIG[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "head_dim"))
+    q, kv = CONFIG["num_attention_heads"] * dim, CONFIG["num_key_value_heads"] * dim
+    draw = torch.Generator().manual_seed(seed)
+
+    def matrix(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
+        return torch.randn(rows, columns, generator=draw) * (gain * columns**-0.5)
+
+    weights = {"model.embed_tokens.weight": EMBED_STD * torch.randn(vocab, hidden, generator=draw)}
+    for i in range(CONFIG["num_hidden_layers"]):
+        layer = {
+            "input_layernorm": torch.ones(hidden),
+            "self_attn.q_proj": matrix(q, hidden, SHARPNESS),
+            "self_attn.k_proj": matrix(kv, hidden, SHARPNESS),
+            "self_attn.v_proj": matrix(kv, hidden, 2.0),
+            "self_attn.o_proj": matrix(hidden, q),
+            "post_attention_layernorm": torch.ones(hidden),
+            "mlp.gate_proj": matrix(inner, hidden),
+            "mlp.up_proj": matrix(inner, hidden),
+            "mlp.down_proj": matrix(hidden, inner),
+        }
+        weights |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
+    weights |= {"model.norm.weight": torch.ones(hidden), "lm_head.weight": matrix(vocab, hidden, 2.0)}
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "config.json").write_text(json.dumps(CONFIG))
+    return folder
