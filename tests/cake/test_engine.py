@@ -165,6 +165,51 @@ def test_a_late_load_is_hedged(model, store, ids, filled):
     assert same(got, filled[1]) and got.hedged >= 1 and got.loaded_tokens == 0
 
 
+def test_late_bytes_are_not_written(model, store, ids, filled):
+    """A read returns wrong KV after compute took its grain over: the cache keeps what was computed."""
+    go, landed = threading.Event(), threading.Event()
+
+    class Late(DiskStore):
+        def prompt(self, ids):
+            found = super().prompt(ids)
+
+            def wrong(grain):
+                go.wait(20)
+                return torch.ones(self.layout.shape)
+
+            found.read = wrong
+            return found
+
+    def emit(span):
+        if span.lane == "load":
+            landed.set()
+        elif str(span.why.get("reason")).startswith("hedge"):  # compute stands here until the loader is done with it
+            go.set()
+            assert landed.wait(20)
+
+    late = Late(store.folder, store.layout, model.fingerprint)
+    got = Embedded(model, late, emit=emit).restore([ids], Policy(COSTS, STEP, 1))[0]
+    taken = got.met_at if got.loaded_tokens else TOKENS  # reads after that one are let through, wrong as they are
+    assert got.hedged >= 1 and landed.is_set()
+    assert torch.allclose(got.cache.read(0, taken), filled[1].cache.read(0, taken), atol=1e-5)
+
+
+def test_both_sides_learn_what_they_cost(model, store, ids):
+    """Believed far too fast: after a restore the ledger says slower on both sides (before it, nothing)."""
+    seen = {}
+
+    class Watching(Policy):
+        def load_step(self, job, now_s):
+            seen.setdefault("before", (job.ledger.gauge("compute_scale"), job.ledger.gauge("load_token_s")))
+            seen["ledger"] = job.ledger
+            return super().load_step(job, now_s)
+
+    believed = Costs(1e-4, 1e-7, 0.0, 1e-7)
+    Embedded(model, store, 4.0).restore([ids], Watching(believed, STEP, 1))
+    assert seen["before"][1] == 0.0
+    assert seen["ledger"].gauge("compute_scale") > 1 and seen["ledger"].gauge("load_token_s") > believed.load_token_s
+
+
 def test_the_link_is_kept_to(model, store, ids):
     """Bytes never arrive sooner than the link brings them, whatever else the machine does (control: no link)."""
     nbytes = TOKENS // GRAIN * store.layout.nbytes

@@ -119,6 +119,28 @@ def test_hedging_rescues_a_link_that_dies():
     assert hedged <= 1.05 * compute_only < unhedged
 
 
+@pytest.mark.parametrize("factor", [0.2, 5.0])
+def test_a_wrong_belief_of_the_link_is_corrected_by_its_reads(factor):
+    """Control: with measurements ignored the same belief ends further from the oracle of the true link."""
+
+    class Stubborn(Policy):
+        def now_costs(self, job):
+            return self.costs
+
+    true, world = BASE.scaled(load=1 / factor), World(BASE, bandwidth=lambda _t: factor)
+    best = oracle_split(true, 8001, GRAIN, 512, 1).ttft_s
+    learned = simulate(Policy(BASE), [Request(8001)], GRAIN, world).ttft_s[0]
+    assert learned <= 1.1 * best
+    assert simulate(Stubborn(BASE), [Request(8001)], GRAIN, world).ttft_s[0] > learned
+
+
+def test_long_reads_do_not_pass_the_best_split():
+    """Eight grains a read: the last one is cut where compute would be sooner."""
+    for factor in (0.1, 0.3, 1.0):
+        costs = BASE.scaled(load=1 / factor)
+        assert ttft(Policy(costs, run=8), 8001, GRAIN) <= 1.1 * oracle_split(costs, 8001, GRAIN, 512, 8).ttft_s
+
+
 def test_a_slower_gpu_moves_the_meeting_point_to_the_front():
     world = World(BASE, compute=lambda _t: 3.0)
     slow = simulate(Policy(BASE), [Request(8001)], GRAIN, world).met_at[0]

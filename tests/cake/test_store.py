@@ -1,5 +1,7 @@
 """The disk store: what goes in comes out bit by bit, and what was tampered with is refused by name."""
 
+import os
+
 import pytest
 import torch
 
@@ -158,6 +160,16 @@ def test_folder_that_cannot_be_made(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match="KV store folder"):
         DiskStore(tmp_path / "file" / "kv", LAYOUT, "m")
+
+
+@pytest.mark.parametrize("cold", [True, False])
+def test_a_cold_store_drops_its_pages_first(store, monkeypatch, cold):
+    dropped = []
+    monkeypatch.setattr("os.posix_fadvise", lambda _fd, *how: dropped.append(how))
+    prompt = fill(store)
+    store.cold = cold
+    prompt.read(1)
+    assert dropped == ([(0, 0, os.POSIX_FADV_DONTNEED)] if cold else [])
 
 
 def test_memory_is_not_taken_for_a_disk(tmp_path):
