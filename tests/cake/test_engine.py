@@ -189,9 +189,8 @@ def test_late_bytes_are_not_written(model, store, ids, filled):
 
     late = Late(store.folder, store.layout, model.fingerprint)
     got = Embedded(model, late, emit=emit).restore([ids], Policy(COSTS, STEP, 1))[0]
-    taken = got.met_at if got.loaded_tokens else TOKENS  # reads after that one are let through, wrong as they are
-    assert got.hedged >= 1 and landed.is_set()
-    assert torch.allclose(got.cache.read(0, taken), filled[1].cache.read(0, taken), atol=1e-5)
+    assert got.hedged >= 1 and landed.is_set() and got.loaded_tokens == 0
+    assert torch.allclose(got.cache.read(0, TOKENS), filled[1].cache.read(0, TOKENS), atol=1e-5)
 
 
 def test_both_sides_learn_what_they_cost(model, store, ids):
