@@ -16,7 +16,7 @@ import numpy as np
 
 from workbench import lm
 from workbench.cake import model_time
-from workbench.cake.config import STEP, CakeConfig  # noqa: F401  STEP: for the run on vLLM
+from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
 from workbench.cake.policy import TAIL, Mode, Policy
