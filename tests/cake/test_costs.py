@@ -1,11 +1,14 @@
 """The cost model: fits what it is given, splits as well as exhaustive search."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.cake.costs import Costs, balanced_split, fit_compute, lower_bound_s, oracle, overlapped_s
+from workbench.cake.model_time import measured_oracle, oracle_split
 
 
 def test_fit_recovers_a_known_curve_through_noise():
@@ -42,6 +45,17 @@ def test_balanced_split_is_what_trying_all_finds(
     assert found % 128 == 0 and end_s(found) <= max(
         best * 1.1, best + costs.load_s(128 * run, 128) + costs.compute_s(start + tokens, 128)
     )
+
+
+def test_measured_oracle_is_the_modelled_one_for_times_that_follow_the_model():
+    costs = Costs(0.01, 0.0008, 1.5e-7, 0.0012)
+    ends = [*range(0, 8064, 512), 8001]
+    passes = [(a, b - a, costs.compute_s(a, b - a)) for a, b in pairwise(ends)]
+    found = measured_oracle(costs, [passes, passes], [(128, costs.load_s(128, 128))], 8001, 128)
+    modelled = oracle_split(costs, 8001, 128, 512, 1)
+    assert found.ttft_s == pytest.approx(modelled.ttft_s, rel=0.02)
+    slower = [(a, n, 2 * s) for a, n, s in passes]
+    assert measured_oracle(costs, [slower], [(128, 0.15)], 8001, 128).token < found.token
 
 
 def test_oracle_tries_every_split():

@@ -95,6 +95,7 @@ def test_several_requests(batch):
     result = run(requests=3, batch=batch)
     assert result.summary()["exact"] == 1.0
     assert result.summary()["makespan_s"] >= result.summary()["ttft_s"]
+    assert "oracle_ttft_s" not in result.summary() and "best possible" not in result.sentence()
 
 
 def test_the_delay_of_a_far_store_is_probed():
@@ -102,6 +103,29 @@ def test_the_delay_of_a_far_store_is_probed():
     near, far = run(link_mb_s=400.0), run(link_mb_s=400.0, link_latency_ms=30.0)
     assert far.model.load_request_s > 0.02 > near.model.load_request_s
     assert far.summary()["exact"] == 1.0
+
+
+@pytest.mark.parametrize("policy", ["cake", "load"])
+def test_a_damaged_store_gives_the_same_answer(policy):
+    """A third of the grains is damaged on disk: all are found, computed instead, and the answer is exact."""
+    said = []
+    config = SYSTEM.make("tiny", damage_pct=33, policy=policy)
+    result = wb.run("cake", config, on_event=said.append)
+    assert any("damaged on purpose" in getattr(e, "text", "") for e in said)
+    loads = [r for r in result.rows if r.mode == "load"]
+    assert result.summary()["exact"] == 1.0 and loads[0].loaded_tokens <= 0.7 * 1600
+    assert loads[0].failed_grains > 0 and "oracle_ttft_s" not in result.summary()
+    assert set(result.provenance.badges) == set(result.summary())
+
+
+@pytest.mark.parametrize(("eviction", "met"), [("head-last", 0), ("head-first", 800)])
+def test_a_store_with_room_for_half(eviction, met):
+    """Head-last keeps the front, head-first the end; both answer exactly, with half loaded."""
+    half_mb = (64 * 768 + 4096) * 12.5 / 1e6
+    result = run(store_limit_mb=half_mb, eviction=eviction)
+    load = next(r for r in result.rows if r.mode == "load")
+    assert result.summary()["exact"] == 1.0 and load.loaded_tokens == 12 * 64
+    assert load.meeting_token == (0 if met == 0 else 1600 - 12 * 64)
 
 
 def test_own_text(tmp_path):
@@ -140,6 +164,9 @@ def test_own_text_that_is_too_short(tmp_path):
         ({"step": 32, "grain": 64}, "at least one grain"),
         ({"engine": "vllm", "requests": 2}, "one prompt at a time"),
         ({"grain": 100}, "multiple of 16"),
+        ({"engine": "vllm", "threads": 2}, "one thread"),
+        ({"store": "lmcache-ram", "damage_pct": 5}, "store='disk'"),
+        ({"backend": "sim", "store_limit_mb": 5}, "store='disk'"),
     ],
 )
 def test_wrong_config_is_named(changes, message):

@@ -57,6 +57,26 @@ class CakeConfig(Config):
     prompt_file: str | None = Field(
         None, description="A text file of yours as the prompt, cut to prompt_tokens; None: generated text"
     )
+    store_limit_mb: float | None = Field(
+        None,
+        gt=0,
+        le=1e6,
+        description="Most that the disk store keeps, MB; what does not fit is evicted. None: no limit",
+        json_schema_extra={"none": "no limit", **ADVANCED},
+    )
+    eviction: Literal["head-last", "head-first"] = Field(
+        "head-last",
+        description="What a full store drops of a prompt first: its end (others may share the front), or its front",
+        json_schema_extra=ADVANCED,
+    )
+    damage_pct: float = Field(
+        0.0,
+        ge=0,
+        le=100,
+        description="Share of the stored grains that is damaged before the restores (bits flipped, files cut, files "
+        "deleted), percent: the answer must stay exact",
+        json_schema_extra=ADVANCED,
+    )
     grain: int = Field(
         128, ge=16, le=1024, multiple_of=16, description="Unit of storage, tokens", json_schema_extra=ADVANCED
     )
@@ -70,7 +90,7 @@ class CakeConfig(Config):
     run: int | None = Field(
         None,
         ge=1,
-        le=64,
+        le=16,
         description="Most grains per read; None: chosen from the costs of the tier",
         json_schema_extra=ADVANCED,
     )
@@ -107,6 +127,11 @@ class CakeConfig(Config):
             raise ValueError(f"prompt_tokens: must hold more than two grains of {self.grain} tokens")
         if self.step is not None and self.step < self.grain:
             raise ValueError(f"step: must be at least one grain of {self.grain} tokens")
+        whole_disk = self.store_limit_mb is None and self.damage_pct == 0
+        if not whole_disk and (self.engine == "vllm" or self.store != "disk" or self.backend == "sim"):
+            raise ValueError("store_limit_mb: limits and damage are for store='disk' with the embedded engine")
+        if self.engine == "vllm" and self.threads != 1:
+            raise ValueError("threads: the vLLM run computes on one thread; use engine='embedded' for more")
         if self.engine == "vllm" and self.requests > 1:
             raise ValueError("requests: the vLLM run measures one prompt at a time; use engine='embedded' for several")
         return self

@@ -8,14 +8,15 @@ Both write to the same KV cache, each only to positions that it owns by the ledg
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from statistics import median
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.cake.ledger import Ledger
 from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from workbench.lm import LM, KVCache
 
 LEAVE_S = 1.0  # a loader that hangs in a read is left behind after so long: the closed ledger throws its bytes away
-READERS = 8  # grains of one read are fetched side by side: their latencies overlap
 STALL_S = 60.0  # nothing computed, loaded or failed for so long: the run ends with an error that says so
 SMOOTH = 0.3  # weight of the newest measurement in the running averages
 
@@ -54,6 +54,32 @@ class Restored:
     hedged: int
     passes: list[tuple[int, int, float]] = field(default_factory=list)  # (start, tokens, seconds) computed
     reads: list[tuple[int, float]] = field(default_factory=list)  # (grain, seconds), link included
+
+
+class _Reading:
+    """A read on a thread of its own, which a hung disk may keep for ever: nobody waits for it longer than STALL_S."""
+
+    def __init__(self, prompt: StoredPrompt, grain: int) -> None:
+        self.grain, self._box = grain, queue.SimpleQueue[Any]()
+        threading.Thread(target=self._read, args=(prompt,), name="cake-read", daemon=True).start()
+
+    def _read(self, prompt: StoredPrompt) -> None:
+        try:
+            self._box.put(prompt.read(self.grain))
+        except Exception as error:  # noqa: BLE001  raised again on the loader's thread
+            self._box.put(error)
+
+    def wait(self) -> torch.Tensor:
+        """The KV. StoreError, also where no answer came within STALL_S."""
+        try:
+            got = self._box.get(timeout=STALL_S)
+        except queue.Empty:
+            raise StoreError(
+                "unreadable", f"grain {self.grain}: no answer from the store for {STALL_S:.0f} s"
+            ) from None
+        if isinstance(got, Exception):
+            raise got
+        return got
 
 
 class _Task:
@@ -107,12 +133,15 @@ class Embedded:
     def restore(self, prompts: Sequence[Sequence[int]], policy: Policy) -> list[Restored]:
         """Make every prompt ready. Stopped, Stalled, or what the model raised; loads that fail are computed."""
         grain = self.store.layout.tokens
-        self._begin, self._over = time.monotonic(), threading.Event()
+        self._begin, self._over, self._news = time.monotonic(), threading.Event(), threading.Event()
         tasks = [
             _Task(f"r{i} " if len(prompts) > 1 else "", ids, self.store.prompt(ids), grain, self.model)
             for i, ids in enumerate(prompts)
         ]
-        self._readers = ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="cake-read")
+        for task in tasks:
+            task.job.ledger.changed = self._news  # one event for all: whichever prompt has news wakes compute
+        patience = 3 * policy.costs.load_s(policy.run * grain, policy.run * grain)
+        self._stall_s = max(STALL_S, patience)  # a very slow link is slow, not stalled
         loader = threading.Thread(target=self._load_all, args=(tasks, policy), name="cake-load", daemon=True)
         if policy.mode != "compute":
             loader.start()
@@ -122,7 +151,6 @@ class Embedded:
             self._over.set()
             for task in tasks:
                 task.job.ledger.close()
-            self._readers.shutdown(wait=False, cancel_futures=True)
             if loader.ident is not None:
                 loader.join(LEAVE_S)
         return [task.restored() for task in tasks]
@@ -146,13 +174,13 @@ class Embedded:
             now, state = time.monotonic(), sum(task.loaded + sum(task.failures.values()) for task in tasks)
             if pause == 0.0 or state != before:
                 moved, before = now, state
-            elif now - moved > STALL_S:
+            elif now - moved > self._stall_s:
                 job = waiting[0]
                 where = f"{job.name or 'the prompt '}at token {job.position} of {job.tokens}"
-                raise Stalled(f"no grain was computed or loaded for {STALL_S:.0f} s; waiting for {where}")
+                raise Stalled(f"no grain was computed or loaded for {self._stall_s:.0f} s; waiting for {where}")
             if pause:
-                waiting[0].ledger.changed.wait(pause)
-                waiting[0].ledger.changed.clear()
+                self._news.wait(pause)
+                self._news.clear()
 
     def _pass(self, task: _Task, step: Compute) -> None:
         """One forward pass; its last logits count when it reaches the end of the prompt."""
@@ -214,10 +242,10 @@ class Embedded:
         ledger.set_gauge("load_began_s", began)
         before = task.loaded
         arrived = self.bucket.reserve(self.store.layout.nbytes * len(step.grains))
-        reading = [self._readers.submit(task.prompt.read, grain) for grain in step.grains[1:]]
+        reading = [_Reading(task.prompt, grain) for grain in step.grains[1:]]
         for done, grain in enumerate(step.grains, 1):
             try:
-                kv = task.prompt.read(grain) if done == 1 else reading[done - 2].result(STALL_S)
+                kv = task.prompt.read(grain) if done == 1 else reading[done - 2].wait()
             except StoreError as error:
                 task.failures[error.cause] += 1
                 ledger.failed(grain)
@@ -251,17 +279,25 @@ class Embedded:
         self.emit(Span(lane, began - self._begin, at, f"{job.name}[{start}:{end}]", lane, dict(why)))  # type: ignore[call-overload]
 
 
-def probe_read_s(prompt: StoredPrompt, grains: int, bucket: TokenBucket, run: int = 4) -> float:
-    """Fixed cost of a read, s: reads of one grain against reads of `run` grains side by side, medians of five."""
+def probe_read_s(prompt: StoredPrompt, bucket: TokenBucket, run: int = 4) -> float:
+    """Fixed cost of a read, s: reads of one grain against reads of `run` grains side by side, medians of five.
+
+    0 where the store holds too little to tell; grains that cannot be read are left out.
+    """
+    there = [i for i, stored in enumerate(prompt.stored) if stored]
     seconds: dict[int, list[float]] = {1: [], run: []}
-    with ThreadPoolExecutor(max_workers=READERS, thread_name_prefix="cake-probe") as readers:
-        for i in range(5):
-            for size, taken in seconds.items():
-                began = time.monotonic()
-                arrived = bucket.reserve(0)
-                list(readers.map(prompt.read, [(i * run + j) % grains for j in range(size)]))
+    for i in range(5 if len(there) >= run else 0):
+        for size, taken in seconds.items():
+            began = time.monotonic()
+            arrived = bucket.reserve(0)
+            reading = [_Reading(prompt, there[(i * run + j) % len(there)]) for j in range(size)]
+            with contextlib.suppress(StoreError):
+                for each in reading:
+                    each.wait()
                 time.sleep(max(0.0, arrived - time.monotonic()))
                 taken.append(time.monotonic() - began)
+    if not all(seconds.values()):
+        return 0.0
     one, many = median(seconds[1]), median(seconds[run])
     return max(0.0, one - (many - one) / (run - 1))
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 NAMES = {"compute": "computed", "load": "loaded"}
 CURVES = (("compute_s", "compute", "compute only"), ("load_s", "load", "load only"), ("cake_s", "cake", "CAKE"))
 MEASURED = {"load": "load", "cake": "cake", "raw load": "load", "raw cake": "cake"}
+ORACLES = {"oracle split": "oracle_ttft_s", "lower bound": "lower_bound_ttft_s"}
 GRID_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
 GRID_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 
@@ -35,8 +36,7 @@ def overview(result: CakeResult) -> go.Figure:
     ends = [
         ("compute only", s["compute_only_ttft_s"]),
         ("load only", s["load_only_ttft_s"]),
-        ("oracle split", s["oracle_ttft_s"]),
-        ("lower bound", s["lower_bound_ttft_s"]),
+        *((name, s[key]) for name, key in ORACLES.items() if key in s),
     ]
     _pointers(fig, result.strokes, ends, tail=result.prompt_tokens if result.config.requests == 1 else None)
     _curves(fig, result.curve)
@@ -125,6 +125,8 @@ def _curves(fig: go.Figure, curve: Curve) -> None:
                              "width": 3.5 if kind == "cake" else 2}),
             row=1, col=2,
         )  # fmt: skip
+    if not curve.oracle_s:
+        return
     fig.add_trace(
         go.Scatter(x=curve.link_mb_s, y=curve.oracle_s, mode="lines", name="oracle split, modelled",
                    line={"color": theme.INK, "dash": "dot", "width": 1.2}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 import tempfile
 import threading
 import time
@@ -183,10 +184,30 @@ def prompts(config: CakeConfig, model: lm.LM) -> list[list[int]]:
 def open_store(config: CakeConfig, layout: Layout, fingerprint: str, folder: Path) -> Store:
     """The store that the config names. BackendUnavailable when LMCache is asked for and is not there."""
     if config.store == "disk":
-        return DiskStore(folder, layout, fingerprint, cold=True, sync=True)
+        limit, order = config.store_limit_mb, config.eviction
+        return DiskStore(folder, layout, fingerprint, limit_mb=limit, eviction=order, cold=True, sync=True)
     from workbench.cake.lmcache import open_lmcache
 
     return open_lmcache(config.store.removeprefix("lmcache-"), layout, fingerprint, folder)
+
+
+def damage(bench: Bench) -> str:
+    """Flip bits in, cut or delete a share of the stored grains, drawn by the seed; says how many of each."""
+    assert isinstance(bench.store, DiskStore)
+    draw, done = random.Random(bench.config.seed), {"bits flipped": 0, "cut short": 0, "deleted": 0}
+    for ids in bench.prompts:
+        prompt = bench.store.prompt(ids)
+        there = [i for i, stored in enumerate(prompt.stored) if stored]
+        for grain in sorted(draw.sample(there, round(len(there) * bench.config.damage_pct / 100))):
+            path, how = bench.store.path(prompt.keys[grain]), draw.choice(list(done))
+            done[how] += 1
+            if how == "deleted":
+                path.unlink(missing_ok=True)
+                continue
+            raw = bytearray(path.read_bytes())
+            raw[-1 - draw.randrange(1000)] ^= 1 << draw.randrange(8)
+            path.write_bytes(raw if how == "bits flipped" else raw[: len(raw) // 2])
+    return "store damaged on purpose: " + ", ".join(f"{n} grains {how}" for how, n in done.items())
 
 
 def to_stroke(span: Span) -> Stroke:
@@ -232,6 +253,11 @@ def _measure(bench: Bench) -> CakeResult:
     bench.tell("writing the KV store")
     for ids, restored in zip(bench.prompts, bench.kept[-1][2], strict=True):
         save_prompt(bench.store, ids, restored.cache, bench.stop)
+    whole = all(
+        all(bench.store.prompt(ids).stored[: bench.storable(i) // config.grain]) for i, ids in enumerate(bench.prompts)
+    )
+    if config.damage_pct:
+        bench.say(Note(damage(bench), "warning"))
     bench.tell("reading the raw disk", 1.0)
     raw = bench.restore("raw load", 0, 0.0, replace(costs, load_token_s=1e-6), 1)
     raw_token_s = bench.token_bytes / (raw.link_mb_s * 1e6)
@@ -241,9 +267,9 @@ def _measure(bench: Bench) -> CakeResult:
         link = float(f"{bench.loadable * bench.token_bytes / 1e6 / whole_s:.3g}")
         bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
     slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
-    bucket = TokenBucket(None, config.link_latency_ms / 1e3)
-    grains = bench.storable(0) // config.grain
-    read_s = probe_read_s(bench.store.prompt(bench.prompts[0]), grains, bucket)
+    read_s = config.link_latency_ms / 1e3
+    if not link:  # a throttled link hides what the disk itself takes for a read
+        read_s = probe_read_s(bench.store.prompt(bench.prompts[0]), TokenBucket(None, read_s))
     slow = replace(slow, load_request_s=read_s)
     run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
     bench.restore("raw cake", 0, 0.0, replace(costs, load_token_s=raw_token_s), run)
@@ -261,7 +287,7 @@ def _measure(bench: Bench) -> CakeResult:
                 "cake", 0, other, replace(slow, load_token_s=max(slow.load_token_s / factor, raw_token_s)), run
             )
     bench.tell("modelling other bandwidths")
-    result = _result(bench, slow, link, run, control)
+    result = _result(bench, slow, link, run, control, single=whole and not config.damage_pct and config.requests == 1)
     bench.say(Progress(bench.total, bench.total, "done"))
     return result
 
@@ -271,7 +297,7 @@ def _passes(bench: Bench) -> list[tuple[int, int, float]]:
     return [p for row, _, restored in bench.kept if row.mode == "compute" for r in restored for p in r.passes]
 
 
-def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -> CakeResult:
+def _result(bench: Bench, costs: Costs, link: float, run: int, control: float, single: bool) -> CakeResult:
     from workbench.cake.work import assemble
 
     config, tested = bench.config, bench.config.policy
@@ -281,18 +307,17 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
     if loads:  # what reads of this run took; their fixed cost stays the probed one
         per_read = costs.load_request_s / run
         costs = replace(costs, load_token_s=max(1e-12, (median(loads) - per_read) / config.grain))
-    best, bound = [], []
-    for ids in bench.prompts:
-        best.append(model_time.oracle_split(costs, len(ids), config.grain, bench.step, run))
-        bound.append(model_time.lower_bound_s(costs, len(ids), config.grain, bench.step))
-    order = np.cumsum(sorted(s.ttft_s for s in best))  # several prompts: one after the other, the shortest first
+    best, bound = None, None
+    if single:
+        passes = [r.passes for row, _, restored in bench.kept if row.mode == "compute" for r in restored]
+        tokens = len(bench.prompts[0])
+        best = model_time.measured_oracle(costs, passes, [(config.grain, s) for s in loads], tokens, config.grain)
+        bound = min(best.ttft_s, model_time.lower_bound_s(costs, tokens, config.grain, bench.step))
     top = float(max(t.abs().max() for t in bench.reference))
     row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[
         (sum(k[0].mode == tested and _at(k[0], link) for k in bench.kept) - 1) // 2
     ]
-    single = [
-        median(k[0].ttft_s for k in bench.kept if k[0].mode == m and _at(k[0], link)) for m in ("compute", "load")
-    ]
+    alone = [median(k[0].ttft_s for k in bench.kept if k[0].mode == m and _at(k[0], link)) for m in ("compute", "load")]
     source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.dtype})"
     facts: dict[str, Any] = {
         "rows": bench.rows,
@@ -301,14 +326,14 @@ def _result(bench: Bench, costs: Costs, link: float, run: int, control: float) -
         "curve": model_time.curve(costs, bench.token_bytes, config, bench.step, run, link),
         "link_mb_s": round(link, 3),
         "prompt_tokens": len(bench.prompts[0]),
-        "oracle_s": float(np.mean(order)),
-        "oracle_token": best[0].token,
-        "bound_s": float(np.mean(np.cumsum(sorted(bound)))),
+        "oracle_s": best.ttft_s if best else None,
+        "oracle_token": best.token if best else None,
+        "bound_s": bound,
         "tolerance": TOLERANCE[config.dtype] * top,
         "control_max_abs_diff": control,
         "tokens": [t for answer in bench.answers for t in answer],
         "text": bench.model.tokenizer.decode(bench.answers[0]),
-        "table": model_time.nearest_claims(single[0], single[1], row.ttft_s) if tested == "cake" else [],
+        "table": model_time.nearest_claims(alone[0], alone[1], row.ttft_s) if tested == "cake" and single else [],
         "prompt_hash": hashlib.sha256(np.asarray(bench.prompts[0], dtype="<i8").tobytes()).hexdigest()[:16],
     }
     return assemble(config, "cpu", bench.began, facts)

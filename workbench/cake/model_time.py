@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from statistics import median
 
 import numpy as np
 
@@ -11,12 +12,13 @@ from workbench.cake import paper
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, Split, oracle
 from workbench.cake.costs import lower_bound_s as ideal_s
-from workbench.cake.policy import Policy
+from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import Curve
-from workbench.cake.sim import ttft
+from workbench.cake.sim import Request, simulate, ttft
 from workbench.system import Claim
 
 CURVE_POINTS = 13
+MODES: tuple[Mode, ...] = ("compute", "load", "cake")
 
 
 def single_s(costs: Costs, tokens: int, grain: int, step: int, run: int) -> tuple[float, float]:
@@ -35,6 +37,32 @@ def oracle_split(costs: Costs, tokens: int, grain: int, step: int, run: int) -> 
     return oracle(list(np.diff(ends)), [load_s] * grains, grain, tail_s)
 
 
+def measured_oracle(
+    costs: Costs,
+    passes: Sequence[Sequence[tuple[int, int, float]]],
+    reads: Sequence[tuple[int, float]],
+    tokens: int,
+    grain: int,
+) -> Split:
+    """The best split of measured times: compute-only's passes (start, tokens, s) per round, load-only's (tokens, s).
+
+    Medians over rounds; a pass is shared out over its grains in the proportion of the fitted costs.
+    """
+    grains = (tokens - 1) // grain
+    compute, tails = np.full((len(passes), grains), np.nan), []
+    for row, of_round in enumerate(passes):
+        for start, length, seconds in of_round:
+            inside = min(length, grains * grain - start)
+            parts = np.array([costs.compute_s(start + i, grain) for i in range(0, inside, grain)])
+            rest_s = costs.compute_s(grains * grain, start + length - grains * grain) if inside < length else 0.0
+            spent = seconds * np.append(parts, rest_s) / (parts.sum() + rest_s)
+            compute[row, start // grain : start // grain + len(parts)] = spent[:-1]
+            if inside < length:
+                tails.append(float(spent[-1]))
+    per_grain = median(seconds * grain / length for length, seconds in reads)
+    return oracle(list(np.nanmedian(compute, axis=0)), [per_grain] * grains, grain, median(tails))
+
+
 def lower_bound_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
     """TTFT that no split can beat: the ideal cut of the storable tokens, then the tail."""
     whole = (tokens - 1) // grain * grain
@@ -42,17 +70,29 @@ def lower_bound_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
 
 
 def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:
-    """TTFT of the three modes and the oracle over three decades of bandwidth around `link_mb_s`."""
+    """TTFT of the three modes and the oracle over three decades of bandwidth around `link_mb_s`.
+
+    With several requests the mean over them, and no oracle: the best schedule of many is not a split of one.
+    """
     middle = link_mb_s or token_bytes / costs.load_token_s / 1e6
     links = [float(f"{middle * f:.4g}") for f in np.geomspace(1 / 32, 32, CURVE_POINTS)]
-    rows = []
+    rows: list[tuple[float, ...]] = []
     for link in links:
         at = replace(costs, load_token_s=token_bytes / (link * 1e6))
+        if config.requests > 1:
+            rows.append(tuple(_mean_s(at, config, step, run, mode) for mode in MODES))
+            continue
         single = single_s(at, config.prompt_tokens, config.grain, step, run)
         cake = ttft(Policy(at, step, run, hedge=config.hedge), config.prompt_tokens, config.grain)
         rows.append((*single, cake, oracle_split(at, config.prompt_tokens, config.grain, step, run).ttft_s))
-    compute, load, cake_s, best = ([round(v, 5) for v in column] for column in zip(*rows, strict=True))
-    return Curve(link_mb_s=links, compute_s=compute, load_s=load, cake_s=cake_s, oracle_s=best)
+    compute, load, cake_s, *best = ([round(v, 5) for v in column] for column in zip(*rows, strict=True))
+    return Curve(link_mb_s=links, compute_s=compute, load_s=load, cake_s=cake_s, oracle_s=best[0] if best else [])
+
+
+def _mean_s(costs: Costs, config: CakeConfig, step: int, run: int, mode: Mode) -> float:
+    policy = Policy(costs, step, run, mode, config.batch, config.hedge)
+    times = simulate(policy, [Request(n) for n in config.lengths], config.grain).ttft_s
+    return sum(times) / len(times)
 
 
 def table_3() -> Iterator[tuple[paper.Cell, float, float]]:

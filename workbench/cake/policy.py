@@ -4,7 +4,7 @@ The same object drives the simulator (virtual clock), the embedded engine (threa
 asked twice, over and over, and answers from the ledger and the cost model:
 
     compute_step(job, now_s)  -> Compute(start, tokens) | Wait | Ready        the side that computes from the front
-    load_step(job, now_s)     -> Load(grains) | Wait | Finished               the side that loads from the back
+    load_step(job, now_s)     -> Load(grains) | Wait | Ready                  the side that loads from the back
 
 CAKE (arXiv 2410.03065), section 3: two pointers that meet anywhere. Beyond it: claims shrink towards the meeting
 point, neither side takes work that the other would finish sooner (so the pair is never slower than the better

@@ -123,9 +123,9 @@ class CakeResult(Result):
     curve: Curve
     link_mb_s: float  # the bandwidth of the throttled rows
     prompt_tokens: int
-    oracle_s: float
-    oracle_token: int
-    bound_s: float
+    oracle_s: float | None  # None where no split of one whole prompt is sought: several requests, a store with gaps
+    oracle_token: int | None
+    bound_s: float | None
     tolerance: float | None = None  # of logits_max_abs_diff
     control_max_abs_diff: float | None = None  # logits with one grain's KV corrupted: must exceed the tolerance
     tokens: list[int] = Field(default_factory=list)  # greedy continuation, compute-only
@@ -136,7 +136,7 @@ class CakeResult(Result):
 
     def of(self, mode: RowMode) -> list[Row]:
         """Rows of one mode at the link of this run (sweep points have other bandwidths)."""
-        raw = mode.startswith("raw") or mode in ("warm", "compute")
+        raw = mode.startswith("raw") or mode in ("warm", "compute", "lmcache-mp load")
         return [r for r in self.rows if r.mode == mode and (raw or r.link_mb_s == self.link_mb_s)]
 
     def median_s(self, mode: RowMode, field: str = "ttft_s") -> float:
@@ -156,15 +156,16 @@ class CakeResult(Result):
 
     def summary(self) -> dict[str, float]:
         tested: RowMode = self.config.policy
+        nan = math.nan
         ttft_s, compute_s, load_s = (self.median_s(m) for m in (tested, "compute", "load"))
         numbers = {
             "ttft_s": ttft_s,
             "compute_only_ttft_s": compute_s,
             "load_only_ttft_s": load_s,
-            "oracle_ttft_s": self.oracle_s,
-            "lower_bound_ttft_s": self.bound_s,
+            "oracle_ttft_s": nan if self.oracle_s is None else self.oracle_s,
+            "lower_bound_ttft_s": nan if self.bound_s is None else self.bound_s,
             "speedup_vs_best_single": min(compute_s, load_s) / ttft_s,
-            "ratio_to_oracle": ttft_s / self.oracle_s,
+            "ratio_to_oracle": ttft_s / self.oracle_s if self.oracle_s else nan,
             "meeting_token": self.median_s(tested, "meeting_token"),
             "prompt_tokens": float(self.prompt_tokens),
             "link_mb_s": self.link_mb_s,
@@ -200,14 +201,14 @@ class CakeResult(Result):
         how = "Modelled" if self.rows[0].badge == "modelled" else f"Measured on {self.provenance.device}"
         link = f"{self.link_mb_s:,.0f} MB/s" if self.link_mb_s else "the raw disk"
         throttled = ", throttled" if self.link_mb_s and self.rows[0].badge == "measured" else ""
+        split = f", {s['ratio_to_oracle']:.2f} times the best possible split" if self.oracle_s else ""
         best = "computing" if s["compute_only_ttft_s"] <= s["load_only_ttft_s"] else "loading"
         return (
             f"{how}: a prompt of {self.prompt_tokens:,} tokens is ready after {s['ttft_s']:.2f} s by "
             f"{self.config.policy} "
             f"over a store of {link}{throttled}, against {s['compute_only_ttft_s']:.2f} s by computing alone and "
             f"{s['load_only_ttft_s']:.2f} s by loading alone: {s['speedup_vs_best_single']:.2f} times as fast as "
-            f"{best}, {s['ratio_to_oracle']:.2f} times the best possible split; "
-            f"the sides met at token {s['meeting_token']:,.0f}."
+            f"{best}{split}; the sides met at token {s['meeting_token']:,.0f}."
         )
 
     def decided(self) -> dict[str, Any]:

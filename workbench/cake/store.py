@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 MAGIC = b"WBKVGRN\0"
 VERSION = 1
 HEADER_BYTES = 4096
+LEFT_S = 3600.0  # a half-written file this old has no writer any more
 # magic, version, position of the grain, key, fingerprint, layout text, payload bytes, payload xxh3
 _HEADER = struct.Struct("<8sII16s16s96sQQ")
 _CHECK = struct.Struct("<Q")  # xxh3 of the packed header, right after it
@@ -129,6 +130,10 @@ class DiskStore:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OSError(error.errno, f"KV store folder {folder} cannot be made: {error.strerror}") from error
+        for left in self.folder.glob(".*.kv.*"):  # of a writer that was killed
+            with contextlib.suppress(OSError):
+                if time.time() - left.stat().st_mtime > LEFT_S:
+                    left.unlink()
 
     def prompt(self, ids: Sequence[int]) -> DiskPrompt:
         """Look the prompt's whole grains up; those found count as used now."""

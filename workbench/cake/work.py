@@ -115,7 +115,10 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     curve = model_time.curve(costs, token_bytes, config, step, run, link)
     yield Progress(2, 3, "the paper's table")
     table = model_time.paper_claims()
-    best = [model_time.oracle_split(costs, n, config.grain, step, run) for n in sorted(lengths)]
+    best = bound = None
+    if len(lengths) == 1:
+        best = model_time.oracle_split(costs, lengths[0], config.grain, step, run)
+        bound = model_time.lower_bound_s(costs, lengths[0], config.grain, step)
     result = assemble(
         config,
         "sim",
@@ -127,20 +130,11 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
             "curve": curve,
             "link_mb_s": round(link, 3),
             "prompt_tokens": config.prompt_tokens,
-            "oracle_s": _mean_one_by_one([split.ttft_s for split in best]),
-            "oracle_token": best[-1].token,
-            "bound_s": _mean_one_by_one([model_time.lower_bound_s(costs, n, config.grain, step) for n in lengths]),
+            "oracle_s": best.ttft_s if best else None,
+            "oracle_token": best.token if best else None,
+            "bound_s": bound,
             "table": table,
         },
     )
     yield Progress(3, 3, "done")
     return result
-
-
-def _mean_one_by_one(seconds: list[float]) -> float:
-    """Mean completion time of jobs served one after the other, the shortest first."""
-    total, ends = 0.0, []
-    for s in sorted(seconds):
-        total += s
-        ends.append(total)
-    return sum(ends) / len(ends)

@@ -78,7 +78,7 @@ def curves(quantity: str, parts: Mapping[str, Sequence[tuple[float, float]]], ta
     every = [point for points in parts.values() for point in points]
     x0, x1 = min((x for x, _ in every), default=0.0), max((x for x, _ in every), default=1.0)
     y0, y1 = min([0.0, *(y for _, y in every)]), max([0.0, *(y for _, y in every)])
-    lines, said, keys = [], [], []
+    lines, said, keys = list[str](), list[str](), list[str]()
     for name, points in parts.items():
         style = theme.kind(name) if name in theme.KINDS else theme.series(len(lines))
         last = theme.number(points[-1][1]) if points else "–"
