@@ -14,7 +14,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -27,17 +26,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")  # read when LMCache is imported
+os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")  # both are read when LMCache is imported
+os.environ.setdefault("LMCACHE_LOG_LEVEL", "WARNING")
 
 import torch
 import xxhash
 
 from workbench.backends import BackendUnavailable, version
+from workbench.cake import leash
 from workbench.cake.store import Layout, StoreError, grain_keys
 
 VERSION = "0.5."
 TIERS = ("ram", "disk", "server")
-START_S, WRITE_S, END_S = 60.0, 10.0, 3.0
+START_S, WRITE_S = 90.0, 10.0
 BUFFER_GB, RAM_GB = 0.5, 2.0  # of LMCache's memory: to stage reads and writes, or to keep everything
 
 
@@ -155,7 +156,8 @@ class LMCacheStore:
         self.users -= 1
         if self.users > 0:
             return
-        _OPEN.pop((self.tier, self.layout, self.fingerprint), None)
+        for key in [key for key, store in _OPEN.items() if store is self]:
+            del _OPEN[key]
         from lmcache.v1.cache_engine import LMCacheEngineBuilder
 
         LMCacheEngineBuilder.destroy(self._id)
@@ -219,7 +221,7 @@ def _sum(kv: torch.Tensor) -> int:
     return xxhash.xxh3_64_intdigest(memoryview(raw))
 
 
-_OPEN: dict[tuple[str, Layout, str], LMCacheStore] = {}
+_OPEN: dict[tuple[str, Layout, str, str], LMCacheStore] = {}
 _GUARD = threading.Lock()
 
 
@@ -239,7 +241,7 @@ def open_lmcache(
         raise ValueError(f"LMCache has the tiers {', '.join(TIERS)}, not {tier!r}")
     folder.mkdir(parents=True, exist_ok=True)
     with _GUARD:
-        key = tier, layout, fingerprint
+        key = tier, layout, fingerprint, server
         if key in _OPEN:
             _OPEN[key].users += 1
         else:
@@ -249,38 +251,40 @@ def open_lmcache(
 
 @dataclass
 class Server:
-    """A running lmcache_server."""
+    """A running lmcache_server, which ends with this process in any case."""
 
     address: str
     process: subprocess.Popen[bytes]
 
     def close(self) -> None:
-        """End it and whatever it started."""
-        for how in (signal.SIGTERM, signal.SIGKILL):
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self.process.pid, how)
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                self.process.wait(END_S)
-                return
+        """End it."""
+        leash.end(self.process)
 
 
 def start_server(folder: Path) -> Server:
     """Start lmcache_server on a free port of this machine, and wait until it answers. TimeoutError with its log."""
+    port, path = free_port(), folder / "lmcache_server.log"
+    with path.open("wb") as log:
+        command = [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port)]
+        process = leash.start(command, log)
+    await_port(process, port, path, "lmcache_server")
+    return Server(f"127.0.0.1:{port}", process)
+
+
+def free_port() -> int:
+    """A port of this machine that nobody listens on now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    log = folder / "lmcache_server.log"
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "lmcache.v1.server", "127.0.0.1", str(port)],
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    server, deadline = Server(f"127.0.0.1:{port}", process), time.monotonic() + START_S
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def await_port(process: subprocess.Popen[bytes], port: int, log: Path, name: str) -> None:
+    """Wait until a server answers; it is ended, and TimeoutError quotes its log, when it does not in START_S."""
+    deadline = time.monotonic() + START_S
     while time.monotonic() < deadline and process.poll() is None:
         with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
-            return server
+            return
         time.sleep(0.1)
-    server.close()
-    raise TimeoutError(f"lmcache_server did not answer within {START_S:.0f} s: {log.read_text()[-500:]}")
+    leash.end(process)
+    raise TimeoutError(f"{name} did not answer within {START_S:.0f} s: {log.read_text(errors='replace')[-500:]}")

@@ -242,6 +242,38 @@ class Bench:
             prompt.write(i, kv)
         return float(run.row.logits_max_abs_diff or 0.0)
 
+    def lmcache_mp(self) -> None:
+        """LMCache's own connector as one more load-only row: its memory, no throttle, an engine of its own."""
+        from workbench.cake.lmcache_mp import measure_lmcache_mp
+
+        self.tell("LMCacheMPConnector: starting its server and an engine")
+        tiny = self.config.model == "tiny"
+        model = self.folder / "model" if tiny else lm.path("smollm2")
+        try:
+            found = measure_lmcache_mp(
+                model,
+                self.ids,
+                self.folder / "mp",
+                dtype=self.config.dtype,
+                step=self.step,
+                answer_tokens=ANSWER_TOKENS,
+            )
+        except (OSError, RuntimeError) as error:
+            self.say(Note(f"no row of LMCacheMPConnector: {error}", "warning"))
+            return
+        row = Row(
+            mode="lmcache-mp load",
+            round=0,
+            link_mb_s=0.0,
+            ttft_s=found.load_s,
+            makespan_s=found.load_s,
+            meeting_token=0,
+            loaded_tokens=found.loaded_tokens,
+            logits_max_abs_diff=apart(found.top, self.runs[0].top),
+            same_tokens=found.loaded_answer == self.runs[0].tokens,
+        )
+        self.runs.append(Run(row, [], found.loaded_answer, found.top))
+
 
 def apart(one: dict[int, float], two: dict[int, float]) -> float:
     """Largest difference of the log-probabilities; a token that only one side has counts against the other's least.
@@ -288,6 +320,8 @@ def measure(bench: Bench) -> dict[str, Any]:
                 bench.restore(mode, number, link if mode != "compute" else 0.0)
         bench.restore("warm", number, keep=True)
     control = bench.control()
+    if config.store != "disk":
+        bench.lmcache_mp()
     for factor in SWEEP[: config.sweep_points]:
         if link:
             bench.restore("cake", 0, link * factor)

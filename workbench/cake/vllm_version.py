@@ -52,6 +52,11 @@ def check_engine(config: Any, kv_cache_config: Any) -> None:
         wrong.append("use a model with full attention in every layer")
     elif str(groups[0].kv_cache_spec.dtype).removeprefix("torch.") not in ("float32", "float16", "bfloat16"):
         wrong.append('kv_cache_dtype="auto"')
+    store = (config.kv_transfer_config.kv_connector_extra_config or {}).get("store", "disk")
+    if store in ("lmcache-ram", "lmcache-disk") and parallel.distributed_executor_backend != "uni":
+        wrong.append(
+            f"{store} keeps its index in one process: set VLLM_ENABLE_V1_MULTIPROCESSING=0, or use lmcache-server"
+        )
     if wrong:
         raise ValueError("CAKE cannot run with this engine configuration: " + "; ".join(wrong))
 

@@ -1,0 +1,137 @@
+"""The measuring process: a whole run on a tiny model, LMCache behind the connector and beside it, cancel."""
+
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
+pytest.importorskip("lmcache", reason="LMCache is not installed: make setup")
+sys.path.insert(0, str(Path(__file__).parent))
+
+from engine_child import Engine, draw_ids
+
+from workbench.cake.config import CakeConfig
+from workbench.cake.lmcache import start_server
+from workbench.cake.vllm_bench import apart
+from workbench.cake.vllm_settings import Settings
+from workbench.cake.vllm_tiny import write_tiny
+from workbench.cake.vllm_work import measured_vllm
+from workbench.system import Progress, Span
+
+pytestmark = [pytest.mark.vllm, pytest.mark.lmcache, pytest.mark.timeout(500)]
+
+TINY = CakeConfig(
+    engine="vllm", model="tiny", dtype="float32", prompt_tokens=1601, rounds=1, grain=64, step=256, sweep_points=1
+)
+
+
+def finish(work):
+    events = []
+    while True:
+        try:
+            events.append(next(work))
+        except StopIteration as stop:
+            return events, stop.value
+
+
+def test_a_run_with_lmcache_as_the_store_and_as_the_baseline():
+    before = {p.pid for p in psutil.process_iter()}
+    config = TINY.model_copy(update={"store": "lmcache-ram"})
+    events, result = finish(measured_vllm(config))
+    modes = [row.mode for row in result.rows]
+    assert set(modes) == {"compute", "load", "cake", "raw load", "raw cake", "warm", "lmcache-mp load"}
+    summary = result.summary()
+    assert summary["exact"] == 1.0
+    assert summary["prompt_tokens"] == 1601
+    assert 0 <= summary["meeting_token"] <= 1600
+    assert result.control_max_abs_diff > result.tolerance
+    loads = [row for row in result.rows if row.mode == "load"]
+    assert all(row.loaded_tokens == 1600 and row.logits_max_abs_diff == 0.0 for row in loads)  # to the bit
+    (theirs,) = [row for row in result.rows if row.mode == "lmcache-mp load"]
+    assert theirs.loaded_tokens == 1601 // 256 * 256
+    assert theirs.same_tokens
+    assert any(isinstance(e, Span) and e.lane == "load" for e in events)
+    assert {s.lane for s in result.strokes} == {"compute", "load"}
+    assert result.model_validate_json(result.model_dump_json()) == result
+    time.sleep(1.0)
+    left = [p for p in psutil.process_iter(["cmdline"]) if p.pid not in before]
+    assert not [p for p in left if any(w in " ".join(p.info["cmdline"] or []) for w in ("lmcache", "vllm", "leash"))]
+
+
+def test_cancel_leaves_nothing(tmp_path, monkeypatch):
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    import tempfile
+
+    monkeypatch.setattr(tempfile, "tempdir", None)
+    work = measured_vllm(TINY)
+    began = time.monotonic()
+    for event in work:
+        if (isinstance(event, Progress) and "engine" in event.note) or time.monotonic() - began > 60:
+            break
+    children = psutil.Process().children(recursive=True)
+    assert children
+    work.close()
+    assert not [p for p in children if p.is_running() and p.status() != psutil.STATUS_ZOMBIE]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_server_tier_behind_the_connector(tmp_path):
+    """Scheduler and worker look up, save and load through lmcache_server."""
+    model, ids = write_tiny(tmp_path / "tiny"), draw_ids(1500)
+    server = start_server(tmp_path)
+    try:
+        settings = {"store": "lmcache-server", "server": server.address, "grain": 128}
+        how = {"skip_tokenizer_init": True, "max_model_len": 2048, "max_num_batched_tokens": 128}
+        with Engine(model, tmp_path / "kv", settings, **how) as engine:
+            alone = engine.one(ids, cut=True)
+            assert engine.call("flush") == {"saved": 11}
+            for mode in ("load", "cake"):
+                answer = engine.one(ids, mode, link_mb_s=10.0, cut=True)
+                assert (answer.tokens, answer.logprobs) == (alone.tokens, alone.logprobs)
+                assert answer.cake["loaded_tokens"] > 0
+            server.close()
+            gone = engine.one(ids, "load", cut=True)  # the server dies: what it held is computed
+            assert (gone.tokens, gone.logprobs) == (alone.tokens, alone.logprobs)
+            assert gone.cake["loaded_tokens"] == 0
+    finally:
+        server.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"colour": "red"}, "no setting colour"),
+        ({"store": "tape"}, "store must be one of disk"),
+        ({"grain": 100}, "grain 100 is not a multiple of the engine's block size"),
+        ({"grain": 512}, "cannot hold a grain of 512"),
+        ({"costs": {"speed": 1}}, "speed"),
+        ({"store": "lmcache-server"}, "needs its address"),
+    ],
+)
+def test_bad_settings_are_named(settings, message):
+    def make():
+        made = Settings.of({"folder": "kv", **settings})
+        made.policy(None, 256, made.grain_for(128))
+
+    with pytest.raises(ValueError, match=message):
+        make()
+
+
+def test_other_versions_and_engines_are_refused(monkeypatch):
+    import vllm
+
+    from workbench.cake import vllm_version
+
+    monkeypatch.setattr(vllm, "__version__", "0.33.0")
+    with pytest.raises(ImportError, match=r"works with vLLM 0\.32\.x, this is 0\.33\.0"):
+        vllm_version.check_version()
+
+
+def test_comparing_top_tokens_sees_a_token_that_only_one_side_has():
+    one = {1: -0.5, 2: -1.0, 3: -3.0}
+    assert apart(one, one) == 0.0
+    assert apart(one, {1: -0.5, 2: -1.25, 3: -3.0}) == 0.25
+    assert apart(one, {1: -0.5, 4: -1.0, 3: -3.0}) == 2.0
