@@ -23,7 +23,7 @@ import numpy as np
 from workbench import lm
 from workbench.cake import model_time
 from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, fit_compute, oracle
+from workbench.cake.costs import Costs, Split, fit_compute
 from workbench.cake.measure import ANSWER_TOKENS, SWEEP, TOLERANCE, prompts
 from workbench.cake.result import Model, Row, RowMode, Stroke
 from workbench.cake.sim import choose_chunks
@@ -334,23 +334,13 @@ def _fitted(bench: Bench) -> Costs:
     return Costs(step_s, token_s, pair_s, 1.0)
 
 
-def best_split(bench: Bench, costs: Costs, link: float) -> tuple[int, float]:
-    """Oracle (token, seconds) from the measured passes and reads of the two single modes, medians over rounds."""
-    grain, grains = bench.config.grain, bench.loadable // bench.config.grain
-    compute = np.full((bench.config.rounds, grains), np.nan)
-    tails = []
-    for row, run in enumerate(r for r in bench.runs if r.row.mode == "compute"):
-        for start, tokens, seconds in run.passes():
-            if start >= bench.loadable:
-                tails.append(seconds)
-                continue
-            parts = np.array([costs.compute_s(start + i, grain) for i in range(0, tokens, grain)])
-            compute[row, start // grain : start // grain + len(parts)] = seconds * parts / parts.sum()
-    reads = [
-        s / (n // grain) for r in bench.runs if r.row.mode == "load" and _at(r.row, link) for n, s in r.reads()
-    ] or [costs.load_s(grain, bench.run_grains * grain)]
-    found = oracle(list(np.nanmedian(compute, axis=0)), [median(reads)] * grains, grain, median(tails))
-    return found.token, found.ttft_s
+def best_split(bench: Bench, costs: Costs, link: float) -> Split:
+    """Oracle split of the measured passes and reads of the two single modes."""
+    passes = [r.passes() for r in bench.runs if r.row.mode == "compute"]
+    reads = [read for r in bench.runs if r.row.mode == "load" and _at(r.row, link) for read in r.reads()]
+    grain = bench.config.grain
+    reads = reads or [(grain, costs.load_s(grain, bench.run_grains * grain))]
+    return model_time.measured_oracle(costs, passes, reads, len(bench.ids), grain)
 
 
 def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, Any]:
@@ -366,7 +356,7 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
     ]
     costs = replace(costs, step_s=fitted.step_s, token_s=fitted.token_s, pair_s=fitted.pair_s)
     costs = replace(costs, contention=max(1.0, float(median(beside))) if beside else 1.0)
-    token, oracle_s = best_split(bench, costs, link)
+    best = best_split(bench, costs, link)
     tested = sorted((r for r in bench.runs if r.row.mode == config.policy and _at(r.row, link)), key=_ttft)
     shown = tested[(len(tested) - 1) // 2]
     single = [median(_ttft(r) for r in bench.runs if r.row.mode == m and _at(r.row, link)) for m in ("compute", "load")]
@@ -380,8 +370,8 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
         "curve": model_time.curve(costs, bench.token_bytes, config, step, bench.run_grains, link).model_dump(),
         "link_mb_s": round(link, 3),
         "prompt_tokens": len(bench.ids),
-        "oracle_s": oracle_s,
-        "oracle_token": token,
+        "oracle_s": best.ttft_s,
+        "oracle_token": best.token,
         "bound_s": model_time.lower_bound_s(costs, len(bench.ids), grain, step),
         "tolerance": TOLERANCE[config.dtype] * max(abs(v) for v in reference.top.values()),
         "control_max_abs_diff": control,

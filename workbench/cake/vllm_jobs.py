@@ -287,8 +287,11 @@ class Book:
         seen = restore.job.position, restore.ledger.table.states()
         if seen != restore.seen:
             restore.seen, restore.moved_s = seen, now_s
-        elif now_s - restore.moved_s > self.settings.stall_s and not restore.ledger.closed:
-            log.warning("CAKE: nothing was loaded for %.0f s, the rest is computed", self.settings.stall_s)
+            return
+        read = restore.policy.run * self.grain
+        patience_s = max(self.settings.stall_s, 3 * restore.policy.costs.load_s(read, read))  # slow is not stalled
+        if now_s - restore.moved_s > patience_s and not restore.ledger.closed:
+            log.warning("CAKE: nothing was loaded for %.0f s, the rest is computed", patience_s)
             restore.ledger.close()
 
     def _finish(self, live: Live) -> None:
