@@ -258,7 +258,8 @@ class Child:
         """Break something on purpose, until `mend`."""
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
-        from workbench.cake import vllm_jobs, vllm_loader
+        from workbench.cake import vllm_loader
+        from workbench.cake.ledger import Ledger
 
         def swap(owner, attribute, value):
             old = getattr(owner, attribute)
@@ -295,10 +296,10 @@ class Child:
 
             swap(vllm_loader.Loader, "_one", hangs)
         elif name == "no close":  # what a preempted or aborted request must not do: leave its loader alone
-            swap(vllm_jobs.Ledger, "close", lambda _ledger: None)
+            swap(Ledger, "close", lambda _ledger: None)
             swap(vllm_loader.Loader, "close", lambda _loader, _name: None)
         elif name == "no wait":
-            swap(vllm_jobs.Ledger, "writing", lambda _ledger: False)
+            swap(Ledger, "writing", lambda _ledger: False)
         elif name == "flip cached":  # change a block's KV behind vLLM's back
             kv = get_kv_transfer_group().loader.kv
             for layer in kv._layers:

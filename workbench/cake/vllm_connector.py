@@ -18,8 +18,9 @@ from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStat
 
 from workbench.cake.learn import Learner
 from workbench.cake.store import Layout, Store
-from workbench.cake.vllm_jobs import Book, Loaded, Orders
+from workbench.cake.vllm_jobs import Book
 from workbench.cake.vllm_loader import KvBlocks, Loader, Saver
+from workbench.cake.vllm_records import Loaded, Orders
 from workbench.cake.vllm_settings import Settings, model_fingerprint
 from workbench.cake.vllm_shared import make_folder
 from workbench.cake.vllm_version import check_engine, kernel_layout

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from workbench.cake.policy import Job, Load, Ready
 from workbench.cake.store import Layout, Store, StoredPrompt, StoreError, TokenBucket
-from workbench.cake.vllm_jobs import Loaded, Order, Save
+from workbench.cake.vllm_records import Loaded, Order, Save
 from workbench.cake.vllm_shared import Segment
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import Any
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import Request, RequestStatus
 
-from workbench.cake.vllm_jobs import PREEMPT_S
+from workbench.cake.vllm_records import PREEMPT_S
 from workbench.cake.vllm_version import check_version
 
 
