@@ -8,8 +8,8 @@ import torch
 
 from workbench import lm
 from workbench.cake.costs import Costs
-from workbench.cake.engine import Embedded, Stopped, save_prompt
-from workbench.cake.policy import Policy
+from workbench.cake.engine import Embedded, Stalled, Stopped, save_prompt
+from workbench.cake.policy import Policy, Wait
 from workbench.cake.store import DiskStore, Layout, StoreError
 
 GRAIN, STEP, TOKENS = 64, 256, 1601
@@ -69,10 +69,14 @@ def test_equal_to_compute_only(model, store, ids, filled, mode):
 
 
 def test_bits_are_equal_where_the_order_of_arithmetic_is(model, store, ids, filled):
-    """Load-only computes the tail in the pass that compute-only used for it: every bit is the same."""
-    got = restore(model, store, ids, "load", link=None)
+    """Beside a full store every mode ends a pass where the stored part ends: the last pass is the same, to the bit."""
+    alone, got = restore(model, store, ids, "compute"), restore(model, store, ids, "load", link=None)
     whole = TOKENS // GRAIN * GRAIN
-    assert torch.equal(got.cache.read(0, whole), filled[1].cache.read(0, whole))
+    assert got.loaded_tokens == whole
+    assert torch.equal(got.logits, alone.logits)
+    assert torch.equal(got.cache.read(0, TOKENS), alone.cache.read(0, TOKENS))
+    assert not torch.equal(alone.logits, filled[1].logits)  # the control: a last pass cut elsewhere rounds otherwise
+    assert same(alone, filled[1])
 
 
 def test_corrupted_kv_changes_the_output(model, store, ids, filled):
@@ -163,6 +167,44 @@ def test_a_late_load_is_hedged(model, store, ids, filled):
     got = restore(model, hanging, ids, link=None, costs=COSTS)
     hung.set()
     assert same(got, filled[1]) and got.hedged >= 1 and got.loaded_tokens == 0
+
+
+class Hung:
+    """A store of which one read never answers while the test lasts."""
+
+    def __init__(self, store, grain):
+        self.store, self.layout, self.grain, self.let_go = store, store.layout, grain, threading.Event()
+
+    def prompt(self, ids):
+        prompt, read = self.store.prompt(ids), self.store.prompt(ids).read
+
+        def hangs(grain):
+            if grain == self.grain:
+                self.let_go.wait(30)
+            return read(grain)
+
+        prompt.read = hangs
+        return prompt
+
+
+def test_a_read_that_hangs_is_given_up_and_computed(model, store, ids, filled, monkeypatch):
+    """Load-only never takes a grain over: without giving up it would wait for ever."""
+    monkeypatch.setattr("workbench.cake.engine.STALL_S", 0.3)
+    hung = Hung(store, 20)
+    try:
+        got = Embedded(model, hung).restore([ids], Policy(COSTS, STEP, 1, "load"))[0]
+        assert same(got, filled[1])
+        assert got.failures["stalled"] == 1
+        assert got.met_at == 21 * GRAIN
+    finally:
+        hung.let_go.set()
+
+
+def test_a_restore_that_never_moves_is_named(model, store, ids, monkeypatch):
+    monkeypatch.setattr("workbench.cake.engine.STALL_S", 0.2)
+    monkeypatch.setattr("workbench.cake.policy.Policy.compute_step", lambda *_: Wait(0.01))
+    with pytest.raises(Stalled, match=r"no grain was computed or loaded for 0 s; waiting for the prompt at token 0"):
+        restore(model, store, ids, "compute")
 
 
 def test_late_bytes_are_not_written(model, store, ids, filled):

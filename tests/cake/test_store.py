@@ -144,6 +144,25 @@ def test_eviction_inside_a_context(tmp_path, eviction, kept):
     assert store.prompt(IDS).stored == kept
 
 
+def test_a_full_store_is_not_looked_through_at_every_write(tmp_path, monkeypatch):
+    """A twentieth is freed in one go; a second writer to the folder is still noticed."""
+    size = LAYOUT.nbytes + HEADER_BYTES
+    store, other = DiskStore(tmp_path, LAYOUT, "m", limit_mb=40.5 * size / 1e6), DiskStore(tmp_path, LAYOUT, "m")
+    counted, look = [], store._files
+    monkeypatch.setattr(store, "_files", lambda: counted.append(1) or look())
+    long = list(range(100 * LAYOUT.tokens))
+    for i in range(100):
+        store.prompt(long).write(i, kv(i % 6))
+        assert store.used_mb() * 1e6 <= 40.5 * size
+    assert len(counted) - 100 <= 1 + 60 / 3  # used_mb counts too
+    many = [t + 10**6 for t in range(60 * LAYOUT.tokens)]
+    for i in range(60):
+        other.prompt(many).write(i, kv(i % 6))
+    for i in range(300):
+        store.prompt(long).write(i % 100, kv(i % 6))
+    assert store.used_mb() * 1e6 <= 40.5 * size
+
+
 def test_the_context_used_last_stays(tmp_path):
     size = (LAYOUT.nbytes + HEADER_BYTES) / 1e6
     store = DiskStore(tmp_path, LAYOUT, "m", limit_mb=12.5 * size)

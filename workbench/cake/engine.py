@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from workbench.cake.ledger import Ledger
+from workbench.cake.ledger import Grain, Ledger
 from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
 from workbench.cake.store import Store, StoredPrompt, StoreError, TokenBucket
 from workbench.system import Span
@@ -29,12 +29,13 @@ if TYPE_CHECKING:
     from workbench.lm import LM, KVCache
 
 LEAVE_S = 1.0  # a loader that hangs in a read is left behind after so long: the closed ledger throws its bytes away
-STALL_S = 60.0  # nothing computed, loaded or failed for so long: the run ends with an error that says so
+STALL_S = 30.0  # nothing computed, loaded or failed for so long: the rest is computed
+STALLED = "stalled"  # cause of grains whose load was given up
 SMOOTH = 0.3  # weight of the newest measurement in the running averages
 
 
 class Stalled(RuntimeError):
-    """A restore made no progress for STALL_S seconds."""
+    """A restore made no progress for STALL_S seconds, and none either after its loads were given up."""
 
 
 class Stopped(RuntimeError):
@@ -175,12 +176,22 @@ class Embedded:
             if pause == 0.0 or state != before:
                 moved, before = now, state
             elif now - moved > self._stall_s:
-                job = waiting[0]
-                where = f"{job.name or 'the prompt '}at token {job.position} of {job.tokens}"
-                raise Stalled(f"no grain was computed or loaded for {self._stall_s:.0f} s; waiting for {where}")
+                self._give_up(tasks)
+                moved = now
             if pause:
                 self._news.wait(pause)
                 self._news.clear()
+
+    def _give_up(self, tasks: list[_Task]) -> None:
+        """Nothing moves: a read hangs. What is not loaded becomes compute's; Stalled when that was done before."""
+        waiting = [task for task in tasks if task.logits is None]
+        if all(task.job.ledger.closed for task in waiting):
+            job = waiting[0].job
+            where = f"{job.name or 'the prompt '}at token {job.position} of {job.tokens}"
+            raise Stalled(f"no grain was computed or loaded for {self._stall_s:.0f} s; waiting for {where}")
+        for task in waiting:
+            task.failures[STALLED] += task.job.ledger.states().count(Grain.LOADING)
+            task.job.ledger.close()
 
     def _pass(self, task: _Task, step: Compute) -> None:
         """One forward pass; its last logits count when it reaches the end of the prompt."""

@@ -1,6 +1,7 @@
-"""A helper process that cannot outlive its owner: `python -m workbench.cake.leash COMMAND...`.
+"""A helper process that cannot outlive its owner: `python leash.py OWNER COMMAND...`, OWNER a process id.
 
-It runs COMMAND, ends with its code, and kills it and all that it started when the process that called is gone.
+It runs COMMAND, ends with its code, and kills it and all that it started when the owner is gone (also when that
+happened before this file ran) or when it is told to end. It is run by its path: importing the package takes longer.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ def start(
     command: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start `command` on a leash of this process; what it says goes to `log`."""
-    leashed = [sys.executable, "-m", "workbench.cake.leash", *command]
+    leashed = [sys.executable, __file__, str(os.getpid()), *command]
     env = None if environment is None else dict(environment)
     return subprocess.Popen(leashed, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
 
@@ -47,13 +48,16 @@ def end(process: subprocess.Popen[bytes] | psutil.Process) -> None:
 
 def main() -> None:
     """Run the command of the command line."""
-    owner = os.getppid()
+    owner, told = int(sys.argv[1]), list[int]()
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # an interrupted notebook cell ends its run in its own way
-    child = subprocess.Popen(sys.argv[1:])
+    signal.signal(signal.SIGTERM, lambda number, _: told.append(number))
+    if os.getppid() != owner:
+        return
+    child = subprocess.Popen(sys.argv[2:])
     while child.poll() is None:
-        if os.getppid() != owner:
+        if told or os.getppid() != owner:
             end(child)
-            return
+            sys.exit(128 + signal.SIGTERM)
         time.sleep(LOOK_S)
     sys.exit(child.returncode)
 

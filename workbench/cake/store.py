@@ -14,8 +14,9 @@ import os
 import struct
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -29,6 +30,8 @@ MAGIC = b"WBKVGRN\0"
 VERSION = 1
 HEADER_BYTES = 4096
 LEFT_S = 3600.0  # a half-written file this old has no writer any more
+SPARE = 0.05  # of the limit, in whole grains, is freed in one go: the folder is not looked through at every write
+RECOUNT = 256  # writes after which it is in any case: other processes may write to the same folder
 # magic, version, position of the grain, key, fingerprint, layout text, payload bytes, payload xxh3
 _HEADER = struct.Struct("<8sII16s16s96sQQ")
 _CHECK = struct.Struct("<Q")  # xxh3 of the packed header, right after it
@@ -126,6 +129,7 @@ class DiskStore:
     ) -> None:
         self.folder, self.layout, self.fingerprint = Path(folder), layout, fingerprint
         self.limit_mb, self.eviction, self.cold, self.sync = limit_mb, eviction, cold, sync
+        self._used, self._written = 0, RECOUNT  # bytes as counted last and written since; writes since
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -167,19 +171,31 @@ class DiskStore:
                 found.append((path, stat.st_size, stat.st_mtime_ns))
         return found
 
-    def _evict(self) -> None:
+    def _evict(self, added: int) -> None:
+        """Make room for what was added, when the limit is passed."""
         if self.limit_mb is None:
             return
-        files = self._files()
-        over = sum(size for _, size, _ in files) - self.limit_mb * 1e6
-        if over <= 0:
+        limit = int(self.limit_mb * 1e6)
+        self._used, self._written = self._used + added, self._written + 1
+        if self._used <= limit and self._written < RECOUNT:
             return
-        sign = -1 if self.eviction == "head-last" else 1
-        for path, size, _ in sorted(files, key=lambda f: (f[2], sign * _position(f[0]))):
+        files = self._files()
+        self._used, self._written = sum(size for _, size, _ in files), 0
+        if self._used <= limit:
+            return
+        over = self._used - limit + int(SPARE * limit) // self.layout.nbytes * self.layout.nbytes
+        for path, size in self._oldest(files):
             if over <= 0:
                 return
             path.unlink(missing_ok=True)
-            over -= size
+            over, self._used = over - size, self._used - size
+
+    def _oldest(self, files: list[tuple[Path, int, int]]) -> Iterator[tuple[Path, int]]:
+        """Files in the order in which they go; headers are read only of contexts that come to go."""
+        sign = -1 if self.eviction == "head-last" else 1
+        for _, context in groupby(sorted(files, key=lambda f: f[2]), key=lambda f: f[2]):
+            for path, size, _ in sorted(context, key=lambda f: sign * _position(f[0])):
+                yield path, size
 
 
 class DiskPrompt:
@@ -223,7 +239,7 @@ class DiskPrompt:
             aside.unlink(missing_ok=True)
             raise
         self.stored[grain] = True
-        self.store._evict()
+        self.store._evict(HEADER_BYTES + len(payload))
 
 
 def _pack(store: DiskStore, key: bytes, grain: int, payload: memoryview) -> bytes:
@@ -254,7 +270,7 @@ def _read(store: DiskStore, key: bytes, grain: int) -> bytearray:
     path = store.path(key)
     try:
         with open(path, "rb", buffering=0) as file:
-            if store.cold:
+            if store.cold and hasattr(os, "posix_fadvise"):  # macOS has none
                 os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             header = file.read(HEADER_BYTES)
             _check_header(store, key, grain, header, path)
