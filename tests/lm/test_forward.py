@@ -1,6 +1,7 @@
 """The forward against transformers' own, and against itself: chunked, injected, batched, stopped."""
 
 import time
+from dataclasses import replace
 
 import pytest
 import torch
@@ -176,6 +177,22 @@ def test_bad_batches_and_caches_are_named(tiny):
         tiny.forward(torch.tensor([1]), lm.load("tiny", "bfloat16").new_cache(8), 0)
     with pytest.raises(ValueError, match="16384 positions"):
         tiny.new_cache(16385)
+
+
+def test_positions_that_the_model_does_not_have_are_refused(tiny):
+    """Past them the table of rotations ends: one token too far would be turned by nothing, or by another's angle."""
+    short = lm.LM(
+        "short", replace(tiny.config, max_position=40), tiny_weights(0), torch.float32, tiny.tokenizer, "same weights"
+    )
+    ids = torch.ones(30, dtype=torch.int64)
+    longer = tiny.new_cache(60)  # another model's cache, that would hold them
+    short.forward(ids, longer, 0)
+    short.forward(ids[:10], longer, 30)
+    with pytest.raises(ValueError, match=r"short has 40 positions: 40\.\.41 do not fit"):
+        short.forward(ids[:1], longer, 40)
+    with pytest.raises(ValueError, match="do not fit"):
+        short.forward_batch(ids[:1], [longer], [40])
+    assert tiny.forward(ids[:1], longer, 40) is not None
 
 
 def test_fingerprints_tell_weights_and_dtypes_apart(tiny):

