@@ -77,9 +77,9 @@ def test_two_views_of_one_buffer_share_claims_and_gauges():
     memory = bytearray(Ledger.nbytes(6))
     one = Ledger(6, [True] * 5 + [False], memory)
     other = Ledger(6, buffer=memory, create=False)
-    one.set_gauge("load_token_s", 0.25)
+    one.learn_read(believed_s=2.0, seconds=1.0, now_s=9.0)
     assert other.claim_back(2) == [4]  # grain 5 is not stored
-    assert other.gauge("load_token_s") == 0.25 and one.state(4) is Grain.LOADING
+    assert other.load_scale() == 0.5 and one.state(4) is Grain.LOADING
     with pytest.raises(ValueError, match="number of grains differs"):
         Ledger(5, buffer=memory, create=False)
 

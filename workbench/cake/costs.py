@@ -48,6 +48,12 @@ class Costs:
             return 0.0
         return tokens * self.load_token_s + -(-tokens // read) * self.load_request_s
 
+    def beside_s(self, compute_s: float, load_s: float) -> float:
+        """What `compute_s` seconds of computing take while loads run beside them for `load_s` seconds."""
+        if self.contention == 1.0:
+            return compute_s
+        return min(compute_s * self.contention, compute_s + load_s * (1 - 1 / self.contention))
+
     def scaled(self, compute: float = 1.0, load: float = 1.0) -> Costs:
         """The same machine with computing `compute` times and loading `load` times as dear."""
         return replace(
@@ -79,10 +85,7 @@ def fit_compute(passes: Sequence[tuple[int, int, float]]) -> tuple[float, float,
 
 def overlapped_s(costs: Costs, compute_s: float, load_s: float) -> float:
     """End of `compute_s` of computing and `load_s` of loading begun together, computing slowed while a load runs."""
-    slowed = compute_s * costs.contention
-    if slowed <= load_s:
-        return load_s
-    return min(slowed, compute_s + load_s * (1 - 1 / costs.contention))
+    return max(load_s, costs.beside_s(compute_s, load_s))
 
 
 def balanced_split(

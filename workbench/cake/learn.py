@@ -6,10 +6,9 @@ from collections import deque
 from dataclasses import replace
 
 from workbench.cake.costs import Costs, fit_compute
-from workbench.cake.ledger import Ledger
+from workbench.cake.ledger import SMOOTH, Ledger
 from workbench.cake.policy import Why
 
-SMOOTH = 0.3  # weight of the newest measurement in the running averages
 KEPT = 128  # passes that a fit looks back on
 REFIT = 8  # passes between two fits
 FIRST_FIT = 4
@@ -60,8 +59,5 @@ class Learner:
         return max(token_bytes / (link_mb_s * 1e6), raw) if link_mb_s else raw
 
     def scale(self, ledger: Ledger, why: Why, seconds: float) -> None:
-        """Keep the ratio of real to believed pass time of one request as a running average."""
-        believed = why.get("compute_s")
-        if isinstance(believed, float) and believed > 0 and why.get("reason") == "front":
-            scale = ledger.gauge("compute_scale") or 1.0
-            ledger.set_gauge("compute_scale", (1 - SMOOTH) * scale + SMOOTH * scale * seconds / believed)
+        """A pass of one request took so long: its ledger keeps the ratio to what the decision believed."""
+        ledger.learn_pass(why.get("compute_s"), seconds)

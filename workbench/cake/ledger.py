@@ -14,6 +14,7 @@ in that state cannot be taken, so exactly one side ever writes a grain.
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Sequence
 from enum import IntEnum
@@ -41,7 +42,12 @@ class Grain(IntEnum):
 _READY = frozenset({int(Grain.COMPUTED), int(Grain.LOADED)})
 _MINE = frozenset({int(Grain.COMPUTING), int(Grain.TAKEN)})
 _HOLES = frozenset({int(Grain.HOLE)})
-_GAUGES = ("load_token_s", "load_began_s", "load_run", "compute_until_s", "compute_scale", "closed")
+_GAUGES = (
+    "load_scale", "load_read_s", "load_began_s", "load_ended_s", "load_run", "compute_until_s", "compute_scale",
+    "closed",
+)  # fmt: skip
+SMOOTH = 0.3  # weight of the newest measurement in the running averages
+FADE_READS = 2.0  # a link that nobody reads from: half of what was measured of it is forgotten in so many reads' time
 
 
 class Ledger:
@@ -82,7 +88,7 @@ class Ledger:
         return cls._gauges_at(grains) + 8 * len(_GAUGES)
 
     def gauge(self, name: str) -> float:
-        """Read a gauge: load_token_s, load_began_s, load_run, compute_until_s, compute_scale, closed."""
+        """Read a gauge; 0 until it was written."""
         return float(self._gauges[_GAUGES.index(name)])
 
     def set_gauge(self, name: str, value: float) -> None:
@@ -169,6 +175,45 @@ class Ledger:
             if self.table.swap_state(grain, was, Grain.HOLE):
                 break
         self.changed.set()
+
+    # -- what it costs -------------------------------------------------------------------------------------------
+
+    def learn_pass(self, believed: float | str | None, seconds: float) -> None:
+        """A pass took `seconds`, the policy believed `believed` (the `compute_s` of its decision; else no change)."""
+        if isinstance(believed, float) and believed > 0 and not math.isclose(seconds, believed, rel_tol=1e-6):
+            self.set_gauge("compute_scale", self.compute_scale * (1 - SMOOTH + SMOOTH * seconds / believed))
+
+    def learn_read(self, believed_s: float, seconds: float, now_s: float) -> None:
+        """A read ended now after `seconds`; the cost model has `believed_s` for it.
+
+        The first read counts fully, later ones by SMOOTH. Reads of which nothing arrived say nothing: leave them out.
+        """
+        if believed_s <= 0:
+            return
+        mean = real = seconds / believed_s
+        if self.gauge("load_scale"):
+            mean = (1 - SMOOTH) * self.load_scale(now_s - seconds) + SMOOTH * real
+        self.set_gauge("load_scale", 1.0 if math.isclose(mean, 1.0, rel_tol=1e-6) else mean)
+        self.set_gauge("load_read_s", believed_s)
+        self.set_gauge("load_ended_s", now_s)
+
+    @property
+    def compute_scale(self) -> float:
+        """Real over believed time of passes; 1 until one was measured."""
+        return self.gauge("compute_scale") or 1.0
+
+    def load_scale(self, now_s: float | None = None) -> float:
+        """Real over believed time of reads; 1 until one was measured.
+
+        With `now_s` it fades to 1 while nothing is read: one slow read must not be the last word on a link. While a
+        read is under way it stays as it was when that began.
+        """
+        scale = self.gauge("load_scale") or 1.0
+        if now_s is None or scale == 1.0:
+            return scale
+        until_s = self.gauge("load_began_s") if self.gauge("load_run") > 0 else now_s
+        idle_s = max(0.0, until_s - self.gauge("load_ended_s"))
+        return float(scale ** (0.5 ** (idle_s / (FADE_READS * self.gauge("load_read_s")))))
 
     # -- the end -------------------------------------------------------------------------------------------------
 

@@ -9,6 +9,7 @@ asked twice, over and over, and answers from the ledger and the cost model:
 CAKE (arXiv 2410.03065), section 3: two pointers that meet anywhere. Beyond it: claims shrink towards the meeting
 point, neither side takes work that the other would finish sooner (so the pair is never slower than the better
 single resource, the paper's own open gap), late loads are hedged, several requests share both resources.
+`guards=False` leaves all of that out and is the paper's rule itself, to compare with.
 """
 
 from __future__ import annotations
@@ -26,6 +27,10 @@ Batch = Literal["fifo", "mean", "makespan"]
 Why = Mapping[str, float | str]
 
 MIN_WAIT_S = 0.0005
+FRONT, BACK = "front", "back"  # reasons of decisions, as spans show them
+NOTHING_STORED = "front: nothing there is stored"
+PROBE = "probe of a slow link"
+HEDGED = "hedge: the load is late"
 TAIL = "tail: not in the store"
 NO_END = "no end in sight"
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
@@ -105,15 +110,12 @@ class Policy:
     mode: Mode = "cake"
     batch: Batch = "mean"
     hedge: bool = True
+    guards: bool = True
 
-    def now_costs(self, job: Job) -> Costs:
-        """The cost model with what this request has measured so far in place of the estimates."""
-        ledger, costs = job.ledger, self.costs
-        scale = ledger.gauge("compute_scale") or 1.0
-        measured, read = ledger.gauge("load_token_s"), self.run * job.grain  # the gauge holds the reads' fixed cost too
-        believed = costs.load_s(read, read) / read
-        load = measured / believed if measured > 0 and believed > 0 else 1.0
-        return costs if scale == load == 1.0 else costs.scaled(compute=scale, load=load)
+    def now_costs(self, job: Job, now_s: float | None = None) -> Costs:
+        """The cost model with what this request measured in place of the estimates; with `now_s` its reads fade."""
+        compute, load = job.ledger.compute_scale, job.ledger.load_scale(now_s)
+        return self.costs if compute == load == 1.0 else self.costs.scaled(compute=compute, load=load)
 
     # -- compute, from the front ---------------------------------------------------------------------------------
 
@@ -152,6 +154,7 @@ class Policy:
         share = self._compute_share(job, costs, gap, behind_s)
         load_all_s = costs.load_s(gap, self.run * grain) + behind_s
         facts: dict[str, float | str] = {
+            "mode": self.mode,
             "gap_tokens": gap,
             "compute_share_tokens": share,
             "load_rest_s": _shown(load_all_s),
@@ -159,17 +162,20 @@ class Policy:
         }
         if share == 0:
             return Wait(max(MIN_WAIT_S, min(load_all_s, 0.05)), facts | {"reason": "loading the rest is sooner"})
+        stored = ledger.any_free(ledger.table.front, ledger.table.back)
         got = ledger.claim_front(self._cut(share, grain) // grain)
         if got == 0:
             return Wait(MIN_WAIT_S, facts | {"reason": "the back claimed it first"})
         spent_s = costs.compute_s(job.position, got * grain)
         ledger.set_gauge("compute_until_s", now_s + spent_s)
-        return Compute(job.position, got * grain, facts | {"compute_s": round(spent_s, 4), "reason": "front"})
+        beside_s = behind_s + costs.load_s(gap - share, self.run * grain)
+        facts |= {"compute_s": costs.beside_s(spent_s, beside_s), "reason": FRONT if stored else NOTHING_STORED}
+        return Compute(job.position, got * grain, facts)
 
     def _compute_share(self, job: Job, costs: Costs, gap: int, behind_s: float) -> int:
         """Tokens of the unclaimed gap that compute should do, by the mode, by what is stored, by the costs."""
         table = job.ledger.table
-        if self.mode == "compute" or not job.ledger.any_free(table.front, table.back):
+        if self.mode == "compute" or not self.guards or not job.ledger.any_free(table.front, table.back):
             return gap
         if self.mode == "load":
             return 0
@@ -182,9 +188,10 @@ class Policy:
         ledger, grain, costs = job.ledger, job.grain, self.now_costs(job)
         left_s = self._in_flight_s(job, now_s, costs)
         own_s = costs.compute_s(job.position, grain)
-        why: dict[str, float | str] = {"load_left_s": _shown(left_s), "compute_s": round(own_s, 4)}
-        if self.hedge and self.mode != "load" and left_s > own_s and ledger.take_late(at):
-            return Compute(job.position, grain, why | {"reason": "hedge: the load is late"})
+        why: dict[str, float | str] = {"mode": self.mode, "load_left_s": _shown(left_s), "compute_s": own_s}
+        hedge = self.hedge and self.guards and self.mode != "load"
+        if hedge and left_s > own_s and ledger.take_late(at):
+            return Compute(job.position, grain, why | {"reason": HEDGED})
         return Wait(max(MIN_WAIT_S, min(left_s, 0.05)), why | {"reason": "the load ends first"})
 
     def _in_flight_s(self, job: Job, now_s: float, costs: Costs) -> float:
@@ -204,22 +211,34 @@ class Policy:
         front, back = ledger.table.front, ledger.table.back
         if self.mode == "compute" or ledger.closed or back <= front:
             return Ready(back * grain)
-        costs, gap = self.now_costs(job), (back - front) * grain
+        gap = (back - front) * grain
         busy_s = max(0.0, ledger.gauge("compute_until_s") - now_s)
-        share = 0
-        if self.mode == "cake":
-            share = balanced_split(costs, front * grain, gap, grain, self.step, self.run, compute_ahead_s=busy_s)
-        need_s = costs.load_s(min(self.run * grain, gap), self.run * grain)
+        costs, reason = self.now_costs(job), BACK
+        want = self._load_share(costs, front * grain, gap, grain, busy_s)
         alone_s = busy_s + costs.compute_range_s(front * grain, gap, self.step)
-        why: dict[str, float | str] = {"load_s": round(need_s, 4), "compute_reaches_it_in_s": round(alone_s, 4)}
-        if share >= gap:
+        if want == 0 and self.hedge:  # a probe that is late again is taken over: it costs nobody a wait
+            want = min(1, self._load_share(self.now_costs(job, now_s), front * grain, gap, grain, busy_s))
+            reason = PROBE
+        need_s = costs.load_s(min(max(want, 1), self.run) * grain, self.run * grain)
+        why: dict[str, float | str] = {
+            "mode": self.mode,
+            "load_s": round(need_s, 4),
+            "compute_reaches_it_in_s": round(alone_s, 4),
+        }
+        if want == 0:
             return Wait(0.05, why | {"reason": "computing the rest is sooner"})
-        grains = ledger.claim_back(min(self.run, (gap - share) // grain))
+        grains = ledger.claim_back(min(self.run, want))
         if not grains:
             return Wait(MIN_WAIT_S, {"reason": "not in the store"})
         ledger.set_gauge("load_began_s", now_s)
         ledger.set_gauge("load_run", len(grains))
-        return Load(grains, why | {"reason": "back"})
+        return Load(grains, why | {"reason": reason})
+
+    def _load_share(self, costs: Costs, front: int, gap: int, grain: int, busy_s: float) -> int:
+        """Grains of the unclaimed gap that loading should do."""
+        if self.mode == "load" or not self.guards:
+            return gap // grain
+        return (gap - balanced_split(costs, front, gap, grain, self.step, self.run, compute_ahead_s=busy_s)) // grain
 
     # -- several requests ----------------------------------------------------------------------------------------
 

@@ -118,6 +118,7 @@ class _Machine:
         if step.start < end:
             job.ledger.computed(step.start // job.grain, -(-(end - step.start) // job.grain))
         job.position = step.start + step.tokens
+        job.ledger.learn_pass(step.why.get("compute_s"), self.env.now - began)
         self.span("compute", job, began, f"[{step.start}:{job.position}]", "compute", step.why)
         self.tell()
 
@@ -146,7 +147,8 @@ class _Machine:
         yield self.env.timeout(seconds)
         self.loading = False
         job.ledger.set_gauge("load_run", 0)
-        job.ledger.set_gauge("load_token_s", seconds / tokens)
+        if not all(self.world.fails(job.name, grain) for grain in step.grains):
+            job.ledger.learn_read(self.policy.costs.load_s(tokens, tokens), seconds, self.env.now)
         for grain in step.grains:
             if self.world.fails(job.name, grain):
                 job.ledger.failed(grain)
