@@ -55,41 +55,59 @@ class Record:
         return self.path.name
 
     def config(self) -> Config:
-        """The run's config. ValueError when it does not fit this version of the system."""
-        text = self._read("record.json")
-        return system(self.system).config.model_validate(json.loads(text)["config"])
+        """The run's config. ValueError when it is damaged or does not fit this version of the system."""
+        with self._told("record.json"):
+            return system(self.system).config.model_validate(json.loads(self._read("record.json"))["config"])
 
     def result(self) -> Result:
         """The run's result. ValueError says so when the run had none or the file is damaged."""
-        if self.state != "done":
-            raise ValueError(f"run {self.id} was {self.state}: it has no result")
-        return read_result(system(self.system), self._read("result.json"))
+        self._must_have("result")
+        with self._told("result.json"):
+            return read_result(system(self.system), self._read("result.json"))
 
     def events(self) -> list[tuple[float, Event]]:
-        """Everything the run said: (seconds since start, event)."""
-        return [_event(json.loads(line)) for line in self._read("events.jsonl").splitlines()]
+        """Everything the run said: (seconds since start, event). ValueError names a file that is damaged."""
+        with self._told("events.jsonl"):
+            return [_event(json.loads(line)) for line in self._read("events.jsonl").splitlines()]
 
     def frame(self) -> pd.DataFrame:
-        """The result's table, as stored."""
+        """The result's table, as stored. ValueError says so when the run had none or the file is damaged."""
         import pandas as pd
 
-        return pd.read_parquet(self.path / "frame.parquet")
+        self._must_have("table")
+        with self._told("frame.parquet"):
+            return pd.read_parquet(self.path / "frame.parquet")
 
     def delete(self) -> None:
         """Remove the run from disk."""
         shutil.rmtree(self.path)
 
+    def _must_have(self, what: str) -> None:
+        if self.state != "done":
+            raise ValueError(f"run {self.id} was {self.state}: it has no {what}")
+
     def _read(self, name: str) -> str:
+        return (self.path / name).read_text(encoding="utf-8")
+
+    @contextlib.contextmanager
+    def _told(self, name: str) -> Iterator[None]:
+        """Whatever a lost or damaged file raises becomes a ValueError that names it."""
         try:
-            return (self.path / name).read_text(encoding="utf-8")
-        except OSError as error:
-            raise ValueError(f"run {self.id}: {name} cannot be read ({error.strerror}); delete the run") from error
+            yield
+        except OSError as error:  # pyarrow's carry no strerror
+            said = error.strerror or error
+            raise ValueError(f"run {self.id}: {name} cannot be read ({said}); delete the run") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
+            raise ValueError(f"run {self.id}: {name} is damaged or of another version: {said}") from error
 
 
 def read_result(target: System, text: str) -> Result:
     """A result from its JSON text, its config in the system's own class. ValueError names what does not fit."""
     try:
         data = json.loads(text)
+        if not isinstance(data, dict):
+            raise ValueError("it holds no fields")
         data["config"] = target.config.model_validate(data["config"])
         return target.result.model_validate(data)
     except (ValueError, KeyError, TypeError) as error:
@@ -97,9 +115,13 @@ def read_result(target: System, text: str) -> Result:
 
 
 def save(run: Run, state: str, begun: float) -> Record:
-    """Write a run that has ended. OSError when the folder cannot be written; nothing half-written stays."""
+    """Write a run that has ended. OSError when the folder cannot be written; nothing half-written stays.
+
+    The first of a process also removes what killed ones left half-written.
+    """
     from workbench.runner import to_code
 
+    _sweep_once(home())
     stamp = datetime.fromtimestamp(begun, UTC)
     folder = home() / run.system.name
     name = f"{stamp:%Y%m%d-%H%M%S}-{stamp.microsecond // 1000:03}-{uuid.uuid4().hex[:4]}"
@@ -121,7 +143,7 @@ def save(run: Run, state: str, begun: float) -> Record:
         with open(aside / "events.jsonl", "w", encoding="utf-8") as out:
             out.writelines(json.dumps(_line(at, event)) + "\n" for at, event in run.events)
         if run.result is not None:
-            (aside / "result.json").write_text(run.result.model_dump_json(), encoding="utf-8")
+            (aside / "result.json").write_text(run.result.to_json(), encoding="utf-8")
             run.result.to_frame().to_parquet(aside / "frame.parquet")
         aside.rename(folder / name)
     except BaseException:
@@ -140,8 +162,11 @@ def _fields(event: Event) -> Iterator[tuple[str, Any]]:
 
 
 def _event(line: dict[str, Any]) -> tuple[float, Event]:
-    at = line.pop("t")
-    return at, _KINDS[line.pop("is")](**line)
+    kind = line.pop("is")
+    if kind not in _KINDS:
+        raise ValueError(f"no event is called {kind!r}")
+    at = float(line.pop("t"))
+    return at, _KINDS[kind](**line)
 
 
 class History(Sequence[Record]):
@@ -176,9 +201,12 @@ def history(name: str | None = None) -> History:
         system(name)  # a wrong name is an error, not an empty history
     found, skipped = [], []
     for folder in [home() / n for n in ([name] if name else NAMES)]:
-        for path in folder.iterdir() if folder.is_dir() else ():
-            if path.name.startswith("."):
-                continue
+        try:
+            paths = [p for p in folder.iterdir() if not p.name.startswith(".")] if folder.is_dir() else []
+        except OSError as error:
+            skipped.append(f"{folder}: {error.strerror}")
+            continue
+        for path in paths:
             try:
                 found.append(_load(path))
             except (OSError, ValueError, KeyError, TypeError) as error:
@@ -188,15 +216,28 @@ def history(name: str | None = None) -> History:
 
 def _load(path: Path) -> Record:
     facts = json.loads((path / "record.json").read_text(encoding="utf-8"))
-    if facts.pop("format") != FORMAT:
-        raise ValueError("written by another version")
+    if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
+        raise ValueError("record.json is damaged or of another version")
     facts.pop("config")
+    facts["seconds"] = float(facts["seconds"])
+    if odd := [name for name, value in facts.items() if name != "seconds" and not isinstance(value, str)]:
+        raise ValueError(f"record.json: {odd[0]} is no text")
     return Record(path=path, **facts)
 
 
+_swept: set[Path] = set()
+
+
+def _sweep_once(place: Path) -> None:
+    if place not in _swept:
+        _swept.add(place)
+        sweep()
+
+
 def sweep(older_than_s: float = 3600.0) -> None:
-    """Remove what killed kernels left half-written."""
-    for aside in home().glob("*/.*"):
-        with contextlib.suppress(OSError):
-            if time.time() - aside.stat().st_mtime > older_than_s:
-                shutil.rmtree(aside, ignore_errors=True)
+    """Remove what killed kernels left half-written. Never raises: what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for aside in home().glob("*/.*"):
+            with contextlib.suppress(OSError):
+                if time.time() - aside.stat().st_mtime > older_than_s:
+                    shutil.rmtree(aside, ignore_errors=True)

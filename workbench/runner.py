@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 State = Literal["ready", "running", "done", "cancelled", "failed"]
 FINAL: tuple[State, ...] = ("done", "cancelled", "failed")
+STOP_S = 30.0  # what a cancelled run gets to free its processes and files before its caller goes on without it
 
 
 class Cancelled(RuntimeError):
@@ -38,12 +39,15 @@ class Run:
         self.record: records.Record | None = None
         self.unrecorded = ""  # why there is no record, in words
         self._keep = record
+        self._start = threading.Lock()  # held for good by the first start
         self._cancel = threading.Event()
         self._finished = threading.Event()
         self._thread = threading.Thread(target=self._drain, name=f"workbench-{system.name}", daemon=True)
 
     def start(self) -> Run:
         """Begin; a run starts once. RuntimeError on a second start."""
+        if not self._start.acquire(blocking=False):
+            raise RuntimeError(f"this run of {self.system.name} was started before; make another one")
         self._begun = time.time()
         self._clock = time.perf_counter()
         self._thread.start()
@@ -54,7 +58,12 @@ class Run:
         self._cancel.set()
 
     def wait(self, timeout_s: float | None = None) -> Run:
-        """Block until the run has ended and is on disk. TimeoutError names the run and what it was doing."""
+        """Block until the run has ended and is on disk.
+
+        TimeoutError names the run and what it was doing; RuntimeError says that it was never started.
+        """
+        if not self._start.locked():
+            raise RuntimeError(f"this run of {self.system.name} was not started: call start() first")
         if not self._finished.wait(timeout_s):
             raise TimeoutError(f"{self.system.name} is still at '{self.progress.note}' after {timeout_s} s")
         self._thread.join()
@@ -81,7 +90,11 @@ class Run:
             work.close()  # its `finally` frees processes, files and threads, on this thread
             state = "cancelled"
         except StopIteration as stop:
-            self.result, state = stop.value, "done"
+            if isinstance(stop.value, self.system.result):
+                self.result, state = stop.value, "done"
+            else:
+                made, due = type(stop.value).__name__, self.system.result.__name__
+                self.error = TypeError(f"the work of {self.system.name} returned a {made}, not a {due}")
         except BaseException as error:  # noqa: BLE001  a run never takes the kernel down: the error is kept and shown
             self.error = error
         if self._keep:
@@ -111,7 +124,10 @@ def run(
     on_event: Callable[[Event], None] | None = None,
     **changes: Any,
 ) -> Result:
-    """Run and return the result, with a progress bar on stderr. Raises what the run raised; Ctrl-C cancels it."""
+    """Run and return the result, with a progress bar on stderr. Raises what the run raised.
+
+    Ctrl-C, and an `on_event` that raises, cancel the run and come out of here once it has ended.
+    """
     return follow(start(name, config, preset=preset, **changes), on_event)
 
 
@@ -119,9 +135,10 @@ def follow(going: Run, on_event: Callable[[Event], None] | None = None) -> Resul
     """Wait for a run with a progress bar on stderr and return its result; otherwise as `run`."""
     try:
         _draw(going, on_event)
-    except KeyboardInterrupt:
+    except BaseException:  # Ctrl-C, or an `on_event` that fails: nobody waits for the result any more
         going.cancel()
-        going.wait(30)
+        with contextlib.suppress(TimeoutError):  # what came first is what is told
+            going.wait(STOP_S)
         raise
     if going.error is not None:
         raise going.error
@@ -183,11 +200,26 @@ def from_code(code: str) -> tuple[System, Config]:
         if call.func.attr not in ("run", "start", "open"):
             raise ValueError(f"wb.{call.func.attr} takes no config")
         name = ast.literal_eval(call.args[0])
-        given = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg is not None}
-    except (SyntaxError, ValueError) as error:
+        given = _keywords(call)
+    except (SyntaxError, ValueError, TypeError, MemoryError, RecursionError) as error:
         raise ValueError(f'not a call like wb.run("cake", preset="small"): {error}') from error
     try:
         target = system(name)
     except (KeyError, TypeError) as error:
         raise ValueError(str(error.args[0])) from error
-    return target, target.make(given.pop("preset", "small"), **given)
+    preset = given.pop("preset", "small")
+    if not isinstance(preset, str):
+        raise ValueError(f"preset: must be a name of {', '.join(target.presets)}, not {preset!r}")
+    return target, target.make(preset, **given)
+
+
+def _keywords(call: ast.Call) -> dict[str, Any]:
+    """Arguments by name as plain values. ValueError names one that is spread from a mapping or given twice."""
+    given: dict[str, Any] = {}
+    for keyword in call.keywords:
+        if keyword.arg is None:
+            raise ValueError(f"write the arguments out, instead of **{ast.unparse(keyword.value)}")
+        if keyword.arg in given:
+            raise ValueError(f"{keyword.arg} is given twice")
+        given[keyword.arg] = ast.literal_eval(keyword.value)
+    return given

@@ -31,7 +31,7 @@ Why = Mapping[str, float | str]
 class Config(BaseModel):
     """What a run is asked to do. Fields carry bounds and a description: the form and the flags are made of them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random; the same seed, the same result")
     backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
@@ -50,7 +50,10 @@ class Progress:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One more point of a live curve. `series` is "part: quantity (unit)"; parts of one quantity share a chart."""
+    """One more point of a live curve: finite numbers. `series` is "part: quantity (unit)", a chart per quantity.
+
+    A place without a value is a place without a point: the line goes on from the point before to the one after.
+    """
 
     series: str
     x: float
@@ -87,7 +90,7 @@ Work = Generator[Event, None, "Result"]
 class Provenance(BaseModel):
     """Where a result comes from. `badges` says of each number of the summary how it was had."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     backend: str
     device: str
@@ -101,7 +104,7 @@ class Provenance(BaseModel):
 class Claim(BaseModel):
     """A number of the paper beside ours. `ours` is None where this run does not speak to the claim."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     what: str
     paper: float
@@ -113,12 +116,21 @@ class Claim(BaseModel):
 
 
 class Result(BaseModel):
-    """What a run found. A subclass adds fields that JSON can hold, so that any result can be stored and reopened."""
+    """What a run found. A subclass adds fields that JSON can hold, so that any result can be stored and reopened.
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    Infinity and nan are among them: they are written as Python's json does, which pandas and jq read too.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     config: SerializeAsAny[Config]
     provenance: Provenance
+
+    def to_json(self, indent: int | None = None) -> str:
+        """All fields as JSON text, which `workbench.records.read_result` reads again to an equal result."""
+        return json.dumps(
+            self.model_dump(mode="json"), indent=indent
+        )  # pydantic's own writer loses inf in nested models
 
     def summary(self) -> dict[str, float]:
         """The few numbers that a table of the paper would hold, with units in their names."""
@@ -181,7 +193,7 @@ class System:
     preview: Callable[[Any], go.Figure] | None = None  # cheap model of a config, redrawn as its form changes
     detail: Callable[[Span], str] | None = None  # a span's decision in words
 
-    def make(self, preset: str | None = None, **changes: Any) -> Config:
+    def make(self, /, preset: str | None = None, **changes: Any) -> Config:
         """A config: the preset's (tiny, small, paper, ...) with `changes`. ValueError names a wrong field."""
         if preset is not None and preset not in self.presets:
             raise ValueError(f"{self.name} has no preset {preset!r}; it has {', '.join(self.presets)}")

@@ -1,6 +1,7 @@
 """A toy system that holds to the contract, and one toy for each way of breaking it."""
 
 import dataclasses
+import math
 import subprocess
 import sys
 import tempfile
@@ -11,7 +12,7 @@ from typing import Literal
 
 import pandas as pd
 import plotly.graph_objects as go
-from pydantic import Field, field_validator
+from pydantic import BaseModel, Field, field_validator
 
 from workbench import backends, records, system, theme
 from workbench.system import Claim, Config, Progress, Result, Span, System
@@ -83,6 +84,30 @@ def work(config):
     return result(config, values, took)
 
 
+class Extreme(BaseModel):
+    at: float
+
+
+class Unbounded(ToyResult):
+    best: Extreme
+
+
+def endless(config):
+    values, took = yield from steps(config)
+    values = [*values, math.inf, -math.inf, math.nan]
+    made = result(config, values, took).model_dump() | {"config": config, "best": Extreme(at=math.inf)}
+    return Unbounded(**made)
+
+
+def forgets(config):
+    made = yield from work(config)
+    return Forgetful(**made.model_dump() | {"config": config, "kept": 1.5})
+
+
+class Forgetful(ToyResult):
+    kept: float = Field(0.0, exclude=True)
+
+
 GOOD = System(
     name="contract_toy",
     title="Toy",
@@ -100,6 +125,9 @@ GOOD = System(
 
 def but(**changes):
     return dataclasses.replace(GOOD, **changes)
+
+
+UNBOUNDED = but(result=Unbounded, work=endless, presets={"tiny": Toy(steps=20, factor=math.inf)})
 
 
 def with_config(kind):
@@ -236,7 +264,10 @@ BAD = {  # check -> toys that it must catch
         but(columns={"step": "which step"}),
         with_result(to_frame=lambda self: pd.DataFrame({"step": [], "value": []})),
     ],
-    "disk": [but(result=type("Lossy", (ToyResult,), {"__eq__": lambda self, other: False, "__hash__": None}))],
+    "disk": [
+        but(result=Forgetful, work=forgets),
+        with_result(to_json=lambda self, indent=None: self.model_dump_json(exclude={"took"})),
+    ],
     "no_downgrade": [but(work=downgrades)],
     "cancel": [but(work=w) for w in (leaves_thread, leaves_process, leaves_file, deaf)],
 }  # fmt: skip

@@ -29,6 +29,13 @@ def test_good_toy_passes(good, check, monkeypatch):
     check(good)
 
 
+def test_a_result_with_infinity_and_nan_reopens(monkeypatch):
+    toys.install(toys.UNBOUNDED, monkeypatch)
+    unbounded = checks.Subject(toys.UNBOUNDED)
+    assert "inf" in repr(unbounded.result)
+    checks.disk(unbounded)
+
+
 @pytest.mark.parametrize(("check", "toy", "i"), BROKEN, ids=[f"{c}-{i}" for c, _, i in BROKEN])
 def test_broken_toy_is_caught(check, toy, i, monkeypatch):
     toys.install(toy, monkeypatch)

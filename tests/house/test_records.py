@@ -1,6 +1,8 @@
 """Runs on disk: whole or not there, whatever kills, shares, damages or forbids the folder."""
 
 import json
+import math
+import os
 import signal
 import subprocess
 import sys
@@ -71,6 +73,8 @@ def test_states_are_kept(monkeypatch):
     assert cancelled.record.state == "cancelled"
     with pytest.raises(ValueError, match="was cancelled: it has no result"):
         records.history()[0].result()
+    with pytest.raises(ValueError, match="was cancelled: it has no table"):
+        records.history()[0].frame()
 
     def fails(config):
         yield Span("a", 0, 1, "before", "k")
@@ -142,11 +146,15 @@ def test_a_fault_of_the_system_ends_the_run_all_the_same(monkeypatch):
     assert list(folder().iterdir()) == []
 
 
+ODD = '{"format": 1, "config": {}, "system": 3, "state": "done", "started_at": "", "seconds": 1, "code": ""}'
+
+
 @pytest.mark.parametrize(
     ("name", "text"),
-    [("record.json", "{"), ("record.json", "{}"), ("record.json", None), ("record.json", '{"format": 0}')],
-    ids=["cut off", "empty", "gone", "other version"],
-)
+    [("record.json", "{"), ("record.json", "{}"), ("record.json", None), ("record.json", '{"format": 0}'),
+     ("record.json", "5"), ("record.json", "[1]"), ("record.json", ODD)],
+    ids=["cut off", "empty", "gone", "other version", "number", "list", "odd field"],
+)  # fmt: skip
 def test_a_damaged_record_is_skipped_and_named(name, text):
     good, bad = run(), run()
     path = bad.record.path / name
@@ -159,7 +167,9 @@ def test_a_damaged_record_is_skipped_and_named(name, text):
     assert found.skipped[0].startswith(bad.record.id)
 
 
-@pytest.mark.parametrize("damage", ["", "{}", '{"config": {"nosuch": 1}}', '{"config": {}, "values": "no list"}'])
+@pytest.mark.parametrize(
+    "damage", ["", "{}", "5", "null", "[]", '{"config": {"nosuch": 1}}', '{"config": {}, "values": "no list"}']
+)
 def test_a_damaged_result_is_named(damage):
     record = run().record
     (record.path / "result.json").write_text(damage)
@@ -172,6 +182,71 @@ def test_a_lost_file_is_named():
     (record.path / "events.jsonl").unlink()
     with pytest.raises(ValueError, match=f"run {record.id}: events.jsonl cannot be read"):
         record.events()
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "read"),
+    [
+        ("events.jsonl", '{"t": 0, "is": "Nosuch"}', records.Record.events),
+        ("events.jsonl", '{"t": 0, "is": ["Note"]}', records.Record.events),
+        ("events.jsonl", '{"is": "Note", "text": ""}', records.Record.events),
+        ("events.jsonl", '{"t": 0, "is": "Note", "nosuch": 1}', records.Record.events),
+        ("events.jsonl", "5", records.Record.events),
+        ("events.jsonl", "{", records.Record.events),
+        ("record.json", "5", records.Record.config),
+        ("record.json", "{}", records.Record.config),
+        ("record.json", '{"config": {"steps": 0}}', records.Record.config),
+        ("frame.parquet", "no table", records.Record.frame),
+        ("frame.parquet", None, records.Record.frame),
+        ("record.json", None, records.Record.config),
+    ],
+)
+def test_every_damage_is_a_value_error_that_names_run_and_file(name, damage, read):
+    record = run().record
+    (record.path / name).unlink()
+    if damage is not None:
+        (record.path / name).write_text(damage)
+    with pytest.raises(ValueError, match=f"run {record.id}: {name} (is damaged|cannot be read)"):
+        read(record)
+
+
+def test_a_history_that_cannot_be_listed_is_said(monkeypatch):
+    run()
+
+    def refuse(self):
+        raise PermissionError(13, "Permission denied", str(self))
+
+    monkeypatch.setattr(Path, "iterdir", refuse)
+    found = records.history("contract_toy")
+    assert len(found) == 0
+    assert "contract_toy: Permission denied" in found.skipped[0]
+
+
+def test_the_first_run_of_a_process_sweeps():
+    killed, working = folder() / ".20260101-000000-000-aaaa.1", folder() / ".20260101-000000-000-bbbb.2"
+    for aside in (killed, working):
+        aside.mkdir(parents=True)
+    os.utime(killed, (0, 0))
+    run()
+    assert not killed.exists()
+    assert working.exists()
+    killed.mkdir()
+    os.utime(killed, (0, 0))
+    run()
+    assert killed.exists()  # once is enough: later ones are left to the next process
+
+
+def test_numbers_that_are_not_finite_come_back(monkeypatch):
+    toys.install(toys.UNBOUNDED, monkeypatch)
+    done = runner.start("contract_toy", preset="tiny").wait(60)
+    assert (done.state, done.unrecorded) == ("done", "")
+    again = records.history("contract_toy")[0].result()
+    assert repr(again) == repr(done.result)
+    assert again.config.factor == math.inf
+    assert again.best.at == math.inf
+    assert math.isnan(again.values[-1])
+    told = json.loads(done.record.result().to_json(indent=1))
+    assert told["best"]["at"] == math.inf
 
 
 def test_record_is_plain_json():

@@ -34,9 +34,22 @@ def test_nothing_starts_in_the_constructor():
     assert run.state == "ready"
     assert run.events == []
     assert not any("contract_toy" in t.name for t in threading.enumerate())
+    with pytest.raises(RuntimeError, match=r"this run of contract_toy was not started: call start\(\) first"):
+        run.wait(5)
     run.start().wait(60)
     assert run.state == "done"
-    with pytest.raises(RuntimeError):
+
+
+def test_a_second_start_leaves_a_running_run_alone():
+    run = runner.Run(toys.GOOD, toys.GOOD.make("paper", steps=200)).start()
+    begun, clock = run._begun, run._clock
+    with pytest.raises(RuntimeError, match="was started before; make another one"):
+        run.start()
+    assert (run._begun, run._clock) == (begun, clock)
+    assert run.wait(60).state == "done"
+    times = [at for at, _ in run.events]
+    assert times == sorted(times)
+    with pytest.raises(RuntimeError, match="was started before"):
         run.start()
 
 
@@ -87,6 +100,55 @@ def test_ctrl_c_cancels(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         runner.follow(going, interrupt)
     assert going.state == "cancelled"
+
+
+def test_an_on_event_that_fails_cancels(monkeypatch):
+    class Odd(BaseException):
+        pass
+
+    for error in (ZeroDivisionError("mine"), Odd("mine")):
+        going = wb.start("contract_toy", preset="paper")
+        with pytest.raises(type(error), match="mine"):
+            runner.follow(going, lambda event, error=error: (_ for _ in ()).throw(error))
+        assert going.state == "cancelled"
+
+
+def test_ctrl_c_is_told_even_where_the_run_does_not_stop_in_time(monkeypatch):
+    release = threading.Event()
+
+    def deaf(config):
+        yield Progress(0, 1, "going")
+        release.wait(60)
+        yield Progress(0, 1, "going")
+
+    def interrupt(event):
+        raise KeyboardInterrupt
+
+    install(deaf, monkeypatch)
+    monkeypatch.setattr(runner, "STOP_S", 0.2)
+    going = wb.start("contract_toy", preset="tiny")
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            runner.follow(going, interrupt)
+        assert going.state == "running"
+    finally:
+        release.set()
+        going.wait(60)
+    assert going.state == "cancelled"
+
+
+@pytest.mark.parametrize(("value", "name"), [(None, "NoneType"), (3, "int"), (Note("x"), "Note")])
+def test_a_work_without_a_result_failed_and_was_not_cancelled(value, name, monkeypatch):
+    def work(config):
+        yield Progress(1, 1, "all done")
+        return value
+
+    install(work, monkeypatch)
+    run = wb.start("contract_toy", preset="tiny").wait(60)
+    assert (run.state, run.result) == ("failed", None)
+    assert run.record.state == "failed"
+    with pytest.raises(TypeError, match=f"the work of contract_toy returned a {name}, not a ToyResult"):
+        wb.run("contract_toy", preset="tiny")
 
 
 @pytest.mark.parametrize("error", [RuntimeError("no room"), SystemExit(3), KeyboardInterrupt()])
@@ -165,6 +227,11 @@ def test_code_and_back():
         ("wb.run(['contract_toy'])", "not a call|no system|unhashable"),
         ("wb.run('contract_toy', nosuch=1)", "no setting nosuch"),
         ("wb.run('contract_toy', steps=0)", "steps"),
+        ("wb.run('contract_toy', preset=[1])", r"preset: must be a name of tiny, small, paper, not \[1\]"),
+        ("wb.run('contract_toy', **{'steps': 3})", r"write the arguments out, instead of \*\*"),
+        ("wb.run('contract_toy', steps=3, steps=4)", "steps is given twice"),
+        ("wb.run('contract_toy', steps={[]: 1})", "not a call"),
+        ("wb.run('contract_toy', self=1)", "no setting self"),
     ],
 )
 def test_code_that_is_no_call_is_named(code, said):

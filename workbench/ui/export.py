@@ -53,7 +53,7 @@ def csv(result: Result) -> str:
 
 def as_json(result: Result) -> str:
     """The whole result, which `workbench.records.read_result` reads again."""
-    return result.model_dump_json(indent=1)
+    return result.to_json(indent=1)
 
 
 def trace(result: Result, spans: Sequence[Span] = ()) -> str:
