@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import toy
 
 import workbench.system
+from workbench.ui.panel import Panel
 
 
 @pytest.fixture
@@ -18,6 +19,11 @@ def system(monkeypatch):
     monkeypatch.undo()
     workbench.system.system.cache_clear()
     workbench.system.systems.cache_clear()
+
+
+@pytest.fixture
+def panel(system):
+    return Panel(system)
 
 
 def ours() -> list[threading.Thread]:

@@ -53,6 +53,29 @@ def test_curve_of_anything(points):
     assert svg.count(",") < 300
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_points_that_are_not_finite_leave_the_rest_as_it_is(bad):
+    good = [(0.0, 1.0), (1.0, 2.0), (2.0, 4.0)]
+    alone = draw.curves("q", {"a": good})
+    assert draw.curves("q", {"a": [good[0], (0.5, bad), (bad, 1.0), *good[1:], (3.0, bad)]}) == alone
+    assert "nan" not in draw.curves("q", {"a": [(0.0, bad)]})
+    assert "inf" not in draw.curves("q", {"a": [(0.0, bad)]})
+    assert "4" in alone
+
+
+def test_spans_to_pick_are_buttons_and_one_is_reached_by_tab():
+    svg = draw.lanes(spans(5), title="t", pickable=True)
+    assert 'role="group"' in svg
+    assert 'role="img"' not in svg
+    assert svg.count('role="button"') == 5
+    assert re.findall(r'data-pick="(\d)" role="button" tabindex="0"', svg) == ["0"]
+    again = draw.lanes(spans(5), title="t", pickable=True, chosen=3)
+    assert re.findall(r'data-pick="(\d)" role="button" tabindex="0"', again) == ["3"]
+    cut = draw.lanes(spans(5), title="t", pickable=True, chosen=0, window=(0.25, 0.5))  # the chosen one is outside
+    assert cut.count('tabindex="0"') == 1
+    assert "tabindex" not in draw.lanes(spans(5), title="t")
+
+
 def test_parts_of_one_quantity_share_a_chart():
     story = Story([(0.0, Point(name, x, x)) for x in range(3) for name in ("a: tokens", "b: tokens", "alone")])
     body = body_html(story)

@@ -129,5 +129,21 @@ def test_comparison_refuses_what_it_cannot_compare(results, system):
 
 
 def test_large_files_are_not_put_into_links(results, monkeypatch):
-    monkeypatch.setattr(export, "MOST_LINK", 100)
-    assert "too large for a link" in export.links(results[0], "toy")
+    monkeypatch.setattr(export, "MOST_LINK", 10)
+    said = export.links(results[0], "toy")
+    assert "too large for a link; save the result as CSV" in said
+    assert "base64" not in said
+    assert 'href="a%20b.csv"' in export.links(results[0], "toy", beside="a b")
+
+
+def test_a_report_has_its_files_beside_it(results, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MOST_LINK", 400)  # the table is smaller, JSON and trace are larger
+    paths = export.save_report(results, tmp_path / "r.html", {"Other": "the <disk> is full"})
+    assert sorted(paths) == sorted(tmp_path.iterdir())
+    assert [p.name for p in paths[:3]] == ["r.html", "r-toy.csv", "r-toy.json"]
+    page = paths[0].read_text()
+    linked = re.findall(r'href="(r-[^"]+)"', page)
+    assert linked == ["r-toy.json", "r-toy.trace.json", "r-toy-2.json", "r-toy-2.trace.json"]
+    assert all((tmp_path / name).exists() for name in linked)
+    assert "No result:</b> the &lt;disk&gt; is full" in page
+    assert pd.read_csv(tmp_path / "r-toy-2.csv").shape == (9, 2)

@@ -59,6 +59,19 @@ def test_none_has_its_meaning_in_words(form):
     assert not field.input.disabled
 
 
+@pytest.mark.parametrize("value", [999.99, 0.123456789, 123.456789])
+def test_a_typed_number_is_taken_as_it_was_typed(form, value):
+    field = form.fields["link_mb_s"]
+    field._none.value = False
+    field.input.value = value
+    assert form.config.link_mb_s == value
+
+
+def test_a_slid_number_is_rounded(form):
+    form.fields["pause_s"].input.value = 0.30000000000000004
+    assert form.config.pause_s == 0.3
+
+
 def test_wrong_value_is_named_beside_its_field(form):
     field = form.fields["link_mb_s"]
     field._none.value = False

@@ -5,24 +5,13 @@ import types
 
 import pytest
 import toy
+from toy import set_fields
 
 import workbench as wb
 from workbench import records
-from workbench.runner import Run
-from workbench.ui.panel import Panel
+from workbench.ui.jobs import Job, Jobs
 
 WAIT_S = 60
-
-
-@pytest.fixture
-def panel(system):
-    return Panel(system)
-
-
-def set_fields(panel, **values):
-    for name, value in values.items():
-        panel.form.fields[name].value = value
-    panel.form._refresh()
 
 
 def test_run_shows_everything(panel):
@@ -223,7 +212,7 @@ def test_span_explains_itself_by_click_and_by_key(panel):
     panel.run_button.click()
     panel.wait(WAIT_S)
     timeline = panel.results.timeline
-    timeline.picture.picked = "5"  # what a click sends
+    click(timeline, 5)
     assert "chunk 5 went to load" in timeline.why.html
     assert "0.12 s" in timeline.why.html
     timeline.later.click()
@@ -235,31 +224,25 @@ def test_span_explains_itself_by_click_and_by_key(panel):
     assert "chunk 0 went to compute" in timeline.why.html
 
 
-def test_history_reopens_and_deletes(panel):
-    set_fields(panel, chunks=5)
-    panel.run_button.click()
-    panel.wait(WAIT_S)
-    kept = panel.result
-    set_fields(panel, chunks=9)
-    panel.run_button.click()
-    panel.wait(WAIT_S)
-    past = panel.results.past
-    past.listed.value = past.listed.options[1][1]
-    past.reopen.click()
-    assert panel.config.chunks == 5
-    assert panel.result.fingerprint() == kept.fingerprint()
-    past.delete.click()
-    assert len(records.history("toy")) == 2  # the first press only asks
-    past.delete.click()
-    assert len(records.history("toy")) == 1
+def click(timeline, at):
+    """What the page sends when a span is clicked."""
+    timeline.picture._handle_custom_msg({"pick": str(at)}, [])
 
 
-def test_deleted_record_is_named_not_raised(panel):
+def test_the_same_span_can_be_picked_again(panel):
     panel.run_button.click()
     panel.wait(WAIT_S)
-    records.history("toy")[0].delete()
-    panel.results.past.reopen.click()
-    assert "cannot be read" in panel.results.past.told.html
+    timeline = panel.results.timeline
+    click(timeline, 5)
+    timeline.step(1)
+    click(timeline, 5)
+    assert "chunk 5 went to load" in timeline.why.html
+    set_fields(panel, mode="compute")
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert timeline.chosen is None
+    click(timeline, 5)  # of another run
+    assert "chunk 5 went to compute" in timeline.why.html
 
 
 def test_preview_follows_the_form_with_one_figure_widget(panel):
@@ -276,22 +259,13 @@ def test_preview_follows_the_form_with_one_figure_widget(panel):
     preview.wait(WAIT_S)
     assert preview.widget is first
     assert list(first.data[0].y) == [0, 60]
+    assert "Modelled: 60 chunks at 100 MB/s" in preview.text.html
+    assert preview.text in preview.children
 
 
-def test_open_takes_name_config_record_result_and_call(system):
-    assert wb.open("toy").config == system.presets["small"]
-    assert wb.open("toy", preset="tiny", seed=4).config == toy.Toy(chunks=4, seed=4)
-    assert wb.open(toy.Toy(chunks=8), seed=2).config == toy.Toy(chunks=8, seed=2)
-    done = Run(system, toy.Toy(chunks=6)).start().wait(WAIT_S)
-    reopened = wb.open(done.record)
-    assert reopened.config.chunks == 6
-    assert reopened.result.fingerprint() == done.result.fingerprint()
-    assert reopened.replay.slider.max == len(done.events)
-    assert wb.open(done.result).result is done.result
-    with pytest.raises(KeyError, match="there are toy"):
-        wb.open("nothing")
-    with pytest.raises(TypeError, match="open takes"):
-        wb.open(7)
+def test_preview_says_its_picture_in_words_from_the_start(panel):
+    assert "Modelled: 12 chunks at 100 MB/s" in panel.results.preview.text.html
+    assert panel.results.preview.text in panel.results.preview.children
 
 
 def test_panel_text_is_constant(panel):
@@ -305,6 +279,54 @@ def test_figure_that_fails_is_shown_and_frees_the_buttons(panel, monkeypatch):
     assert panel.state == "failed"
     assert "could not show the run: ZeroDivisionError" in panel.live.head.html
     assert not panel.run_button.disabled
+
+
+def test_what_fails_after_the_last_run_is_shown_and_frees_the_buttons(panel, monkeypatch):
+    monkeypatch.setattr(panel.results.past, "refresh", lambda: 1 / 0)
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "failed"
+    assert "could not show the run: ZeroDivisionError" in panel.live.head.html
+    assert not panel.run_button.disabled
+    assert panel.cancel_button.disabled
+    monkeypatch.undo()
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "done"
+
+
+def test_whatever_a_callback_raises_jobs_are_free_again(system, monkeypatch):
+    """The thread that fails there says so as any thread does."""
+    failed, turned = [], []
+    monkeypatch.setattr(threading, "excepthook", lambda args: failed.append(args.exc_type))
+    jobs = Jobs(system, lambda *_: None, lambda *_: None, lambda _: 1 / 0, turned.append)
+    assert jobs.start([Job("", toy.Toy(chunks=2))])
+    jobs.wait(WAIT_S)
+    assert failed == [ZeroDivisionError]
+    assert turned == [True, False]
+    monkeypatch.setattr(threading.Thread, "start", lambda self: 1 / 0)  # no more threads
+    with pytest.raises(ZeroDivisionError):
+        jobs.start([])
+    assert not jobs.busy
+
+
+def test_nothing_starts_while_the_last_run_is_still_being_shown(panel, monkeypatch):
+    """A start from code in that moment is refused, and the buttons are as `busy` says at every change of it."""
+    seen, refresh, buttons = [], panel.results.past.refresh, panel.jobs._turn
+
+    def meanwhile():
+        seen.append((panel.jobs.busy, panel.run_button.disabled, panel.jobs.start([])))
+        refresh()
+
+    def turn(busy):
+        buttons(busy)
+        seen.append((busy, panel.jobs.busy, panel.run_button.disabled))
+
+    monkeypatch.setattr(panel.results.past, "refresh", meanwhile)
+    monkeypatch.setattr(panel.jobs, "_turn", turn)
+    panel.start()
+    panel.wait(WAIT_S)
+    assert seen == [(True, True, True), (True, True, False), (False, False, False)]
 
 
 def test_worker_threads_end(panel):

@@ -127,3 +127,10 @@ def install(patch=setattr) -> System:
     patch(system, "NAMES", ("toy",))
     patch(records, "NAMES", ("toy",))
     return SYSTEM
+
+
+def set_fields(panel, **values):
+    """Set fields of a panel's form, and have it look."""
+    for name, value in values.items():
+        panel.form.fields[name].value = value
+    panel.form._refresh()

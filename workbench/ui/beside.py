@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from html import escape
 from typing import Any
 
@@ -14,17 +15,20 @@ from workbench.ui.pane import FigurePane
 from workbench.ui.view import View
 
 _HINT = '<div class="wb-blank">Run twice, or press Run baselines: results are laid side by side here.</div>'
-
-
 _NONE = ("choose a result", "")
 
 
 class Beside(widgets.VBox):  # type: ignore[misc]
-    """Holds results by name; `comparison` is what is shown, None at first."""
+    """Holds results by key, a run's id where it has one; `comparison` is what is shown, None at first.
+
+    `sources` are those of this panel, the newest first; `kept` are the runs on disk, read when they are chosen.
+    """
 
     def __init__(self) -> None:
         self.sources: dict[str, Result | Record] = {}
+        self.kept: dict[str, Record] = {}
         self.comparison: Comparison | None = None
+        self._names: dict[str, str] = {}  # key -> what a source is called where it is shown
         self._busy = False
         self.first = widgets.Dropdown(description="Compare", options=[_NONE], tooltip="What the other is measured by")
         self.second = widgets.Dropdown(description="with", options=[_NONE], tooltip="The other result")
@@ -36,23 +40,38 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         for side in (self.first, self.second):
             side.observe(self._on_choice, "value")
 
-    def add(self, name: str, one: Result | Record) -> None:
-        """Offer one more, the newest first; the same name again replaces it."""
-        self.sources = {name: one} | {k: v for k, v in self.sources.items() if k != name}
-        kept = self.first.value, self.second.value
+    def add(self, key: str, one: Result | Record, name: str = "") -> None:
+        """Offer one more, shown as `name`, else by its key; the same key again replaces it."""
+        self.sources = {key: one} | {k: v for k, v in self.sources.items() if k != key}
+        self._names[key] = name or key
+        self._refresh()
+
+    def offer(self, records: Iterable[Record]) -> None:
+        """Offer these runs on disk besides; those without a result are left out."""
+        self.kept = {record.id: record for record in records if record.state == "done"}
+        self._refresh()
+
+    def drop(self, key: str) -> None:
+        """Offer one no longer."""
+        self.sources.pop(key, None)
+        self.kept.pop(key, None)
+        self._refresh()
+
+    def _refresh(self) -> None:
+        """Both lists anew; what is chosen stays chosen while it is there."""
+        known = dict.fromkeys([*self.sources, *self.kept])
+        options = [_NONE, *((self._name(key), key) for key in known)]
         self._busy = True
         try:
-            for side, value in zip((self.first, self.second), kept, strict=True):
-                side.options = [_NONE, *((name, name) for name in self.sources)]
-                side.value = value if value in self.sources else ""
+            for side in (self.first, self.second):
+                value = side.value
+                side.options = options
+                side.value = value if value in known else ""
         finally:
             self._busy = False
 
-    def drop(self, name: str) -> None:
-        """Offer one no longer."""
-        self.sources.pop(name, None)
-        for side in (self.first, self.second):
-            side.options = [_NONE, *((name, name) for name in self.sources)]
+    def _name(self, key: str) -> str:
+        return self._names.get(key, key)
 
     def show(self, results: dict[str, Result], trouble: dict[str, str] | None = None) -> None:
         """Lay these side by side; `trouble` says of others why they are not there."""
@@ -68,15 +87,15 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         self.figure.show(self.comparison.figure())
 
     def _on_choice(self, _: Any) -> None:
-        names = [self.first.value, self.second.value]
-        if self._busy or not all(names):
+        keys = [self.first.value, self.second.value]
+        if self._busy or not all(keys):
             return
-        if names[0] == names[1]:
+        if keys[0] == keys[1]:
             self.told.html = '<div class="wb-quiet">Choose two different results.</div>'
             self.figure.clear()
             return
         try:
-            chosen = {name: result_of(self.sources[name]) for name in names}
+            chosen = {self._name(key): result_of(self.sources.get(key) or self.kept[key]) for key in keys}
         except (ValueError, OSError) as error:  # a record that was deleted or is of another version
             self.told.html = f'<div class="wb-error" role="alert">{escape(str(error))}</div>'
             self.figure.clear()

@@ -23,6 +23,10 @@ _HATCHES = (
     "M0,3 L6,3",
     "M3,0 L3,6",
 )
+_ROLES = {  # the notebook's own shortcuts would take the arrow keys and Enter
+    False: 'role="img"',
+    True: 'role="group" data-lm-suppress-shortcuts="true"',
+}
 _serial = itertools.count()  # pattern ids must differ between pictures: one in a hidden tab would blank the others
 
 
@@ -36,7 +40,10 @@ def lanes(
     chosen: int | None = None,
     order: Sequence[str] = (),
 ) -> str:
-    """Spans over time in their lanes, those of `order` first. `window` is (from, to) in s."""
+    """Spans over time in their lanes, those of `order` first. `window` is (from, to) in s.
+
+    With `pickable` each span is a button, one of them in the order of Tab: `chosen`, else the first that is drawn.
+    """
     lo, hi = window or (0.0, max((s.end_s for s in spans), default=1.0))
     hi = hi if hi > lo else lo + 1e-9
     names = list(dict.fromkeys([*order, *(s.lane for s in spans)]))
@@ -47,18 +54,30 @@ def lanes(
     for lane, top in tops.items():
         parts.append(f'<text class="wb-lane" x="0" y="{top - 4}">{escape(lane)}</text>')
         parts.append(f'<rect class="wb-track" x="0" y="{top}" width="100%" height="{bar}" rx="2"/>')
-    for at, start, end in _thinned(spans, lo, hi, chosen):
+    drawn = _thinned(spans, lo, hi, chosen)
+    entry = chosen if chosen in [at for at, _, _ in drawn] else next((at for at, _, _ in drawn), None)
+    for at, start, end in drawn:
         span = spans[at]
         left, width = 100 * (start - lo) / (hi - lo), max(100 * (end - start) / (hi - lo), 0.15)
         parts.append(
-            _rect(span, at, left, width, tops[span.lane], bar, kinds.index(span.kind), serial, pickable, chosen)
+            _rect(
+                span,
+                left,
+                width,
+                tops[span.lane],
+                bar,
+                f"wbh{serial}-{kinds.index(span.kind)}",
+                _pick(span, at, entry) if pickable else "",
+                at == chosen,
+            )
         )
     height = 16 + len(names) * row + 2
     parts.append(_ticks(lo, hi, height - 6))
     text = describe(spans)
+    label = escape(f"{title}. {text}")
     return (
-        f'{_legend(kinds)}<svg class="wb-lanes" role="img" aria-label="{escape(f"{title}. {text}")}" width="100%" '
-        f'height="{height}"><title>{escape(title)}</title><desc>{escape(text)}</desc>{"".join(parts)}</svg>'
+        f'{_legend(kinds)}<svg class="wb-lanes" {_ROLES[pickable]} aria-label="{label}" width="100%" height="{height}">'
+        f"<title>{escape(title)}</title><desc>{escape(text)}</desc>{''.join(parts)}</svg>"
     )
 
 
@@ -74,7 +93,13 @@ def describe(spans: Sequence[Span]) -> str:
 
 
 def curves(quantity: str, parts: Mapping[str, Sequence[tuple[float, float]]], tall: int = 34) -> str:
-    """Series of one quantity as lines on one scale, with their names and last values above them."""
+    """Series of one quantity as lines on one scale, with their names and last values above them.
+
+    Points that are not finite are left out: one would blank the whole line, or stretch its scale to nothing.
+    """
+    parts = {
+        name: [(x, y) for x, y in points if math.isfinite(x) and math.isfinite(y)] for name, points in parts.items()
+    }
     every = [point for points in parts.values() for point in points]
     x0, x1 = min((x for x, _ in every), default=0.0), max((x for x, _ in every), default=1.0)
     y0, y1 = min([0.0, *(y for _, y in every)]), max([0.0, *(y for _, y in every)])
@@ -129,30 +154,28 @@ def _legend(kinds: list[str]) -> str:
     return f'<div class="wb-legend">{"".join(keys)}</div>' if keys else ""
 
 
-def _rect(
-    span: Span,
-    at: int,
-    left: float,
-    width: float,
-    top: int,
-    bar: int,
-    kind: int,
-    serial: int,
-    pickable: bool,
-    chosen: int | None,
-) -> str:
-    pick = f' data-pick="{at}"' if pickable else ""
-    name = ' class="wb-span wb-chosen"' if at == chosen else ' class="wb-span"'
-    tip = f"{span.label}: {theme.number(span.start_s)} s to {theme.number(span.end_s)} s"
+def _rect(span: Span, left: float, width: float, top: int, bar: int, hatch: str, pick: str, chosen: bool) -> str:
+    """One span; `left` and `width` in per cent, `top` and `bar` in pixels."""
+    name = "wb-span wb-chosen" if chosen else "wb-span"
     text = (
         f'<text x="4" y="{bar - 5}">{escape(span.label)}</text>'
         if bar >= 20 and width > 1.5 + 1.15 * len(span.label)
         else ""
     )
     return (
-        f'<svg x="{left:.3f}%" y="{top}" width="{width:.3f}%" height="{bar}"{name}{pick}><title>{escape(tip)}</title>'
-        f'<rect width="100%" height="100%" fill="url(#wbh{serial}-{kind})"/>{text}</svg>'
+        f'<svg x="{left:.3f}%" y="{top}" width="{width:.3f}%" height="{bar}" class="{name}"{pick}>'
+        f'<title>{escape(_tip(span))}</title><rect width="100%" height="100%" fill="url(#{hatch})"/>{text}</svg>'
     )
+
+
+def _pick(span: Span, at: int, entry: int | None) -> str:
+    """What makes a span one that can be chosen: Tab reaches one of them, arrow keys go on from there (ui/view.py)."""
+    stop = 0 if at == entry else -1
+    return f' data-pick="{at}" role="button" tabindex="{stop}" aria-label="{escape(_tip(span))}"'
+
+
+def _tip(span: Span) -> str:
+    return f"{span.label}: {theme.number(span.start_s)} s to {theme.number(span.end_s)} s"
 
 
 def _ticks(lo: float, hi: float, y: int) -> str:

@@ -1,7 +1,9 @@
 """Results as files: one offline HTML page, CSV, JSON and a Chrome trace. Nothing is fetched when they are opened.
 
 save(result, "cake.html")          also .csv, .json and .trace.json
+save_all(result, folder, "cake")   all four, side by side
 report([result, ...])              the page as text, plotly.js in it once
+save_report([result, ...], "report.html")      the page, and the files of each result beside it
 """
 
 from __future__ import annotations
@@ -10,9 +12,10 @@ import base64
 import json
 import os
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from urllib.parse import quote
 
 from workbench import theme
 from workbench.system import Result, Span, System, systems
@@ -21,7 +24,7 @@ from workbench.ui import show
 from workbench.ui.view import table
 
 MOST_ROWS = 500  # of the table in the page; the CSV in it has all
-MOST_LINK = 2_000_000  # bytes of a file that is offered inside a panel; larger ones are written to disk
+MOST_LINK = 2_000_000  # bytes of a file that is offered inside a page or panel; larger ones are files beside it
 
 # A page that may fetch nothing: a leak is stopped by the browser, not only by our care.
 _POLICY = (
@@ -30,11 +33,23 @@ _POLICY = (
 _STYLE = Path(__file__).parent / "report.css"
 
 
-def report(results: Sequence[Result], title: str = "Workbench report") -> str:
-    """All results on one page that needs no network: numbers, claims, figures, tables, configs, downloads."""
+def report(
+    results: Sequence[Result],
+    title: str = "Workbench report",
+    *,
+    beside: Sequence[str] = (),
+    failed: Mapping[str, str] | None = None,
+) -> str:
+    """All results on one page that needs no network: numbers, claims, figures, tables, configs, downloads.
+
+    `beside` are the stems of the files that each result has next to the page; `failed` says of other systems, by
+    title, why they have no result.
+    """
     from plotly.offline import get_plotlyjs
 
-    parts = [_section(at, result) for at, result in enumerate(results)]
+    stems = beside or [""] * len(results)
+    parts = [_section(at, result, stem) for at, (result, stem) in enumerate(zip(results, stems, strict=True))]
+    parts += [_failure(name, why) for name, why in (failed or {}).items()]
     style = _STYLE.read_text(encoding="utf-8")
     badges = " ".join(map(show.badge, ("measured", "modelled", "paper")))
     return (
@@ -78,6 +93,31 @@ def save(result: Result, path: str | Path) -> Path:
     raise ValueError(f"{target.name}: a result is saved as {', '.join(FORMATS)}")
 
 
+def save_all(result: Result, folder: Path, stem: str, spans: Sequence[Span] = ()) -> list[Path]:
+    """Write every format as `stem` plus its ending into `folder`; the page links to the others. OSError as `save`."""
+    files = [write(folder / (stem + ending), text) for ending, text in _texts(result, spans).items()]
+    page = report([result], name_of(result)[1], beside=[stem])
+    return [write(folder / f"{stem}.html", page), *files]
+
+
+def save_report(results: Sequence[Result], path: Path, failed: Mapping[str, str] | None = None) -> list[Path]:
+    """Write the report to `path`, and each result's table, JSON and trace beside it; all paths, the page first."""
+    names = [name_of(result)[0] for result in results]
+    again = [names[:at].count(name) for at, name in enumerate(names)]  # a second result of one system is its -2
+    stems = [f"{path.stem}-{name}" + (f"-{n + 1}" if n else "") for name, n in zip(names, again, strict=True)]
+    files = [
+        write(path.with_name(stem + ending), text)
+        for result, stem in zip(results, stems, strict=True)
+        for ending, text in _texts(result).items()
+    ]
+    return [write(path, report(results, beside=stems, failed=failed)), *files]
+
+
+def _texts(result: Result, spans: Sequence[Span] = ()) -> dict[str, str]:
+    """Ending -> text, of every format but the page."""
+    return {".csv": csv(result), ".json": as_json(result), ".trace.json": trace(result, spans)}
+
+
 def write(target: Path, text: str) -> Path:
     """Write text whole or not at all: beside its place first, then renamed."""
     handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
@@ -92,14 +132,15 @@ def write(target: Path, text: str) -> Path:
     return target
 
 
-def links(result: Result, stem: str, spans: Sequence[Span] = ()) -> str:
-    """Download links with the files inside them, for those that are small enough."""
-    files = {
-        "table (CSV)": (".csv", csv(result)),
-        "result (JSON)": (".json", as_json(result)),
-        "trace (Chrome, Perfetto)": (".trace.json", trace(result, spans)),
-    }
-    return " · ".join(_link(words, stem + ending, text) for words, (ending, text) in files.items())
+def links(result: Result, stem: str, spans: Sequence[Span] = (), *, beside: str = "", hint: str = "") -> str:
+    """Download links with the files inside them. One that is too large for that links to the file next to the page.
+
+    `beside` is the stem of those files, "" where there are none: then `hint` says how to get the file.
+    """
+    return " · ".join(
+        _link(_WORDS[ending], stem + ending, text, beside + ending if beside else "", hint)
+        for ending, text in _texts(result, spans).items()
+    )
 
 
 def name_of(result: Result) -> tuple[str, str]:
@@ -108,18 +149,31 @@ def name_of(result: Result) -> tuple[str, str]:
     return (owner.name, owner.title) if owner else (type(result).__name__.lower(), type(result).__name__)
 
 
-def _link(words: str, name: str, text: str) -> str:
+_WORDS = {".csv": "table (CSV)", ".json": "result (JSON)", ".trace.json": "trace (Chrome, Perfetto)"}
+
+
+def _link(words: str, name: str, text: str, beside: str, hint: str) -> str:
     if len(text) > MOST_LINK:
-        return f'<span class="wb-quiet">{escape(words)}: {len(text) / 1e6:.1f} MB, too large for a link</span>'
+        size = f"{len(text) / 1e6:.1f} MB"
+        if beside:
+            return (
+                f'<a href="{escape(quote(beside))}">{escape(words)}</a> ({size}, beside this page as {escape(beside)})'
+            )
+        said = hint or f"save the result as {name.partition('.')[2].upper()}"
+        return f'<span class="wb-quiet">{escape(words)}: {size}, too large for a link; {escape(said)}</span>'
     data = base64.b64encode(text.encode()).decode()
     kind = next(mime for ending, (mime, _) in FORMATS.items() if name.endswith(ending))
     return f'<a download="{escape(name)}" href="data:{kind};base64,{data}">{escape(words)}</a>'
 
 
-def _section(at: int, result: Result) -> str:
+def _failure(name: str, why: str) -> str:
+    return f'<section><h2>{escape(name)}</h2><p role="alert"><b>No result:</b> {escape(why)}</p></section>'
+
+
+def _section(at: int, result: Result, beside: str) -> str:
     name, title = name_of(result)
     fig = result.figure()
-    said = fig.layout.meta.get("text", "") if isinstance(fig.layout.meta, dict) else ""
+    said = show.alternative(fig)
     drawn = fig.to_html(
         full_html=False,
         include_plotlyjs=False,
@@ -132,7 +186,7 @@ def _section(at: int, result: Result) -> str:
         f'<figure role="img" aria-label="{escape(said)}">{drawn}<figcaption>{escape(said)}</figcaption></figure>'
         f"<details><summary>Table</summary>{frame_html(result)}</details>"
         f"<details><summary>Settings</summary><pre>{config}</pre></details>"
-        f"<p>Download: {links(result, name)}</p></section>"
+        f"<p>Download: {links(result, name, beside=beside)}</p></section>"
     )
 
 

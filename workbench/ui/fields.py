@@ -133,20 +133,21 @@ def _widget(kind: Any, bounds: tuple[float | None, float | None], tip: str) -> t
             return int, widgets.IntSlider(min=int(lo), max=int(hi), continuous_update=False, tooltip=tip)
         return int, widgets.IntText(continuous_update=False, tooltip=tip)
     if kind is float:
-        return _round, _float_widget(lo, hi, tip)
+        return _float_widget(lo, hi, tip)
     return (str if kind is str else _literal), widgets.Text(continuous_update=False, tooltip=tip)
 
 
-def _float_widget(lo: float | None, hi: float | None, tip: str) -> Any:
+def _float_widget(lo: float | None, hi: float | None, tip: str) -> tuple[Callable[[Any], Any], Any]:
+    """(reader, widget): a typed number is taken as it was typed, one from a slider is rounded."""
     if lo is None or hi is None or hi <= lo or (lo <= 0 and hi - lo > _SLIDER_STEPS):
-        return widgets.FloatText(continuous_update=False, tooltip=tip)
+        return float, widgets.FloatText(continuous_update=False, tooltip=tip)
     if lo > 0 and hi / lo >= 100:
         ends = math.log10(lo), math.log10(hi)
-        return widgets.FloatLogSlider(
+        return _round, widgets.FloatLogSlider(
             min=ends[0], max=ends[1], step=0.02, value=lo, continuous_update=False, readout_format=".3g", tooltip=tip
         )
     step = 10 ** math.floor(math.log10((hi - lo) / 50))
-    return widgets.FloatSlider(
+    return _round, widgets.FloatSlider(
         min=lo, max=hi, step=step, value=lo, continuous_update=False, readout_format=".3g", tooltip=tip
     )
 

@@ -21,7 +21,10 @@ class Job:
 
 
 class Jobs:
-    """Calls `tick(job, run)` ten times a second while a run goes, `ended(job, run)` after it, `idle(error)` last."""
+    """Calls `tick(job, run)` ten times a second while a run goes, `ended(job, run)` after it, `idle(error)` last.
+
+    `turn(busy)` is told each change of `busy`, whatever fails between, and in the order of the changes.
+    """
 
     def __init__(
         self,
@@ -29,8 +32,9 @@ class Jobs:
         tick: Callable[[Job, Run], None],
         ended: Callable[[Job, Run], None],
         idle: Callable[[BaseException | None], None],
+        turn: Callable[[bool], None] = lambda _: None,
     ) -> None:
-        self._system, self._tick, self._ended, self._idle = system, tick, ended, idle
+        self._system, self._tick, self._ended, self._idle, self._turn = system, tick, ended, idle, turn
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -42,10 +46,15 @@ class Jobs:
         with self._lock:
             if self.busy:
                 return False
-            self.busy = True
             self._stop.clear()
-            self._thread = threading.Thread(target=self._work, args=(jobs,), name="workbench-panel", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._work, args=(jobs,), name="workbench-panel", daemon=True)
+            self._mark(True)
+            try:
+                thread.start()
+            except BaseException:
+                self._mark(False)
+                raise
+            self._thread = thread
         return True
 
     def cancel(self) -> None:
@@ -77,8 +86,15 @@ class Jobs:
         except BaseException as fault:  # noqa: BLE001  a picture that cannot be drawn must not end the thread unseen
             error = fault
             self.cancel()
-        self.busy = False
-        self._idle(error)
+        try:
+            self._idle(error)  # still busy: a run started now would paint over what this paints
+        finally:
+            with self._lock:
+                self._mark(False)
+
+    def _mark(self, busy: bool) -> None:
+        self.busy = busy
+        self._turn(busy)
 
     def _follow(self, job: Job, run: Run) -> None:
         while True:

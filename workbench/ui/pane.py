@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import ipywidgets as widgets
 
-from workbench.ui.show import PLOTLY, figure_json
+from workbench.ui.show import PLOTLY, alternative, figure_json
 
 if TYPE_CHECKING:
     import plotly.graph_objects as go
@@ -24,8 +24,7 @@ class FigurePane(widgets.VBox):  # type: ignore[misc]
     def show(self, fig: go.Figure) -> None:
         """Show this figure in place of the one before."""
         self.fig = fig
-        meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
-        data = {PLOTLY: figure_json(fig), "text/plain": str(meta.get("text", ""))}
+        data = {PLOTLY: figure_json(fig), "text/plain": alternative(fig)}
         self.out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
     def clear(self) -> None:

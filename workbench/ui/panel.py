@@ -16,7 +16,7 @@ import ipywidgets as widgets
 from workbench import theme
 from workbench.records import Record
 from workbench.runner import Run, from_code, to_code
-from workbench.system import Config, Result, System, system, systems
+from workbench.system import Config, Result, Span, System, system, systems
 from workbench.ui import export
 from workbench.ui.form import Form, plain
 from workbench.ui.jobs import Job, Jobs
@@ -33,13 +33,15 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.system = system
         self.run: Run | None = None  # the latest, baselines among them
         self.baselines: dict[str, Result] = {}
-        self._story, self._seen, self._of = Story(), 0, ""
+        self._story, self._seen = Story(), 0
+        self._of, self._key, self._unrecorded = "", "", 0  # what the shown result is of, and its name among others
+        self._spans: list[Span] = []  # of the run that gave it
         self._trouble: dict[str, str] = {}  # baseline -> why it has no result
         self._comparing = False
         self.form = Form(system, config or next((system.presets[n] for n in ("small",) if n in system.presets), None))
         self.live, self.results = Live(), Results(system)
         self.replay = Replay(self.live)
-        self.jobs = Jobs(system, self._tick, self._ended, self._idle)
+        self.jobs = Jobs(system, self._tick, self._ended, self._idle, self._turn)
         super().__init__(self._layout())
         self.add_class("wb-panel")
         self._connect()
@@ -105,12 +107,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.replay.load(events, record.state, text)
         self.results.say(events)
         if result is not None:
-            self._accept(result, record.id)
+            self._accept(result, f"run {record.id}", record.id)
 
     def show(self, result: Result) -> None:
         """Show a result that was had elsewhere, and its settings in the form."""
         self.form.load(result.config)
-        self._accept(result, "given")
+        self._accept(result, "the result that was given", "given")
 
     def _layout(self) -> list[Any]:
         """Header and code, form and live strip side by side, results below them over the whole width."""
@@ -134,7 +136,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.trouble.layout.display = "none"
         self.caption, self.links = View(), View()
         self.save_button = widgets.Button(
-            description="Save report (HTML)", tooltip="One offline page, beside this notebook"
+            description="Save to disk", tooltip="Page, table, JSON and trace as files beside this notebook"
         )
         footer = widgets.HBox([self.links, self.save_button])
         footer.add_class("wb-footer")
@@ -200,12 +202,11 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         if self.jobs.busy:
             return
         self._comparing, self._state = comparing, "starting"
-        self._buttons(running=True)
         self.live.paint(Story(), "running", "starting")  # before the first event: imports may take seconds
-        if not self.jobs.start(jobs):  # another thread was faster
-            self._buttons(running=self.jobs.busy)
+        self.jobs.start(jobs)
 
-    def _buttons(self, *, running: bool) -> None:
+    def _turn(self, running: bool) -> None:
+        """Buttons as `jobs.busy` says, which calls this at each of its changes."""
         self.run_button.disabled = running
         self.baseline_button.disabled = running or not self.system.baselines
         self.cancel_button.disabled = not running
@@ -232,15 +233,15 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """Paint the last event, keep the result or say why there is none."""
         self._tick(job, run)
         name = f"{job.name}: " if job.name else ""
-        kept = f"run {run.record.id}" if run.record else run.unrecorded
+        kept, key = (f"run {run.record.id}", run.record.id) if run.record else self._without_record(run)
         took = f"{theme.number(run.seconds)} s"
         if run.state == "done" and run.result is not None:
             text = f"{name}finished after {took} · {kept}"
             if job.name:
                 self.baselines[job.name] = run.result
+                self.results.remember(key, run.result, f"{job.name} · {key}")
             else:
-                self._accept(run.result, kept)
-            self.results.remember(f"{job.name} · {kept}" if job.name else kept, run.result)
+                self._accept(run.result, kept, key)
         elif run.state == "cancelled":
             text = f"{name}after {took} at '{run.progress.note}': what is shown of it is partial"
             self._trouble[job.name] = text
@@ -253,13 +254,19 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.replay.load(run.events, run.state, text)
         self.results.say(run.events)
 
-    def _accept(self, result: Result, of: str) -> None:
-        """Take `result` as the last good one."""
+    def _without_record(self, run: Run) -> tuple[str, str]:
+        """(why it is not on disk, its key among the results) of a run that could not be recorded."""
+        self._unrecorded += 1
+        return run.unrecorded, f"unrecorded {self._unrecorded}"
+
+    def _accept(self, result: Result, of: str, key: str) -> None:
+        """Take `result` as the last good one: `of` says in words where it is from, `key` is its name among others."""
         self.results.show(result, self._story.spans)
-        self.results.remember(of, result)
-        self._of = of
+        self.results.remember(key, result)
+        self._of, self._key, self._spans = of, key, list(self._story.spans)
         self._caption()
-        self.links.html = f"Download: {export.links(result, self.system.name, self._story.spans)}"
+        hint = f"press {self.save_button.description}"
+        self.links.html = f"Download: {export.links(result, self.system.name, self._spans, hint=hint)}"
         self._footer.layout.display = ""
 
     def _caption(self) -> None:
@@ -267,10 +274,17 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.caption.html = f'<div class="wb-caption">From {escape(self._of)}</div>'
 
     def _idle(self, error: BaseException | None) -> None:
-        """Nothing runs any more: comparison of the baselines, history, buttons."""
+        """Nothing runs any more. `error` is what kept the panel from showing it, if anything did."""
+        try:
+            self._settle()
+        except Exception as fault:  # noqa: BLE001  the first fault is told, whichever it is
+            error = error or fault
         if error is not None:
             self._trace(error)
             self._say("failed", f"the panel could not show the run: {type(error).__name__}: {error}")
+
+    def _settle(self) -> None:
+        """Comparison of the baselines, and history."""
         if self._state == "starting":
             self._say("cancelled", "before it began")
         if self._comparing and self.baselines and self.result is not None:
@@ -280,7 +294,6 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         if self._state == "done" and self.result is not None:
             self._caption()
         self.results.past.refresh()
-        self._buttons(running=False)
 
     def _trace(self, error: BaseException) -> None:
         lines = "".join(traceback.format_exception(error))
@@ -289,16 +302,17 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.trouble.layout.display = ""
 
     def _save(self) -> None:
-        """Write the report beside the notebook and say where it is."""
+        """Write the result in every format beside the notebook and say where it is."""
         if self.result is None:
             return
-        stem = self._of.removeprefix("run ") or "result"
+        stem = f"{self.system.name}-{self._key.replace(' ', '-')}"
         try:
-            path = export.save(self.result, Path.cwd() / f"{self.system.name}-{stem}.html")
+            paths = export.save_all(self.result, Path.cwd(), stem, self._spans)
         except OSError as error:
             self.caption.html = f'<div class="wb-error" role="alert">not saved: {escape(str(error))}</div>'
             return
-        self.caption.html = f'<div class="wb-caption">Saved as <code>{escape(str(path))}</code></div>'
+        names = ", ".join(f"<code>{escape(path.name)}</code>" for path in paths)
+        self.caption.html = f'<div class="wb-caption">Saved in <code>{escape(str(Path.cwd()))}</code>: {names}</div>'
 
     def __repr__(self) -> str:
         return f"Panel({self.system.name!r})"
@@ -313,24 +327,13 @@ def open_panel(
 ) -> Panel:
     """The panel of a system, by its name, a config, a record, a result, or the text of a copied call.
 
-    `preset` and `changes` set the form. ValueError or KeyError names what is wrong with them.
+    `preset` and `changes` set the form; beside a past run's result, `changes` are what a new run would do otherwise.
+    ValueError or KeyError names what is wrong with them.
     """
-    past: Record | Result | None = None
-    match target:
-        case str() if "(" in target:
-            found, config = from_code(target)
-        case str():
-            found = system(target)
-        case System():
-            found = target
-        case Record():
-            found, config, past = system(target.system), target.config(), target
-        case Result():
-            found, config, past = _owner(target.config), target.config, target
-        case Config():
-            found, config = _owner(target), target
-        case _:
-            raise TypeError(f"open takes a name, a config, a record, a result or a copied call, not {target!r}")
+    found, own, past = _meant(target)
+    if config is not None and own is not None:
+        raise ValueError("a config goes with a system's name; a config, record, result or copied call has its own")
+    config = config or own
     if config is not None and preset is not None:
         raise ValueError("give a config or a preset, not both")
     if config is None:
@@ -342,7 +345,27 @@ def open_panel(
         panel.reopen(past)
     elif isinstance(past, Result):
         panel.show(past)
+    if past is not None and changes:
+        panel.form.load(config)
     return panel
+
+
+def _meant(target: object) -> tuple[System, Config | None, Record | Result | None]:
+    """(system, the config that `target` brings with it, the past run that it is)."""
+    match target:
+        case str() if "(" in target:
+            return *from_code(target), None
+        case str():
+            return system(target), None, None
+        case System():
+            return target, None, None
+        case Record():
+            return system(target.system), target.config(), target
+        case Result():
+            return _owner(target.config), target.config, target
+        case Config():
+            return _owner(target), target, None
+    raise TypeError(f"open takes a name, a config, a record, a result or a copied call, not {target!r}")
 
 
 def _owner(config: Config) -> System:

@@ -17,12 +17,13 @@ _LISTED = 100
 
 
 class Past(widgets.VBox):  # type: ignore[misc]
-    """Lists records of system `name`. `on_open` and `on_delete` hear which record was meant."""
+    """Lists records of system `name`. `on_open` and `on_delete` hear which record was meant, `on_found` all of them."""
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.on_open: Callable[[Record], None] = lambda _: None
         self.on_delete: Callable[[Record], None] = lambda _: None
+        self.on_found: Callable[[list[Record]], None] = lambda _: None
         self._found: dict[str, Record] = {}
         self.listed = widgets.Select(options=[], rows=8, tooltip="Past runs, the newest first")
         self.listed.add_class("wb-past")
@@ -44,6 +45,11 @@ class Past(widgets.VBox):  # type: ignore[misc]
         """The record that is marked in the list."""
         return self._found.get(str(self.listed.value))
 
+    @property
+    def found(self) -> list[Record]:
+        """The records in the list, the newest first."""
+        return list(self._found.values())
+
     def refresh(self) -> None:
         """Read the list anew; the newest is marked."""
         found = records.history(self.name)
@@ -58,6 +64,7 @@ class Past(widgets.VBox):  # type: ignore[misc]
         unread = f'<div class="wb-quiet">Not readable, left alone:<ul>{bad}</ul></div>' if bad else ""
         self.told.html = f'{said}<div class="wb-quiet">{more}</div>{unread}'
         self._on_choice(None)
+        self.on_found(self.found)
 
     def _on_choice(self, _: Any) -> None:
         self.delete.description = "Delete"

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import ipywidgets as widgets
 
 from workbench.system import Config
+from workbench.ui import show
 from workbench.ui.pane import FigurePane
 from workbench.ui.view import View
 
@@ -37,15 +38,17 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         self._wanted: Config | None = None
         self._thread: threading.Thread | None = None
         self._plain = FigurePane()
-        self._said = View()
+        self._said, self.text = View(), View()
         self._said.html = _SAID.format("")
-        super().__init__([self._said, self._plain])
+        super().__init__([self._said, self._plain, self.text])
 
     def start(self, config: Config) -> None:
         """The first picture, plain."""
         self.shown = config
         try:
-            self._plain.show(self.model(config))
+            fig = self.model(config)
+            self._plain.show(fig)
+            self._tell(fig)
         except Exception as error:  # noqa: BLE001  a model that fails is shown, and the panel works without it
             self._fail(error)
 
@@ -86,10 +89,15 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         if self.widget is None:
             self.widget = go.FigureWidget(fig)
             self.widget._config = {"displaylogo": False, "responsive": True}
-            self.children = (self._said, self.widget)
+            self.children = (self._said, self.widget, self.text)
         else:
             _replace(self.widget, fig)
+        self._tell(fig)
         self.drawn += 1
+
+    def _tell(self, fig: go.Figure) -> None:
+        """The picture in words, below it: for those who do not see it, and for search."""
+        self.text.html = f'<p class="wb-quiet">{escape(show.alternative(fig))}</p>'
 
     def _fail(self, error: BaseException) -> None:
         self.error = error

@@ -34,6 +34,8 @@ class Results(widgets.Tab):  # type: ignore[misc]
         self.figure = FigurePane()
         self.preview = Preview(system.preview) if system.preview else None
         self.timeline, self.beside, self.past = Timeline(system), Beside(), Past(system.name)
+        self.past.on_found = self.beside.offer
+        self.beside.offer(self.past.found)
         pages: list[tuple[str, Any]] = [("Figure", widgets.VBox([self.head, self.figure]))]
         pages += [("Model", self.preview)] if self.preview else []
         pages += [("Table", self.rows), ("Timeline", self.timeline), ("Events", self.said)]
@@ -74,9 +76,9 @@ class Results(widgets.Tab):  # type: ignore[misc]
         """Bring a tab to the front by its title."""
         self.selected_index = self.at[title]
 
-    def remember(self, name: str, one: Result | Record) -> None:
-        """Offer a result for comparison under this name."""
-        self.beside.add(name, one)
+    def remember(self, key: str, one: Result | Record, name: str = "") -> None:
+        """Offer a result for comparison, shown as `name`, else by its key: a run's id where it has one."""
+        self.beside.add(key, one, name)
 
     def __repr__(self) -> str:
         return f"Results({self.system.name!r})"

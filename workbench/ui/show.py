@@ -83,6 +83,12 @@ def figure_json(fig: go.Figure) -> dict[str, Any]:
     return found
 
 
+def alternative(fig: go.Figure) -> str:
+    """A figure in words, "" when it carries none."""
+    meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
+    return str(meta.get("text", ""))
+
+
 def text(result: Result) -> str:
     """The sentence and the rounded numbers."""
     numbers = ", ".join(f"{name} {theme.number(value)}" for name, value in result.summary().items())
@@ -103,6 +109,5 @@ def display(result: Result) -> None:
 
     put: Any = display
     fig = result.figure()
-    meta = fig.layout.meta if isinstance(fig.layout.meta, dict) else {}
     put({"text/plain": text(result), "text/html": html(result)}, raw=True)
-    put({"text/plain": str(meta.get("text", result.sentence())), PLOTLY: figure_json(fig)}, raw=True)
+    put({"text/plain": alternative(fig) or result.sentence(), PLOTLY: figure_json(fig)}, raw=True)

@@ -1,6 +1,7 @@
 """The timeline of a run, and why each thing in it was decided: by a click, or with the keyboard.
 
-A span is chosen by clicking it, by Earlier and Later, or from the list; a window of time can be cut out.
+A span is chosen by clicking it or by Enter on it, by Earlier and Later, or from the list; a window of time can be cut
+out.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         self.later.on_click(lambda _: self.step(1))
         self.listed.observe(self._on_listed, "value")
         self.window.observe(lambda _: self._draw(), "value")
-        self.picture.observe(lambda change: self.choose(int(change["new"])), "picked")
+        self.picture.on_pick(lambda name: self.choose(int(name)))
         self.load([])
 
     def load(self, spans: Sequence[Span]) -> None:
