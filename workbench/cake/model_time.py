@@ -1,22 +1,22 @@
-"""Modelled times: TTFT over bandwidth, the grid of hardware, length and bandwidth, the paper's table again."""
+"""Modelled times: TTFT over bandwidth, the grid of model, length and bandwidth, the paper's table 3 again."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from statistics import median
 
 import numpy as np
 
 from workbench.cake import paper
+from workbench.cake.bounds import Restore, batch_bound, bounds, lower_bound_s, measured_oracle
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, Split, oracle
-from workbench.cake.costs import lower_bound_s as ideal_s
 from workbench.cake.policy import Mode, Policy
 from workbench.cake.result import Curve
 from workbench.cake.sim import Request, simulate, ttft
 from workbench.system import Claim
 
+__all__ = ["bounds", "curve", "grid", "lower_bound_s", "measured_oracle", "model_grid", "nearest_claims", "single_s"]
 CURVE_POINTS = 13
 MODES: tuple[Mode, ...] = ("compute", "load", "cake")
 
@@ -37,56 +37,33 @@ def oracle_split(costs: Costs, tokens: int, grain: int, step: int, run: int) -> 
     return oracle(list(np.diff(ends)), [load_s] * grains, grain, tail_s)
 
 
-def measured_oracle(
-    costs: Costs,
-    passes: Sequence[Sequence[tuple[int, int, float]]],
-    reads: Sequence[tuple[int, float]],
-    tokens: int,
-    grain: int,
-) -> Split:
-    """The best split of measured times: compute-only's passes (start, tokens, s) per round, load-only's (tokens, s).
-
-    Medians over rounds; a pass is shared out over its grains in the proportion of the fitted costs.
-    """
-    grains = (tokens - 1) // grain
-    compute, tails = np.full((len(passes), grains), np.nan), []
-    for row, of_round in enumerate(passes):
-        for start, length, seconds in of_round:
-            inside = min(length, grains * grain - start)
-            parts = np.array([costs.compute_s(start + i, grain) for i in range(0, inside, grain)])
-            rest_s = costs.compute_s(grains * grain, start + length - grains * grain) if inside < length else 0.0
-            spent = seconds * np.append(parts, rest_s) / (parts.sum() + rest_s)
-            compute[row, start // grain : start // grain + len(parts)] = spent[:-1]
-            if inside < length:
-                tails.append(float(spent[-1]))
-    per_grain = median(seconds * grain / length for length, seconds in reads)
-    return oracle(list(np.nanmedian(compute, axis=0)), [per_grain] * grains, grain, median(tails))
-
-
-def lower_bound_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
-    """TTFT that no split can beat: the ideal cut of the storable tokens, then the tail."""
-    whole = (tokens - 1) // grain * grain
-    return ideal_s(costs, whole, step) + costs.compute_s(whole, tokens - whole)
-
-
 def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:
-    """TTFT of the three modes and the oracle over three decades of bandwidth around `link_mb_s`.
+    """TTFT of the three modes, the oracle and the lower bound over three decades of bandwidth around `link_mb_s`.
 
     With several requests the mean over them, and no oracle: the best schedule of many is not a split of one.
     """
     middle = link_mb_s or token_bytes / costs.load_token_s / 1e6
     links = [float(f"{middle * f:.4g}") for f in np.geomspace(1 / 32, 32, CURVE_POINTS)]
-    rows: list[tuple[float, ...]] = []
+    columns: dict[str, list[float]] = {f"{name}_s": [] for name in (*MODES, "oracle", "bound")}
     for link in links:
         at = replace(costs, load_token_s=token_bytes / (link * 1e6))
-        if config.requests > 1:
-            rows.append(tuple(_mean_s(at, config, step, run, mode) for mode in MODES))
-            continue
-        single = single_s(at, config.prompt_tokens, config.grain, step, run)
-        cake = ttft(Policy(at, step, run, hedge=config.hedge), config.prompt_tokens, config.grain)
-        rows.append((*single, cake, oracle_split(at, config.prompt_tokens, config.grain, step, run).ttft_s))
-    compute, load, cake_s, *best = ([round(v, 5) for v in column] for column in zip(*rows, strict=True))
-    return Curve(link_mb_s=links, compute_s=compute, load_s=load, cake_s=cake_s, oracle_s=best[0] if best else [])
+        for name, seconds in _times(at, config, step, run).items():
+            columns[name].append(round(seconds, 5))
+    return Curve(link_mb_s=links, **columns)
+
+
+def _times(costs: Costs, config: CakeConfig, step: int, run: int) -> dict[str, float]:
+    """Modelled TTFT by name of a curve."""
+    if config.requests > 1:
+        means = {f"{mode}_s": _mean_s(costs, config, step, run, mode) for mode in MODES}
+        bound = batch_bound(costs, [Restore(n) for n in config.lengths], config.grain, step, run)
+        return means | {"bound_s": bound.mean_ttft_s}
+    tokens, grain = config.prompt_tokens, config.grain
+    compute_s, load_s = single_s(costs, tokens, grain, step, run)
+    cake_s = ttft(Policy(costs, step, run, hedge=config.hedge), tokens, grain)
+    best_s = oracle_split(costs, tokens, grain, step, run).ttft_s
+    bound_s = lower_bound_s(costs, tokens, grain, step)
+    return {"compute_s": compute_s, "load_s": load_s, "cake_s": cake_s, "oracle_s": best_s, "bound_s": bound_s}
 
 
 def _mean_s(costs: Costs, config: CakeConfig, step: int, run: int, mode: Mode) -> float:
@@ -102,35 +79,6 @@ def table_3() -> Iterator[tuple[paper.Cell, float, float]]:
         compute_s, load_s = single_s(costs, paper.TOKENS, paper.GRAIN, paper.STEP, 1)
         cake_s = ttft(Policy(costs, paper.STEP, 1), paper.TOKENS, paper.GRAIN)
         yield cell, load_s / cake_s, compute_s / cake_s
-
-
-def paper_claims() -> list[Claim]:
-    """Table 3 by rows: geometric means over the five bandwidths, with the error of every cell in the note."""
-    found = list(table_3())
-    claims = []
-    for hardware, share in paper.TABLE_3:
-        row = [f for f in found if (f[0].hardware, f[0].share) == (hardware, share)]
-        theirs = {"load-only": [c.over_load for c, *_ in row], "compute-only": [c.over_compute for c, *_ in row]}
-        mine = {"load-only": [load for _, load, _ in row], "compute-only": [compute for *_, compute in row]}
-        for over, told in theirs.items():
-            errors = [100 * (ours / paper_s - 1) for ours, paper_s in zip(mine[over], told, strict=True)]
-            cells = ", ".join(f"{g}: {e:+.0f} %" for g, e in zip(paper.GBPS, errors, strict=True))
-            claims.append(
-                Claim(
-                    what=f"speed-up over {over}, {hardware} at {share:g} %, mean of 7 to 100 Gbit/s",
-                    paper=round(_geomean(told), 3),
-                    ours=round(_geomean(mine[over]), 3),
-                    unit="x",
-                    badge="modelled",
-                    source="Table 3 (LongAlpaca-13B, 16k tokens)",
-                    note=f"error by Gbit/s: {cells}",
-                )
-            )
-    return claims
-
-
-def _geomean(values: list[float]) -> float:
-    return float(np.exp(np.mean(np.log(values))))
 
 
 def nearest_claims(compute_s: float, load_s: float, cake_s: float) -> list[Claim]:
@@ -156,7 +104,9 @@ def nearest_claims(compute_s: float, load_s: float, cake_s: float) -> list[Claim
     ]
 
 
-def grid(costs: Costs, lengths: list[int], factors: list[float], step: int, run: int, grain: int) -> list[list[float]]:
+def grid(
+    costs: Costs, lengths: Sequence[int], factors: Sequence[float], step: int, run: int, grain: int
+) -> list[list[float]]:
     """Speed-up over the better single resource, [length][bandwidth factor]."""
     table = []
     for tokens in lengths:
@@ -166,3 +116,12 @@ def grid(costs: Costs, lengths: list[int], factors: list[float], step: int, run:
             row.append(min(single_s(at, tokens, grain, step, run)) / ttft(Policy(at, step, run), tokens, grain))
         table.append(row)
     return table
+
+
+def model_grid(
+    hardware: str, share: float, models: Sequence[str], lengths: Sequence[int], links_mb_s: Sequence[float],
+    step: int = paper.STEP, run: int = 1, grain: int = paper.GRAIN,
+) -> dict[str, list[list[float]]]:  # fmt: skip
+    """The grid of each of the paper's models on one of its machines: model -> [length][link]."""
+    factors = [link * 8 / 1e3 for link in links_mb_s]  # of 1 Gbit/s
+    return {m: grid(paper.calibrated(hardware, share, m), lengths, factors, step, run, grain) for m in models}

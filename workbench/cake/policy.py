@@ -15,7 +15,7 @@ single resource, the paper's own open gap), late loads are hedged, several reque
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -24,6 +24,7 @@ from workbench.cake.ledger import Ledger
 
 Mode = Literal["cake", "compute", "load"]
 Batch = Literal["fifo", "mean", "makespan"]
+Order = Literal["arrival", "shortest", "cheapest"]
 Why = Mapping[str, float | str]
 
 MIN_WAIT_S = 0.0005
@@ -33,6 +34,11 @@ PROBE = "probe of a slow link"
 HEDGED = "hedge: the load is late"
 TAIL = "tail: not in the store"
 NO_END = "no end in sight"
+ORDERS: Mapping[Batch, Sequence[Order]] = {  # that may serve the aim best; the first where nobody has compared them
+    "fifo": ("arrival",),
+    "mean": ("shortest", "arrival"),
+    "makespan": ("cheapest", "shortest", "arrival"),
+}
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
 
 
@@ -102,7 +108,10 @@ def _shown(seconds: float) -> float | str:
 
 @dataclass(frozen=True)
 class Policy:
-    """Decisions over one cost model. `step`: most tokens a pass computes; `run`: most grains a read loads."""
+    """Decisions over one cost model. `step`: most tokens a pass computes; `run`: most grains a read loads.
+
+    `order`: how several requests are served; None takes the usual one for the aim `batch`, `sim.choose_order` the best.
+    """
 
     costs: Costs
     step: int = 512
@@ -111,6 +120,7 @@ class Policy:
     batch: Batch = "mean"
     hedge: bool = True
     guards: bool = True
+    order: Order | None = None
 
     def now_costs(self, job: Job, now_s: float | None = None) -> Costs:
         """The cost model with what this request measured in place of the estimates; with `now_s` its reads fade."""
@@ -245,26 +255,20 @@ class Policy:
     def order_compute(self, jobs: Sequence[Job]) -> list[Job]:
         """Requests in the order in which compute serves them; the first that has a step gets it.
 
-        fifo: as they came. mean: least work left first (shortest remaining processing time), which lowers the mean
-        TTFT. makespan: the cheapest pass first, leaving dear tails to the loader.
+        arrival: as they came. shortest: least work left first (shortest remaining processing time), which is good for
+        the mean TTFT. cheapest: the front where a pass costs least, so that loads take the dear ends of all prompts.
         """
-        if len(jobs) < 2:
-            return list(jobs)
-        if self.batch == "fifo":
-            return sorted(jobs, key=lambda j: j.arrived_s)
-        if self.batch == "mean":
-            return sorted(jobs, key=self.left_s)
-        return sorted(jobs, key=lambda j: j.position)
+        return self._ordered(jobs, {"arrival": _arrival, "shortest": self.left_s, "cheapest": _position})
 
     def order_load(self, jobs: Sequence[Job]) -> list[Job]:
-        """The same for the loader. makespan: the back whose computing would cost most per second of loading."""
-        if len(jobs) < 2:
-            return list(jobs)
-        if self.batch == "fifo":
-            return sorted(jobs, key=lambda j: j.arrived_s)
-        if self.batch == "mean":
-            return sorted(jobs, key=self.left_s)
-        return sorted(jobs, key=lambda j: -self.saved_s(j))
+        """The same for the loader. cheapest: the longest prompt first, whose end costs compute most."""
+        return self._ordered(jobs, {"arrival": _arrival, "shortest": self.left_s, "cheapest": self._longest})
+
+    def _ordered(self, jobs: Sequence[Job], keys: Mapping[Order, Callable[[Job], float]]) -> list[Job]:
+        return sorted(jobs, key=keys[self.order or ORDERS[self.batch][0]]) if len(jobs) > 1 else list(jobs)
+
+    def _longest(self, job: Job) -> float:
+        return -self.left_s(job)
 
     def left_s(self, job: Job) -> float:
         """Seconds this request needs with both resources to itself."""
@@ -274,9 +278,10 @@ class Policy:
         both_s = costs.compute_range_s(table.front * job.grain, front, self.step)
         return both_s + costs.compute_range_s(job.loadable, job.tokens - max(job.loadable, job.position), self.step)
 
-    def saved_s(self, job: Job) -> float:
-        """Seconds of computing that loading the next grain from the back would save."""
-        table = job.ledger.table
-        if table.back <= table.front:
-            return 0.0
-        return self.costs.compute_s((table.back - 1) * job.grain, job.grain)
+
+def _arrival(job: Job) -> float:
+    return job.arrived_s
+
+
+def _position(job: Job) -> float:
+    return job.position

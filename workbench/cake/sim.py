@@ -14,7 +14,7 @@ import simpy
 
 from workbench.cake.costs import Costs
 from workbench.cake.ledger import Ledger
-from workbench.cake.policy import Compute, Job, Load, Mode, Policy, Ready, loadable_grains
+from workbench.cake.policy import ORDERS, Compute, Job, Load, Mode, Policy, Ready, loadable_grains
 from workbench.system import Span
 
 WATCHDOG_STEPS = 1_000_000
@@ -169,8 +169,11 @@ def simulate(
     trace: bool = False,
     until_s: float = 1e6,
 ) -> Outcome:
-    """Restore the requests on one compute and one load resource. RuntimeError when the policy would hang."""
-    jobs = []
+    """Restore the requests on one compute and one load resource. RuntimeError when the policy would hang.
+
+    A policy that names no order gets the best one by its own cost model (`choose_order`), whatever `world` is like.
+    """
+    policy, jobs = choose_order(policy, requests, grain), []
     for i, request in enumerate(requests):
         stored = [True] * (request.tokens // grain) if request.stored is None else list(request.stored)
         grains = loadable_grains(request.tokens, grain, stored)
@@ -182,6 +185,23 @@ def simulate(
     if len(machine.ttft) < len(jobs):
         raise RuntimeError(f"simulation: not ready after {until_s} virtual seconds; the policy waits for nothing")
     return Outcome([machine.ttft[j.name] for j in jobs], [machine.first_loaded[j.name] for j in jobs], machine.spans)
+
+
+def choose_order(policy: Policy, requests: Sequence[Request], grain: int = 128) -> Policy:
+    """The policy with the order of requests that serves its aim best, found by simulating each of ORDERS.
+
+    Decided from the requests that come first; later ones are served in the same order.
+    """
+    first_s = min(r.arrived_s for r in requests)
+    known = [r for r in requests if r.arrived_s == first_s]
+    if policy.order is not None or len(known) < 2 or len(ORDERS[policy.batch]) < 2:
+        return policy
+
+    def missed(tried: Policy) -> float:
+        done = simulate(tried, known, grain)
+        return done.makespan_s if policy.batch == "makespan" else sum(done.ttft_s)
+
+    return min((replace(policy, order=order) for order in ORDERS[policy.batch]), key=missed)
 
 
 def ttft(policy: Policy, tokens: int, grain: int = 128, mode: Mode | None = None, world: World | None = None) -> float:
