@@ -75,7 +75,7 @@ def test_a_missing_grain_is_named(store):
     assert error.value.cause == "missing"
 
 
-def test_kv_that_changed_in_the_tier_is_refused(store):
+def test_kv_that_changed_in_the_tier_is_refused(store, tmp_path):
     """LMCache itself would give it out: the checksum is ours."""
     prompt = store.prompt(IDS)
     prompt.write(2, grain(2))
@@ -89,12 +89,26 @@ def test_kv_that_changed_in_the_tier_is_refused(store):
         found.tensor.flatten()[100] += 1
         found.ref_count_down()
     else:
-        store.sums[prompt.keys[2]] ^= 1  # the server's memory is out of reach
+        write_unsealed(store, tmp_path, 2, grain(2))  # another writer, whose bytes went wrong on their way
     with pytest.raises(StoreError) as error:
         prompt.read(2)
     assert error.value.cause == "corrupt"
     prompt.write(2, grain(2))
     assert torch.equal(prompt.read(2), grain(2))
+
+
+def write_unsealed(store, folder, at, kv):
+    """What another engine would leave on the same server when a bit of a grain flips after it was sealed."""
+    other = lmcache.LMCacheStore("server", LAYOUT, "model a", folder, store.server.address, None)
+    seal = other._connector.from_gpu
+
+    def flips(memory_obj, start, end, **kwargs):
+        seal(memory_obj, start, end, **kwargs)
+        lmcache._bytes(other._connector._view(memory_obj)[1, 2, 5])[0] ^= 1
+
+    other._connector.from_gpu = flips
+    other.prompt(IDS).write(at, kv)
+    other.close()
 
 
 def test_kv_of_another_shape_is_refused(store):
@@ -126,7 +140,7 @@ def test_an_unknown_tier_is_named(tmp_path):
         open_lmcache("tape", LAYOUT, "x", tmp_path)
 
 
-@pytest.mark.parametrize("tier", ["ram", "server"])
+@pytest.mark.parametrize("tier", ["ram", "disk", "server"])
 def test_the_embedded_engine_restores_from_it(tier, tmp_path):
     torch.set_num_threads(1)
     model = lm.load("tiny", dtype="float32")

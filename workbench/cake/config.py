@@ -17,9 +17,8 @@ SIMULATION: dict[str, Any] = {"group": "simulation"}
 class CakeConfig(Config):
     """Restore a long prompt's KV cache from both ends. Sizes in tokens, bandwidth in MB/s (10**6 bytes)."""
 
-    backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
-        "auto",
-        description="cpu and cuda restore a real prompt and measure it; sim runs the same policy on a cost model",
+    backend: Literal["auto", "cpu", "sim"] = Field(  # cuda: no GPU was ever at hand for this system
+        "auto", description="cpu restores a real prompt and measures it; sim runs the same policy on a cost model"
     )
     engine: Literal["embedded", "vllm"] = Field(
         "embedded", description="Which engine computes: the built-in one, or real vLLM in a process of its own"
@@ -95,9 +94,20 @@ class CakeConfig(Config):
         json_schema_extra=ADVANCED,
     )
     hedge: bool = Field(True, description="Compute a grain whose load is late", json_schema_extra=ADVANCED)
+    lmcache_mp: bool = Field(
+        True,
+        description="With engine='vllm': measure LMCache's own connector, which only loads, in an engine of its own",
+        json_schema_extra=ADVANCED,
+    )
     threads: int = Field(1, ge=1, le=64, description="Compute threads", json_schema_extra=ADVANCED)
     sim_hardware: Literal["A100", "H100", "2xA100", "this machine"] = Field(
         "A100", description="Simulated hardware, calibrated on the paper's table 3", json_schema_extra=SIMULATION
+    )
+    sim_model: Literal["LongAlpaca-7B", "LongAlpaca-13B", "Llama-3.1-8B", "Llama-3.1-70B"] = Field(
+        "LongAlpaca-13B",
+        description="Simulated model on the paper's hardware: KV bytes are the paper's, computing is scaled by size "
+        "from LongAlpaca-13B; this machine simulates SmolLM2",
+        json_schema_extra=SIMULATION,
     )
     sim_share: Literal["12.5", "50", "100"] = Field(
         "100", description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
@@ -139,8 +149,8 @@ class CakeConfig(Config):
 
 PRESETS = {
     "tiny": CakeConfig(model="tiny", dtype="float32", prompt_tokens=1601, link_mb_s=40.0, rounds=1, grain=64, step=256),
-    "small": CakeConfig(rounds=1, sweep_points=1),
-    "vllm": CakeConfig(engine="vllm", rounds=2),
+    "small": CakeConfig(sweep_points=1),
+    "vllm": CakeConfig(engine="vllm", sweep_points=1),
     "paper": CakeConfig(backend="sim", prompt_tokens=16000, link_mb_s=3125.0, grain=128, step=512, run=1),
 }
 

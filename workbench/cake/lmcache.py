@@ -1,8 +1,9 @@
 """LMCache 0.5 as the KV store, on CPU: through its engine, grain by grain, in memory, on disk or on its server.
 
-A chunk of LMCache is a grain of ours. Its key is our chained key (store.grain_keys) given to LMCache as the chunk's
-hash, so it holds the model and the whole prefix and depends on no PYTHONHASHSEED. LMCache keeps no checksums: reads
-of what this process wrote are checked against ours.
+A chunk of LMCache is a grain of ours and one token more (below). Its key is our chained key (store.grain_keys) given
+to LMCache as the chunk's hash, so it holds the model and the whole prefix and depends on no PYTHONHASHSEED. LMCache
+keeps no checksums, so every chunk carries ours in the place of its last token, and every read is checked, whoever
+wrote it.
 
 What does not outlive the process: "ram", and also "disk". LMCache's disk backend writes files but keeps their index
 in memory; a second process on the same folder finds nothing, so the folder is removed at the end. Only "server"
@@ -12,6 +13,7 @@ in memory; a second process on the same folder finds nothing, so the folder is r
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import os
 import shutil
 import socket
@@ -29,6 +31,7 @@ from typing import Any
 os.environ.setdefault("LMCACHE_TRACK_USAGE", "false")  # both are read when LMCache is imported
 os.environ.setdefault("LMCACHE_LOG_LEVEL", "WARNING")
 
+import numpy as np
 import torch
 import xxhash
 
@@ -37,6 +40,7 @@ from workbench.cake import leash
 from workbench.cake.store import Layout, StoreError, grain_keys
 
 VERSION = "0.5."
+FORMAT = b"1"  # of an object; part of its key, so that another format is not found
 TIERS = ("ram", "disk", "server")
 START_S, WRITE_S = 90.0, 10.0
 BUFFER_GB, RAM_GB = 0.5, 2.0  # of LMCache's memory: to stage reads and writes, or to keep everything
@@ -45,7 +49,8 @@ BUFFER_GB, RAM_GB = 0.5, 2.0  # of LMCache's memory: to stage reads and writes, 
 class CpuConnector:
     """LMCache's GPUConnectorInterface for CPU tensors: one grain at a time, given as `kv` [layers, 2, heads, T, dim].
 
-    LMCache's own object is [2, layers, T, heads * dim].
+    LMCache's own object is [2, layers, T + 1, heads * dim]; the last token of its first layer begins with the xxh3 of
+    the KV as `kv` has it.
     """
 
     def __init__(self, layout: Layout) -> None:
@@ -55,12 +60,22 @@ class CpuConnector:
         """Nothing is registered: every call carries its tensor."""
 
     def from_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:  # noqa: ARG002
-        """Fill LMCache's object from `kv`."""
-        self._view(memory_obj).copy_(kwargs["kv"].permute(1, 0, 3, 2, 4))
+        """Fill LMCache's object from `kv`, with its checksum."""
+        kv, whole = kwargs["kv"], self._view(memory_obj)
+        whole[:, :, : self.layout.tokens].copy_(self._flat(kv))
+        whole[:, :, self.layout.tokens].zero_()
+        _bytes(whole[0, 0, self.layout.tokens])[:8] = np.frombuffer(_sum(kv).to_bytes(8, "little"), np.uint8)
 
     def to_gpu(self, memory_obj: Any, start: int, end: int, **kwargs: Any) -> None:  # noqa: ARG002
-        """Fill `kv` from LMCache's object."""
-        kwargs["kv"].copy_(self._view(memory_obj).permute(1, 0, 3, 2, 4))
+        """Fill `kv` from LMCache's object, unchecked."""
+        self.unseal(memory_obj, kwargs["kv"])
+
+    def unseal(self, memory_obj: Any, kv: torch.Tensor) -> bool:
+        """Fill `kv` from LMCache's object; whether it is what was sealed."""
+        whole, one = self._view(memory_obj), self.layout
+        parts = whole[:, :, : one.tokens].reshape(2, one.layers, one.tokens, one.kv_heads, one.head_dim)
+        kv.copy_(parts.permute(1, 0, 3, 2, 4))
+        return _sum(kv) == int.from_bytes(_bytes(whole[0, 0, one.tokens])[:8].tobytes(), "little")
 
     def batched_from_gpu(self, memory_objs: Any, starts: Any, ends: Any, **kwargs: Any) -> None:
         for memory_obj, start, end in zip(memory_objs, starts, ends, strict=True):
@@ -76,9 +91,12 @@ class CpuConnector:
         return torch.Size([2, one.layers, num_tokens, one.kv_heads * one.head_dim])
 
     def _view(self, memory_obj: Any) -> torch.Tensor:
-        one = self.layout
-        view: torch.Tensor = memory_obj.tensor.view(2, one.layers, one.tokens, one.kv_heads, one.head_dim)
+        view: torch.Tensor = memory_obj.tensor.view(self.get_shape(self.layout.tokens + 1))
         return view
+
+    def _flat(self, kv: torch.Tensor) -> torch.Tensor:
+        """[layers, 2, heads, T, dim] as [2, layers, T, heads * dim]."""
+        return kv.permute(1, 0, 3, 2, 4).flatten(3)
 
 
 class LMCacheStore:
@@ -92,7 +110,6 @@ class LMCacheStore:
         from lmcache.v1.metadata import LMCacheMetadata
 
         self.tier, self.layout, self.fingerprint = tier, layout, fingerprint
-        self.sums: dict[bytes, int] = {}  # of what was written here: key -> xxh3
         self.users, self.server = 1, None if address or tier != "server" else start_server(folder)
         self._folder = Path(tempfile.mkdtemp(prefix="lmcache-", dir=folder)) if tier == "disk" else None
         self._lock = threading.Lock()  # LMCache's allocator is its own; one store call at a time is its promise
@@ -105,8 +122,8 @@ class LMCacheStore:
             worker_id=0,
             local_worker_id=0,
             kv_dtype=getattr(torch, layout.dtype),
-            kv_shape=(layout.layers, 2, layout.tokens, layout.kv_heads, layout.head_dim),
-            chunk_size=layout.tokens,
+            kv_shape=(layout.layers, 2, layout.tokens + 1, layout.kv_heads, layout.head_dim),
+            chunk_size=layout.tokens + 1,
             role="worker",
         )
         connector = type("Connector", (CpuConnector, GPUConnectorInterface), {})(layout)
@@ -125,7 +142,7 @@ class LMCacheStore:
         from lmcache.v1.config import LMCacheEngineConfig
 
         limit_gb = limit_mb / 1e3 if limit_mb else None
-        given: dict[str, Any] = {"chunk_size": self.layout.tokens, "local_cpu": self.tier == "ram"}
+        given: dict[str, Any] = {"chunk_size": self.layout.tokens + 1, "local_cpu": self.tier == "ram"}
         given["max_local_cpu_size"] = (limit_gb or RAM_GB) if self.tier == "ram" else BUFFER_GB
         if self._folder is not None:
             given |= {"local_disk": str(self._folder), "max_local_disk_size": limit_gb or 20.0}
@@ -140,8 +157,8 @@ class LMCacheStore:
 
     def key(self, key: bytes) -> Any:
         """LMCache's key of a grain."""
-        hashed = int.from_bytes(key[:8], "big") >> 1  # it keeps signed 64 bits
-        tokens = self.layout.tokens
+        hashed = int.from_bytes(hashlib.blake2b(FORMAT + key, digest_size=8).digest(), "big") >> 1  # signed 64 bits
+        tokens = self.layout.tokens + 1
         ((_, _, made),) = self.engine.token_database.process_tokens(hashes=[hashed], offsets=[tokens])
         return made
 
@@ -187,12 +204,15 @@ class LMCachePrompt:
             raise StoreError("missing", f"LMCache ({store.tier}) has no grain {grain} of this prompt any more")
         kv = torch.empty(store.layout.shape, dtype=getattr(torch, store.layout.dtype))
         try:
-            if found.tensor is None or found.tensor.numel() != kv.numel():
+            if (
+                found.tensor is None
+                or found.tensor.numel() != store._connector.get_shape(store.layout.tokens + 1).numel()
+            ):
                 raise StoreError("truncated", f"LMCache ({store.tier}) gave a grain of another size")
-            store._connector.to_gpu(found, 0, store.layout.tokens, kv=kv)
+            sealed = store._connector.unseal(found, kv)
         finally:
             found.ref_count_down()
-        if store.sums.get(key, wanted := _sum(kv)) != wanted:
+        if not sealed:
             raise StoreError("corrupt", f"LMCache ({store.tier}): grain {grain} is not what was stored")
         return kv
 
@@ -205,20 +225,23 @@ class LMCachePrompt:
         with store._lock:
             if store.tier != "server" and store.has(key):  # else the old value stays; the server replaces
                 store.engine.storage_manager.remove(made)
-            tokens = layout.tokens
+            tokens = layout.tokens + 1
             store.engine.store(hashes=[made.chunk_hash], offsets=[tokens], slot_mapping=[0] * tokens, kv=kv)
         deadline = time.monotonic() + WRITE_S
         while not store.has(key):
             if time.monotonic() > deadline:
                 raise OSError(f"LMCache ({store.tier}) did not take a grain within {WRITE_S:.0f} s")
             time.sleep(0.002)
-        store.sums[key] = _sum(kv)
         self.stored[grain] = True
 
 
+def _bytes(tensor: torch.Tensor) -> Any:
+    """The bytes of a contiguous tensor, not a copy."""
+    return tensor.view(torch.uint8).numpy().reshape(-1)
+
+
 def _sum(kv: torch.Tensor) -> int:
-    raw: Any = kv.detach().contiguous().view(torch.uint8).numpy().reshape(-1)
-    return xxhash.xxh3_64_intdigest(memoryview(raw))
+    return xxhash.xxh3_64_intdigest(memoryview(_bytes(kv.detach().contiguous())))
 
 
 _OPEN: dict[tuple[str, Layout, str, str], LMCacheStore] = {}

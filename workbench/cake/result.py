@@ -19,10 +19,13 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 RowMode = Literal["compute", "load", "cake", "raw load", "raw cake", "warm", "lmcache-mp load"]
+THEIRS = ("lmcache-mp load",)  # rows that another system answers for
 COLUMNS = {
-    "mode": "compute: no store; load: store only; cake: both; raw: the disk without a limit; warm: vLLM's prefix cache",
+    "mode": "compute: no store; load: store only; cake: both; raw: the store without a throttle; warm: vLLM's prefix "
+    "cache; lmcache-mp load: LMCache's own connector, from shared memory, without a throttle",
     "round": "repetition",
-    "link_mb_s": "bandwidth of the store, MB/s; for raw rows the one that was measured",
+    "link_mb_s": "bandwidth of the store, MB/s; for raw rows the one that was measured, 0 where nothing is loaded",
+    "throttled": "whether reads were held to link_mb_s by a token bucket; raw rows are the store's own speed",
     "ttft_s": "time to first token, s; the mean over requests where there are several",
     "makespan_s": "until the last request was ready, s",
     "meeting_token": "first token that was loaded, all storable ones where none was; what is before it was computed",
@@ -35,6 +38,12 @@ COLUMNS = {
 }
 
 
+def restore_name(mode: RowMode, number: int, link_mb_s: float) -> str:
+    """What is being done, in words: "load, round 2, 17 MB/s throttled"."""
+    throttled = mode in ("load", "cake") and link_mb_s > 0
+    return f"{mode}, round {number + 1}" + (f", {link_mb_s:,.3g} MB/s throttled" if throttled else "")
+
+
 class Row(BaseModel):
     """One restore."""
 
@@ -43,6 +52,7 @@ class Row(BaseModel):
     mode: RowMode
     round: int
     link_mb_s: float
+    throttled: bool = False
     ttft_s: float
     makespan_s: float
     meeting_token: int
@@ -111,6 +121,7 @@ class Curve(BaseModel):
     load_s: list[float]
     cake_s: list[float]
     oracle_s: list[float]
+    bound_s: list[float] = Field(default_factory=list)  # what no schedule can beat
 
 
 class CakeResult(Result):
@@ -146,8 +157,8 @@ class CakeResult(Result):
 
     @property
     def exact(self) -> bool:
-        """Every measured restore gave compute-only's tokens and logits, and corrupted KV did not."""
-        rows = [r for r in self.rows if r.badge == "measured" and r.same_tokens is not None]
+        """Every measured restore of ours gave compute-only's tokens and logits, and corrupted KV did not."""
+        rows = [r for r in self.rows if r.badge == "measured" and r.same_tokens is not None and r.mode not in THEIRS]
         same = all(r.same_tokens for r in rows)
         if self.tolerance is None or self.control_max_abs_diff is None:
             return False
@@ -223,6 +234,6 @@ class CakeResult(Result):
 
 
 def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Literal["measured", "modelled"]]:
-    """Badge of every summary number: the oracle and the bound are computed from measured times, so modelled."""
-    modelled = {"oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle"}
+    """Badge of every summary number: the oracle and the bound are computed from measured times, a link is set."""
+    modelled = {"oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle", "link_mb_s"}
     return {name: "measured" if measured and name not in modelled else "modelled" for name in numbers}

@@ -5,54 +5,33 @@ python -m workbench.cake.vllm_bench FD < config.json      one JSON object a line
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import sys
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from statistics import median
 from typing import Any, TextIO
 
 os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # the sampler would be compiled at its first use, which takes 30 s
 
-import numpy as np
-
 from workbench import lm
-from workbench.cake import model_time
-from workbench.cake.config import CakeConfig
-from workbench.cake.costs import Costs, Split, fit_compute
-from workbench.cake.measure import ANSWER_TOKENS, SWEEP, TOLERANCE, prompts
-from workbench.cake.result import Model, Row, RowMode, Stroke
+from workbench.cake.config import LONGEST, CakeConfig
+from workbench.cake.lmcache_mp import MpEngine
+from workbench.cake.measure import ANSWER_TOKENS, SWEEP, prompts
+from workbench.cake.result import Row, RowMode, restore_name
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import in_memory
+from workbench.cake.vllm_facts import Run, apart, facts, fitted
+from workbench.cake.vllm_tiny import write_tiny
 from workbench.system import Event, Note, Point, Progress, Span
 
 TOP = 20  # log-probabilities of the first token that are compared
 NOISY_GRAINS = 4  # of the control
 KEPT_TOKENS = 64  # of the context, for the answer
-
-
-@dataclass
-class Run:
-    """One restore as it was measured."""
-
-    row: Row
-    spans: list[dict[str, Any]]  # start_s and end_s since the request
-    tokens: list[int]
-    top: dict[int, float]
-
-    def passes(self) -> list[tuple[int, int, float]]:
-        """(start, tokens, seconds) of every pass."""
-        lane = [s for s in self.spans if s["lane"] == "compute"]
-        return [(s["first_token"], s["last_token"] - s["first_token"], s["end_s"] - s["start_s"]) for s in lane]
-
-    def reads(self) -> list[tuple[int, float]]:
-        """(tokens, seconds) of every read."""
-        lane = [s for s in self.spans if s["lane"] == "load"]
-        return [(s["last_token"] - s["first_token"], s["end_s"] - s["start_s"]) for s in lane]
 
 
 class Bench:
@@ -61,18 +40,23 @@ class Bench:
     def __init__(self, config: CakeConfig, pipe: TextIO, folder: Path) -> None:
         self.config, self.pipe, self.folder = config, pipe, folder
         self.began, self.done = time.monotonic(), 0.0
-        modes = 2 + (config.policy == "cake")
-        self.total = 5.0 + config.rounds * (modes + 0.1) + config.sweep_points
+        modes = 2.1 + (config.policy == "cake") + 0.1 * config.lmcache_mp
+        self.total = 5.0 + config.lmcache_mp + config.rounds * modes + 2 * config.sweep_points
         self.step = config.pass_tokens
         self.run_grains = config.run or 1
         self.runs: list[Run] = []
         self.tell("loading the prompt")
-        model = lm.load(config.model, dtype=config.dtype)
+        model = lm.load(config.model, dtype=config.dtype, progress=lambda _done, _total, note: self.tell(note))
         self.ids, self.tokenizer = prompts(config, model)[0], model.tokenizer
         del model
         self.loadable = (len(self.ids) - 1) // config.grain * config.grain
+        self.mp: MpEngine | None = None
+        tiny = config.model == "tiny"
+        self.model = write_tiny(folder / "model", 0) if tiny else lm.path("smollm2")
         self.tell("starting vLLM's engine")
+        starting = self._start_mp()  # beside ours: both spend their start on imports
         self.llm = self._engine()
+        self._await_mp(starting)
         self.engine = self.llm.llm_engine
         self.connector = self.engine.engine_core.engine_core.scheduler.connector
         layout = self.connector.layout
@@ -83,31 +67,50 @@ class Bench:
         from vllm import LLM
 
         from workbench.cake.vllm import cake_engine_args
-        from workbench.cake.vllm_tiny import write_tiny
 
         config = self.config
-        tiny = config.model == "tiny"
-        model = write_tiny(self.folder / "model", 0) if tiny else lm.path("smollm2")
         block = next(b for b in (128, 64, 32, 16) if config.grain % b == 0)
         settings: dict[str, Any] = {"store": config.store, "shared": str(self.folder), "hedge": config.hedge}
+        settings |= {"sync": config.store == "disk"}  # bytes that are still to be written cannot be read cold
         if config.store == "lmcache-server":
             from workbench.cake.lmcache import start_server
 
             settings["server"] = start_server(self.folder).address
-        longest = 8192 if not tiny else 4096
         return LLM(
-            str(model),
+            str(self.model),
             dtype=config.dtype,
             seed=config.seed,
             skip_tokenizer_init=True,
             enforce_eager=True,  # compiling takes minutes and wins nothing on this backend
-            max_model_len=min(longest, len(self.ids) + KEPT_TOKENS),
+            max_model_len=self.longest,
             max_num_batched_tokens=self.step,
             max_num_seqs=4,
             block_size=block,
             disable_log_stats=True,
             **cake_engine_args(str(self.folder / "kv"), grain=config.grain, **settings),
         )
+
+    @property
+    def longest(self) -> int:
+        """Positions of an engine: prompt and answer."""
+        return min(LONGEST[self.config.model], len(self.ids) + KEPT_TOKENS)
+
+    def _start_mp(self) -> Future[MpEngine] | None:
+        """Begin to start the engine with LMCache's own connector."""
+        if not self.config.lmcache_mp:
+            return None
+        make = partial(MpEngine, self.model, self.longest, self.folder / "mp", dtype=self.config.dtype, step=self.step)
+        return ThreadPoolExecutor(1).submit(make, top=TOP)
+
+    def _await_mp(self, starting: Future[MpEngine] | None) -> None:
+        """Have it ready, or say why there will be no such row."""
+        if starting is None:
+            return
+        self.tell("LMCacheMPConnector: starting its server and an engine")
+        try:
+            self.mp = starting.result()
+        except (OSError, RuntimeError) as error:
+            self.say(Note(f"no row of LMCacheMPConnector: {error}", "warning"))
 
     # -- what is said --------------------------------------------------------------------------------------------
 
@@ -129,10 +132,9 @@ class Bench:
         if not keep and not self.llm.reset_prefix_cache():
             raise RuntimeError("vLLM's prefix cache could not be reset: a request before this one is still alive")
         plain = "compute" if mode in ("compute", "warm") else "load" if mode.endswith("load") else "cake"
-        name = f"{mode}, round {number + 1}"
+        name = restore_name(mode, number, link_mb_s)
         self.tell(name)
         for lane, at in (("compute", 0), ("load", len(self.ids))):
-            self.say(Point(f"{lane}: position (tokens)", round(time.monotonic() - self.began, 4), float("nan")))
             self.say(Point(f"{lane}: position (tokens)", round(time.monotonic() - self.began, 4), float(at)))
         output, began, first = self._serve(self.ids, self._asked(plain, mode, link_mb_s), name)
         run = self._row(output, mode, number, link_mb_s, began, first)
@@ -206,6 +208,7 @@ class Bench:
             mode=mode,
             round=number,
             link_mb_s=round(link_mb_s, 3),
+            throttled=mode in ("load", "cake") and link_mb_s > 0,
             ttft_s=first,
             makespan_s=first,
             meeting_token=cake["meeting_token"],
@@ -242,49 +245,33 @@ class Bench:
             prompt.write(i, kv)
         return float(run.row.logits_max_abs_diff or 0.0)
 
-    def lmcache_mp(self) -> None:
-        """LMCache's own connector as one more load-only row: its memory, no throttle, an engine of its own."""
-        from workbench.cake.lmcache_mp import measure_lmcache_mp
-
-        self.tell("LMCacheMPConnector: starting its server and an engine")
-        tiny = self.config.model == "tiny"
-        model = self.folder / "model" if tiny else lm.path("smollm2")
+    def lmcache_mp(self, number: int) -> None:
+        """One more load-only row by LMCache's own connector: from its memory, without a throttle."""
+        if self.mp is None:
+            return
+        self.tell(f"LMCacheMPConnector, round {number + 1}")
         try:
-            found = measure_lmcache_mp(
-                model,
-                self.ids,
-                self.folder / "mp",
-                dtype=self.config.dtype,
-                step=self.step,
-                answer_tokens=ANSWER_TOKENS,
-            )
+            if number == 0:
+                self.mp.store(self.ids)
+                self.done += 1.0
+            found = self.mp.ask(self.ids, ANSWER_TOKENS)
         except (OSError, RuntimeError) as error:
             self.say(Note(f"no row of LMCacheMPConnector: {error}", "warning"))
+            self.mp = None
             return
         row = Row(
             mode="lmcache-mp load",
-            round=0,
+            round=number,
             link_mb_s=0.0,
-            ttft_s=found.load_s,
-            makespan_s=found.load_s,
+            ttft_s=found.ttft_s,
+            makespan_s=found.ttft_s,
             meeting_token=0,
             loaded_tokens=found.loaded_tokens,
             logits_max_abs_diff=apart(found.top, self.runs[0].top),
-            same_tokens=found.loaded_answer == self.runs[0].tokens,
+            same_tokens=found.tokens == self.runs[0].tokens,
         )
-        self.runs.append(Run(row, [], found.loaded_answer, found.top))
-
-
-def apart(one: dict[int, float], two: dict[int, float]) -> float:
-    """Largest difference of the log-probabilities; a token that only one side has counts against the other's least.
-
-    That is a lower bound of its true difference, so nothing is called equal that is not.
-    """
-    least_one, least_two = min(one.values()), min(two.values())
-    both = [abs(one[t] - two[t]) for t in one.keys() & two.keys()]
-    only = [max(0.0, one[t] - least_two) for t in one.keys() - two.keys()]
-    only += [max(0.0, two[t] - least_one) for t in two.keys() - one.keys()]
-    return max(both + only)
+        self.runs.append(Run(row, [], found.tokens, found.top))
+        self.done += 0.1
 
 
 def _tokens(span: dict[str, Any]) -> int:
@@ -299,7 +286,7 @@ def measure(bench: Bench) -> dict[str, Any]:
         bench.say(Note(f"{bench.folder} lies in memory: raw rows are not a disk's; set TMPDIR to a disk", "warning"))
     bench.restore("compute", 0)
     bench.flush()
-    costs = _fitted(bench)
+    costs = fitted(bench)
     bench.connector.book.learner.costs, bench.connector.book.learner.fixed = costs, True
     raw = bench.restore("raw load", 0).row
     raw_token_s = bench.token_bytes / (max(raw.link_mb_s, 1e-6) * 1e6)
@@ -319,86 +306,20 @@ def measure(bench: Bench) -> dict[str, Any]:
             if (mode, number) != ("compute", 0):
                 bench.restore(mode, number, link if mode != "compute" else 0.0)
         bench.restore("warm", number, keep=True)
+        bench.lmcache_mp(number)
     control = bench.control()
-    if config.store != "disk":
-        bench.lmcache_mp()
-    for factor in SWEEP[: config.sweep_points]:
-        if link:
-            bench.restore("cake", 0, link * factor)
+    for factor in SWEEP[: config.sweep_points if link else 0]:
+        for mode in ("load", "cake"):  # far from the balance one side alone is nearly as good, or better
+            bench.restore(mode, 0, link * factor)
     bench.tell("modelling other bandwidths")
     return facts(bench, slow, link, control)
-
-
-def _fitted(bench: Bench) -> Costs:
-    step_s, token_s, pair_s = fit_compute([p for r in bench.runs if r.row.mode == "compute" for p in r.passes()])
-    return Costs(step_s, token_s, pair_s, 1.0)
-
-
-def best_split(bench: Bench, costs: Costs, link: float) -> Split:
-    """Oracle split of the measured passes and reads of the two single modes."""
-    passes = [r.passes() for r in bench.runs if r.row.mode == "compute"]
-    reads = [read for r in bench.runs if r.row.mode == "load" and _at(r.row, link) for read in r.reads()]
-    grain = bench.config.grain
-    reads = reads or [(grain, costs.load_s(grain, bench.run_grains * grain))]
-    return model_time.measured_oracle(costs, passes, reads, len(bench.ids), grain)
-
-
-def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, Any]:
-    """What the parent makes a CakeResult of."""
-    config, grain, step = bench.config, bench.config.grain, bench.step
-    fitted = _fitted(bench)
-    beside = [
-        s / fitted.compute_s(start, n)
-        for r in bench.runs
-        if r.row.mode == "cake"
-        for start, n, s in r.passes()
-        if start + n <= r.row.meeting_token
-    ]
-    costs = replace(costs, step_s=fitted.step_s, token_s=fitted.token_s, pair_s=fitted.pair_s)
-    costs = replace(costs, contention=max(1.0, float(median(beside))) if beside else 1.0)
-    best = best_split(bench, costs, link)
-    tested = sorted((r for r in bench.runs if r.row.mode == config.policy and _at(r.row, link)), key=_ttft)
-    shown = tested[(len(tested) - 1) // 2]
-    single = [median(_ttft(r) for r in bench.runs if r.row.mode == m and _at(r.row, link)) for m in ("compute", "load")]
-    table = model_time.nearest_claims(single[0], single[1], _ttft(shown)) if config.policy == "cake" else []
-    reference = bench.runs[0]
-    source = f"fitted to the compute-only passes of this run (vLLM, {config.model}, {config.dtype})"
-    return {
-        "rows": [r.row.model_dump(mode="json") for r in bench.runs],
-        "strokes": [_stroke(s).model_dump(mode="json") for s in shown.spans],
-        "model": Model.of(costs, step, bench.run_grains, bench.token_bytes, source).model_dump(mode="json"),
-        "curve": model_time.curve(costs, bench.token_bytes, config, step, bench.run_grains, link).model_dump(),
-        "link_mb_s": round(link, 3),
-        "prompt_tokens": len(bench.ids),
-        "oracle_s": best.ttft_s,
-        "oracle_token": best.token,
-        "bound_s": model_time.lower_bound_s(costs, len(bench.ids), grain, step),
-        "tolerance": TOLERANCE[config.dtype] * max(abs(v) for v in reference.top.values()),
-        "control_max_abs_diff": control,
-        "tokens": reference.tokens,
-        "text": bench.tokenizer.decode(reference.tokens),
-        "table": [c.model_dump(mode="json") for c in table],
-        "prompt_hash": hashlib.sha256(np.asarray(bench.ids, dtype="<i8").tobytes()).hexdigest()[:16],
-    }
-
-
-def _at(row: Row, link: float) -> bool:
-    return row.mode == "compute" or row.link_mb_s == round(link, 3)
-
-
-def _ttft(run: Run) -> float:
-    return run.row.ttft_s
-
-
-def _stroke(span: dict[str, Any]) -> Stroke:
-    times = {k: round(span[k], 5) for k in ("start_s", "end_s")}
-    return Stroke(**times, **{k: span[k] for k in ("lane", "first_token", "last_token", "why")})
 
 
 def main() -> None:
     """Read a config, measure, write facts or the error that ended it."""
     config = CakeConfig.model_validate_json(sys.stdin.read())
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe, tempfile.TemporaryDirectory() as folder:
+        bench = None
         try:
             bench = Bench(config, pipe, Path(folder))
             found = measure(bench)
@@ -408,6 +329,9 @@ def main() -> None:
         except Exception as error:
             pipe.write(json.dumps({"is": "error", "text": f"{type(error).__name__}: {error}"}) + "\n")
             raise
+        finally:
+            if bench is not None and bench.mp is not None:
+                bench.mp.close()
     os._exit(0)  # the engine's threads and its model are not worth the seconds that a tidy end takes
 
 

