@@ -10,9 +10,9 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -36,7 +36,12 @@ class Wrong(typer.TyperException):
 
 def main(args: Sequence[str] | None = None) -> None:
     """Run the command line and exit with its code."""
-    sys.exit(call(sys.argv[1:] if args is None else args))
+    args = sys.argv[1:] if args is None else args
+    code = call(args)
+    if "--json" in args:  # what a library says at exit is no part of the answer
+        _flush(sys.stdout)
+        os.dup2(2, 1)
+    sys.exit(code)
 
 
 def call(args: Sequence[str]) -> int:
@@ -80,10 +85,12 @@ def lab(context: typer.Context) -> None:
     if not tour.exists():
         raise Wrong(f"{tour} does not exist; run this in a checkout of the project")
     options = [f"--ServerApp.root_dir={root}", "--LabApp.news_url=None"]
+    # not the notebook as an argument: that opens it in a browser of ours alone, and the printed link leads elsewhere
+    options.append(f"--LabApp.default_url=/lab/tree/{tour.relative_to(root).as_posix()}")
     options.append("--LabApp.check_for_updates_class=jupyterlab.handlers.announcements.NeverCheckForUpdate")
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         options.append("--allow-root")
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", str(tour), *options, *context.args])  # noqa: S606
+    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *options, *context.args])  # noqa: S606
 
 
 @app.command("list")
@@ -119,16 +126,28 @@ def doctor(
     ] = False,
 ) -> None:
     """Say what this machine can and cannot do, and how to get the rest."""
-    if fetch:
-        from workbench import lm
-
-        lm.path()
     import dataclasses
 
     from workbench.doctor import examine, text
 
-    findings = examine(torch=torch)
+    refused = _fetch() if fetch else ""
+    findings = examine(torch=torch, unfetched=refused)
     print(json.dumps([dataclasses.asdict(f) for f in findings]) if as_json else text(findings))
+    if refused:
+        raise typer.Exit(1)
+
+
+def _fetch() -> str:
+    """Have the small language model here; why that is not possible, "" when it is."""
+    from workbench import lm
+    from workbench.bar import bar
+
+    with contextlib.closing(bar("SmolLM2")) as shown:
+        try:
+            lm.path(progress=lambda done, total, note: shown.update(done / total, note))
+        except lm.ModelUnavailable as error:
+            return str(error)
+    return ""
 
 
 class Systems(TyperGroup):
@@ -153,7 +172,10 @@ class Systems(TyperGroup):
             changes: dict[str, Any],
             preset: Annotated[str, typer.Option(metavar="NAME", help="The settings to start from")] = "small",
             out: Annotated[
-                Path | None, typer.Option(metavar="FOLDER", help="Folder for the result as HTML, CSV, JSON and trace")
+                Path | None,
+                typer.Option(
+                    metavar="FOLDER", help="Folder for the result as HTML, CSV, JSON and trace, made if needed"
+                ),
             ] = None,
             as_json: AS_JSON = False,
         ) -> None:
@@ -189,30 +211,54 @@ def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None,
         raise Wrong(wrong(error)) from error
     except ValueError as error:
         raise Wrong(str(error)) from error
+    if out is not None:
+        _make_folder(out)
     with _stdout_to_stderr() if as_json else contextlib.nullcontext():
         going = runner.start(target.name, config)
         result = runner.follow(going, _say)
-        files = _export(result, out, target.name) if out is not None else []
+        files, refused = _export(result, out, target.name) if out is not None else ([], "")
     if as_json:
-        print(json.dumps(_facts(going, result) | {"files": files}, allow_nan=False))
+        print(json.dumps(_plain(_facts(going, result) | {"files": files}), allow_nan=False))
     else:
         print(_words(target, result))
     where = f"recorded as {going.record.id}" if going.record is not None else going.unrecorded
     print("\n".join([where, *(f"wrote {name}" for name in files)]), file=sys.stderr)
+    if refused:
+        raise typer.Exit(_fail(f"not all was written to {out}: {refused}", 1))
+
+
+def _make_folder(folder: Path) -> None:
+    """Have a folder that can be written to, before anything is run for it. Wrong says why there is none."""
+    import tempfile
+
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise Wrong(f"--out: nothing can be written to {folder}: {error.strerror}") from error
 
 
 @contextlib.contextmanager
 def _stdout_to_stderr() -> Iterator[None]:
     """What an engine, its children or a C library print goes to stderr, so that stdout holds the answer alone."""
-    sys.stdout.flush()
+    ours = sys.stdout
+    ours.flush()  # of Python alone: what C holds is not ours
     kept = os.dup(1)
     try:
         os.dup2(2, 1)
         with contextlib.redirect_stdout(sys.stderr):
             yield
     finally:
+        _flush(ours)  # who kept sys.stdout, or prints in C, has it in a buffer that would come out after the answer
         os.dup2(kept, 1)
         os.close(kept)
+
+
+def _flush(python: TextIO) -> None:
+    import ctypes
+
+    python.flush()
+    ctypes.CDLL(None).fflush(None)  # all streams of C
 
 
 def _say(event: Event) -> None:
@@ -225,10 +271,9 @@ def _say(event: Event) -> None:
 
 
 def _facts(going: Run, result: Result) -> dict[str, Any]:
-    summary = {name: float(value) for name, value in result.summary().items()}
     return {
         "system": going.system.name,
-        "summary": {name: value if math.isfinite(value) else None for name, value in summary.items()},
+        "summary": {name: float(value) for name, value in result.summary().items()},
         "sentence": result.sentence(),
         "claims": [claim.model_dump(mode="json") for claim in result.claims()],
         "config": result.config.model_dump(mode="json"),
@@ -239,6 +284,15 @@ def _facts(going: Run, result: Result) -> dict[str, Any]:
         "record": going.record.id if going.record is not None else None,
         "unrecorded": going.unrecorded,
     }
+
+
+def _plain(value: Any) -> Any:
+    """Any JSON value with null for what JSON has no number for: infinity and nan."""
+    if isinstance(value, dict):
+        return {key: _plain(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_plain(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def runner_code(going: Run) -> str:
@@ -269,12 +323,14 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
-def _export(result: Result, folder: Path, name: str) -> list[str]:
-    """Write a result in every format into `folder`, which is made where it is missing; the paths written."""
+def _export(result: Result, folder: Path, name: str) -> tuple[list[str], str]:
+    """Write a result in every format into `folder`: (paths, ""), or ([], why not): the answer is due all the same."""
     from workbench.ui import export
 
-    folder.mkdir(parents=True, exist_ok=True)
-    return [str(export.save(result, folder / f"{name}{ending}")) for ending in export.FORMATS]
+    try:
+        return [str(path) for path in export.save_all(result, folder, name)], ""
+    except OSError as error:
+        return [], str(error)
 
 
 @app.command()
@@ -282,60 +338,30 @@ def bench(
     names: Annotated[list[str] | None, typer.Argument(help="Which to run; all when none is named")] = None,
 ) -> None:
     """Run benchmarks (bench.py of kernels and systems) and append what they measure to benchmarks/*.csv."""
-    import importlib
+    from workbench import benches
 
-    found = benches()
+    found = benches.benches()
     unknown = [name for name in names or () if name not in found]
     if unknown:
         raise Wrong(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(found) or 'none'}")
     for name in names or found:
         print(f"bench {name}", file=sys.stderr)
         with _stdout_to_stderr():
-            rows = importlib.import_module(found[name]).main()
-        print(append(name, rows))
-
-
-def benches() -> dict[str, str]:
-    """Benchmarks by the name of their folder, and the module whose `main()` runs each."""
-    from workbench.backends import ROOT
-
-    places = {"workbench.kernels": ROOT / "kernels", "workbench": ROOT / "workbench"}
-    return {
-        path.parent.name: f"{package}.{path.parent.name}.bench"
-        for package, folder in places.items()
-        for path in sorted(folder.glob("*/bench.py"))
-    }
-
-
-def append(name: str, rows: Sequence[Mapping[str, Any]]) -> Path:
-    """Add measured rows to benchmarks/<name>.csv, each with its time, commit and device. ValueError: other columns."""
-    import csv
-    from datetime import UTC, datetime
-
-    from workbench import backends
-
-    path = backends.ROOT / "benchmarks" / f"{name}.csv"
-    path.parent.mkdir(exist_ok=True)
-    told = {"at": datetime.now(UTC).isoformat(timespec="seconds"), "commit": backends.commit()}
-    full = [told | {"device": backends.device()} | dict(row) for row in rows]  # a row may name its own device
-    columns = list(full[0]) if full else []
-    there = path.read_text(encoding="utf-8").splitlines()[:1] if path.exists() else []
-    if there and full and next(csv.reader(there)) != columns:
-        raise ValueError(f"{path} has other columns than {', '.join(columns)}; move it aside")
-    with path.open("a", newline="", encoding="utf-8") as out:
-        writer = csv.DictWriter(out, columns)
-        if not there and full:
-            writer.writeheader()
-        writer.writerows(full)
-    return path
+            path = benches.measure(name)
+        print(path)
 
 
 @app.command()
 def report(
     preset: Annotated[str, typer.Option(help="The preset that every system runs")] = "small",
-    out: Annotated[Path, typer.Option(help="The HTML file to write")] = Path("report.html"),
+    out: Annotated[Path, typer.Option(help="The HTML file to write; CSV, JSON and trace go beside it")] = Path(
+        "report.html"
+    ),
 ) -> None:
-    """Run one preset of every system and write one offline HTML: figures, and the paper's numbers beside ours."""
+    """Run one preset of every system and write one offline HTML: figures, and the paper's numbers beside ours.
+
+    A system that fails is a section that says why, and the exit code is 1.
+    """
     from workbench import runner
     from workbench.system import systems
     from workbench.ui import export
@@ -343,6 +369,17 @@ def report(
     lacking = [name for name, each in systems().items() if preset not in each.presets]
     if lacking:
         raise Wrong(f"no preset {preset!r} in {', '.join(lacking)}")
-    results = [runner.follow(runner.start(name, preset=preset), _say) for name in systems()]
-    out.write_text(export.report(results), encoding="utf-8")
-    print(out)
+    if out.is_dir():
+        raise Wrong(f"--out: {out} is a folder; name a file in it, as {out / 'report.html'}")
+    _make_folder(out.parent)
+    results, failed = [], {}
+    for name, each in systems().items():
+        try:
+            results.append(runner.follow(runner.start(name, preset=preset), _say))
+        except Exception as error:  # noqa: BLE001  the others are still worth their page
+            failed[each.title] = f"{type(error).__name__}: {error}"
+            _fail(f"{name}: {failed[each.title]}", 1)
+    for path in export.save_report(results, out, failed):
+        print(path)
+    if failed:
+        raise typer.Exit(1)

@@ -16,6 +16,10 @@ from pathlib import Path
 from workbench import backends
 
 FULL_SET_GB = 4.0  # a fresh .venv with every engine took 3.8 GB
+NO_DATA = (
+    "none is needed: what is not there is shipped or generated. To work on published data, set WORKBENCH_DATA to a "
+    "folder with dna/ (genomes and reads, FASTA) and spot/ (traces of spot machines, JSON and CSV)"
+)
 MODEL_RUN_GB = 2.0  # torch, the small model in fp32 and the cache of 8k tokens, with room
 
 
@@ -30,11 +34,14 @@ class Finding:
     how: str = ""
 
 
-def examine(*, torch: bool = False) -> list[Finding]:
-    """Everything there is to say, the machine first. With `torch`, torch itself is asked about the GPU (seconds)."""
+def examine(*, torch: bool = False, unfetched: str = "") -> list[Finding]:
+    """Everything there is to say, the machine first. With `torch`, torch itself is asked about the GPU (seconds).
+
+    `unfetched` says why a model that was asked for could not be had: its last line is the way out.
+    """
     if torch:
         import torch as _  # noqa: F401  backends asks it when it is loaded
-    return [*_machine(), *_engines(), *_inputs(), *_places()]
+    return [*_machine(), *_engines(), *_inputs(unfetched), *_places()]
 
 
 def text(findings: Iterable[Finding]) -> str:
@@ -96,22 +103,26 @@ def _native() -> str:
     return ""
 
 
-def _inputs() -> Iterable[Finding]:
+def _inputs(unfetched: str) -> Iterable[Finding]:
     from workbench import lm
 
     model = lm.status()
     where = f"{model.size_mb:.0f} MB in {model.folder}" if model.present else model.problem
-    yield Finding("Inputs", "SmolLM2-135M", model.present, where, model.how)
+    how = model.how
+    if unfetched and not model.present:
+        *reasons, last = [line.strip() for line in unfetched.splitlines()]
+        where, how = (" ".join(reasons), last) if reasons else (last, how)
+    yield Finding("Inputs", "SmolLM2-135M", model.present, where, how)
     given = os.environ.get("WORKBENCH_DATA")
     folder = Path(given) if given else None
     held = sorted(p.name for p in folder.iterdir() if p.is_dir()) if folder and folder.is_dir() else []
     if folder is None:
-        said = "WORKBENCH_DATA is not set: tests and benchmarks on published traces and genomes make their own data"
+        said = "WORKBENCH_DATA is not set"
     elif held:
         said = f"{folder}: {', '.join(held)}"
     else:
         said = f"WORKBENCH_DATA is {folder}, which holds no data"
-    yield Finding("Inputs", "data", bool(held), said, "set WORKBENCH_DATA to the folder of data sets")
+    yield Finding("Inputs", "data", bool(held), said, NO_DATA)
 
 
 def _places() -> Iterable[Finding]:

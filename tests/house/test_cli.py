@@ -6,12 +6,13 @@ import signal
 import subprocess
 import sys
 import time
+import types
 from pathlib import Path
 
 import contract_toys as toys
 import pytest
 
-from workbench import backends, cli, records
+from workbench import backends, benches, cli, records
 from workbench.flags import flag, parse
 from workbench.system import Note, Progress
 
@@ -65,10 +66,39 @@ def test_whatever_is_printed_goes_to_stderr(call, monkeypatch):
         assert said in err
 
 
+NOISY_IN_C = f"""
+import atexit, ctypes, os, sys
+sys.path.insert(0, {str(Path(toys.__file__).parent)!r})
+import pytest, contract_toys as toys
+from workbench import cli
+kept, c = sys.stdout, ctypes.CDLL(None)
+def noisy(config):
+    c.printf(b"printed in C\\n")
+    kept.write("written to what was sys.stdout\\n")
+    return (yield from toys.work(config))
+toys.install(toys.but(work=noisy), pytest.MonkeyPatch())
+c.printf(b"printed in C before the run\\n")
+atexit.register(lambda: os.write(1, b"written at exit\\n"))
+cli.main("run contract_toy --preset tiny --json".split())
+"""
+
+
+def test_what_lies_in_a_buffer_does_not_come_out_after_the_answer():
+    env = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run([sys.executable, "-c", NOISY_IN_C], capture_output=True, text=True, timeout=120, env=env)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["system"] == "contract_toy", done.stdout
+    for said in ("printed in C", "printed in C before the run", "written to what was sys.stdout", "written at exit"):
+        assert f"{said}\n" in done.stderr
+
+
 def test_numbers_that_are_none_of_json(call, monkeypatch):
     toys.install(toys.with_result(summary=lambda self: {"total": float("nan"), "steps": 1.0}), monkeypatch)
-    code, out, _ = call("run contract_toy --preset tiny --json")
-    assert (code, json.loads(out)["summary"]) == (0, {"total": None, "steps": 1.0})
+    code, out, _ = call("run contract_toy --preset tiny --factor inf --json")
+    assert code == 0
+    told = json.loads(out, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+    assert told["summary"] == {"total": None, "steps": 1.0}
+    assert told["config"]["factor"] is None
 
 
 def test_words_for_a_terminal(call):
@@ -93,6 +123,30 @@ def test_out_writes_every_format(call, tmp_path):
     assert sorted(json.loads(out)["files"]) == sorted(map(str, folder.iterdir()))
     assert (folder / "contract_toy.csv").read_text().startswith("step,value\n0,")
     assert json.loads((folder / "contract_toy.trace.json").read_text())["traceEvents"]
+
+
+@pytest.mark.parametrize("line", ["run contract_toy --preset tiny --json --out {}/file", "report --out {}/file/r.html"])
+def test_a_place_that_cannot_be_written_is_said_before_anything_runs(call, tmp_path, line):
+    (tmp_path / "file").touch()
+    code, out, err = call(line.format(tmp_path))
+    assert (code, out) == (2, "")
+    assert err.startswith("workbench: --out: nothing can be written to ")
+    assert err.count("\n") == 1
+    assert len(records.history("contract_toy")) == 0
+
+
+def test_a_folder_is_no_report(call, tmp_path):
+    code, _, err = call(f"report --out {tmp_path}")
+    assert code == 2
+    assert f"is a folder; name a file in it, as {tmp_path}/report.html" in err
+
+
+def test_an_export_that_fails_leaves_the_answer(call, tmp_path):
+    (tmp_path / "contract_toy.csv").mkdir()
+    code, out, err = call(f"run contract_toy --preset tiny --json --out {tmp_path}")
+    assert code == 1
+    assert json.loads(out)["files"] == []
+    assert f"workbench: not all was written to {tmp_path}: " in err
 
 
 def test_help_lists_the_fields(call):
@@ -198,17 +252,41 @@ def test_bench_appends(call, monkeypatch, tmp_path):
     monkeypatch.setattr(backends, "ROOT", tmp_path)
     rows = [{"case": "a", "number": "x_s", "value": 1.5, "badge": "measured"}]
     for _ in range(2):
-        assert cli.append("toy", rows) == tmp_path / "benchmarks" / "toy.csv"
+        assert benches.append("toy", rows) == tmp_path / "benchmarks" / "toy.csv"
     lines = (tmp_path / "benchmarks" / "toy.csv").read_text().splitlines()
     assert lines[0] == "at,commit,device,case,number,value,badge"
     assert len(lines) == 3
     assert lines[1].endswith("a,x_s,1.5,measured")
-    with pytest.raises(ValueError, match="other columns"):
-        cli.append("toy", [{"case": "a"}])
+    with pytest.raises(ValueError, match="a row of toy has the columns at, commit, device, case, not at, "):
+        benches.append("toy", [{"case": "a"}])
+
+
+def test_bench_looks_at_its_file_before_it_measures(call, monkeypatch, tmp_path):
+    ran = []
+    module = types.ModuleType("toy_bench")
+    module.main = lambda: ran.append(1) or [{"case": "a", "number": "x_s", "value": 1, "badge": "measured"}]
+    monkeypatch.setitem(sys.modules, "toy_bench", module)
+    monkeypatch.setattr(benches, "benches", lambda: {"toy": "toy_bench"})
+    monkeypatch.setattr(backends, "ROOT", tmp_path)
+    path = tmp_path / "benchmarks" / "toy.csv"
+    assert call("bench toy")[:2] == (0, f"{path}\n")
+    path.write_text("at,commit,device,other\n")
+    code, out, err = call("bench toy")
+    assert (code, out, ran) == (1, "", [1])
+    assert f"{path} has the columns at, commit, device, other, not at, commit, device, case, number" in err
+    path.unlink()
+    path.mkdir()
+    assert call("bench toy")[0] == 1
+    assert ran == [1]
+    module.COLUMNS = ("case",)
+    path.rmdir()
+    module.main = lambda: [{"case": "b"}]
+    assert call("bench toy")[0] == 0
+    assert path.read_text().startswith("at,commit,device,case\n")
 
 
 def test_every_benchmark_has_a_main():
-    found = cli.benches()
+    found = benches.benches()
     assert {"claim", "cake"} <= set(found)
     for module in found.values():
         code = f"import importlib; assert callable(importlib.import_module({module!r}).main)"
@@ -220,12 +298,38 @@ def test_report_is_one_page(call, monkeypatch, tmp_path):
 
     monkeypatch.setattr(system, "NAMES", ("contract_toy",))
     system.systems.cache_clear()
-    out = tmp_path / "report.html"
+    out = tmp_path / "new" / "report.html"
     code, said, _ = call(f"report --preset tiny --out {out}")
-    assert (code, said.strip()) == (0, str(out))
+    files = [out, *(out.with_name(f"report-contract_toy{ending}") for ending in (".csv", ".json", ".trace.json"))]
+    assert (code, said.split()) == (0, list(map(str, files)))
     page = out.read_text()
     assert "The 20 steps came to" in page
     assert "Table 1" in page
+    assert "No result" not in page
+    system.systems.cache_clear()
+
+
+def test_a_system_that_fails_is_a_section_of_the_report(call, monkeypatch, tmp_path):
+    from workbench import system
+
+    def fails(config):
+        yield Progress(0, 1, "")
+        raise RuntimeError("the <disk> is full")
+
+    toys.install(toys.GOOD, monkeypatch)
+    broken = toys.but(name="broken_toy", title="Broken", work=fails)
+    toys.install(broken, monkeypatch)
+    for place in (system, records):
+        monkeypatch.setattr(place, "NAMES", ("broken_toy", "contract_toy"))
+    out = tmp_path / "report.html"
+    code, said, err = call(f"report --preset tiny --out {out}")
+    assert code == 1
+    assert str(out) in said
+    assert "workbench: broken_toy: RuntimeError: the <disk> is full" in err
+    page = out.read_text()
+    assert "The 20 steps came to" in page
+    assert "<h2>Broken</h2>" in page
+    assert "RuntimeError: the &lt;disk&gt; is full" in page
     system.systems.cache_clear()
 
 

