@@ -19,8 +19,9 @@ apt_install() {
 }
 
 find_python() {
-  local each
-  for each in ${PYTHON:-} python3.11 python3.12 python3.13 python3 python; do
+  local each own=
+  if [ "${CONDA_DEFAULT_ENV:-}" = workbench ]; then own=$CONDA_PREFIX/bin/python; fi  # of environment.yml
+  for each in ${PYTHON:-} ${own:+"$own"} python3.11 python3.12 python3.13 python3 python; do
     if "$each" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 15))' 2>/dev/null; then
       "$each" -c 'import sys; print(sys.executable)'
       return
@@ -30,7 +31,7 @@ find_python() {
 }
 
 need_compiler() {
-  if ! command -v c++ >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
+  if ! command -v "${CXX:-c++}" >/dev/null && ! command -v g++ >/dev/null && ! command -v clang++ >/dev/null; then
     apt_install g++ || die "no C++ compiler found; install one (Debian, Ubuntu: apt install g++; macOS: xcode-select --install)"
   fi
   local header='import os, sysconfig; print(os.path.join(sysconfig.get_path("include"), "Python.h"))'
@@ -109,11 +110,9 @@ build() {
 }
 
 browser() {
-  local each
-  for each in ${CHROMIUM:-} chromium chromium-browser google-chrome google-chrome-stable; do
-    if command -v "$each" >/dev/null; then return; fi
-  done
-  apt_install chromium || say "no Chromium found, the browser test will be skipped; install one (Debian: apt install chromium)"
+  if tools/find_browser.sh >/dev/null; then return; fi
+  if apt_install chromium && tools/find_browser.sh >/dev/null; then return; fi
+  say "no Chromium that starts, the browser test will be skipped; install one (Debian: apt install chromium)"
 }
 
 case "${1:-auto}" in

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -26,8 +25,9 @@ FLAGS = [
 
 
 def chromium() -> str | None:
-    """Path of the system's Chromium, None when there is none."""
-    return next((path for name in ("chromium", "chromium-browser") if (path := shutil.which(name))), None)
+    """Path of the Chromium that set-up finds too, None when there is none that starts."""
+    search = Path(__file__).parents[2] / "tools" / "find_browser.sh"
+    return subprocess.run([search], stdout=subprocess.PIPE, text=True, timeout=180).stdout.strip() or None
 
 
 @contextlib.contextmanager

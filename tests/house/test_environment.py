@@ -20,12 +20,11 @@ REQUIREMENTS = [*PROJECT["dependencies"], *(line for extra in EXTRAS.values() fo
 
 
 def conda_problems(text):
-    """What is wrong with an environment.yml: lines that do not parse, versions that pyproject does not have."""
-    found = []
-    named = {Requirement(d).name for d in REQUIREMENTS}
+    """What is wrong with an environment.yml: what does not parse, versions, what is lacking."""
+    found, named, there = [], {Requirement(d).name for d in REQUIREMENTS}, {}
     for line in yaml.safe_load(text)["dependencies"]:
-        if isinstance(line, dict):
-            found += [p for each in line["pip"] for p in _pip_problems(each)]
+        if not isinstance(line, str):
+            found.append(f"{line}: packages of Python belong into pyproject.toml, and make installs them")
             continue
         try:
             spec = MatchSpec(line)
@@ -33,43 +32,41 @@ def conda_problems(text):
             found.append(f"{line}: {error}")
             continue
         name = str(spec.name.normalized if hasattr(spec.name, "normalized") else spec.name)
+        there[name] = str(spec.version or "")
         if name in named:
             found.append(f"{line}: versions of {name} belong into pyproject.toml")
+    found += [f"no {need}: set-up needs it" for need in ("python", "cxx-compiler", "make") if need not in there]
+    if not there.get("python", "").startswith(PROJECT["requires-python"]):
+        found.append(f"python {there.get('python')}: pyproject says {PROJECT['requires-python']}")
     return found
 
 
-def _pip_problems(line):
-    if line.startswith("--extra-index-url "):
-        return [] if line.split()[1].startswith("https://") else [f"{line}: not an address"]
-    if not line.startswith("-e ."):
-        return [f"{line}: dependencies belong into pyproject.toml"]
-    try:
-        extras = Requirement(PROJECT["name"] + line.removeprefix("-e .")).extras
-    except Exception as error:
-        return [f"{line}: {error}"]
-    return [f"{line}: no extra {each}" for each in sorted(extras - set(EXTRAS))]
-
-
 def test_environment_agrees_with_pyproject():
-    text = (ROOT / "environment.yml").read_text()
-    assert conda_problems(text) == []
-    python = next(d for d in yaml.safe_load(text)["dependencies"] if str(d).startswith("python"))
-    assert PROJECT["requires-python"] in python
+    assert conda_problems((ROOT / "environment.yml").read_text()) == []
+
+
+def test_readme_and_environment_give_the_same_conda_commands():
+    told = (ROOT / "environment.yml").read_text().splitlines()[0].removeprefix("# ")
+    assert told.startswith("conda env create -f environment.yml && conda activate workbench && make ")
+    assert f"`{told}`" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.parametrize(
-    "line",
+    ("line", "instead", "said"),
     [
-        "- numpy=>2",
-        "- numpy >=2.2",
-        "- python >>3",
-        "- pip: ['-e .[cpu,nosuch]']",
-        "- pip: ['torch==2.13.0']",
-        "- pip: ['--extra-index-url nowhere']",
+        ("- make", "- numpy=>2", "numpy=>2"),
+        ("- make", "- make\n  - numpy >=2.2", "versions of numpy"),
+        ("- make", "- make\n  - pip: ['-e .[cpu]']", "make installs them"),
+        ("- make", "- ninja", "no make"),
+        ("- cxx-compiler", "- gcc", "no cxx-compiler"),
+        ("- python >=3.11,<3.12", "- python >>3", "python >>3"),
+        ("- python >=3.11,<3.12", "- python >=3.9", "python >=3.9: pyproject says >=3.11"),
     ],
 )
-def test_a_wrong_environment_is_seen(line):
-    assert conda_problems(f"dependencies:\n  {line}\n")
+def test_a_wrong_environment_is_seen(line, instead, said):
+    text = (ROOT / "environment.yml").read_text()
+    assert line in text
+    assert any(said in each for each in conda_problems(text.replace(line, instead)))
 
 
 def test_every_requirement_parses_and_vllm_is_one_of_two():
@@ -98,18 +95,22 @@ def test_make_targets():
     assert {"setup", "lab", "test", "lint", "notebooks", "bench", "report"} <= targets
 
 
-def test_make_test_and_lab_set_everything_up():
+def test_make_test_and_lab_set_everything_up(tmp_path):
     """Each command alone does the set-up when the stamp is missing or older than what it depends on."""
-    stamp = ROOT / ".venv" / ".ready"
     for target in ("test", "lab"):
         told = subprocess.run(
             ["make", "-n", "-W", "pyproject.toml", target], cwd=ROOT, capture_output=True, text=True, check=True
         ).stdout
         assert "tools/setup.sh auto" in told, target
         assert told.index("tools/setup.sh auto") < told.index(".venv/bin/"), target
-    if stamp.exists() and stamp.stat().st_mtime > (ROOT / "pyproject.toml").stat().st_mtime:
-        told = subprocess.run(["make", "-n", "setup"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
-        assert "setup.sh" not in told, "a second start should do nothing"
+    stamp = tmp_path / "ready"
+    for made in (False, True):
+        if made:
+            stamp.touch()
+        done = subprocess.run(
+            ["make", "-n", "setup", f"STAMP={stamp}"], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        assert ("setup.sh" in done.stdout) is not made, "a second start should do nothing"
 
 
 def test_readme_names_the_commands_that_ci_runs():
@@ -119,7 +120,7 @@ def test_readme_names_the_commands_that_ci_runs():
     assert "make lab" in readme
 
 
-@pytest.mark.parametrize("script", [".ci/run", "tools/setup.sh"])
+@pytest.mark.parametrize("script", [".ci/run", "tools/setup.sh", "tools/find_browser.sh"])
 def test_scripts(script):
     assert os.access(ROOT / script, os.X_OK)
     subprocess.run(["bash", "-n", script], cwd=ROOT, check=True)
@@ -141,8 +142,8 @@ def bare(tmp_path):
         (programs / name).write_text(f"#!{shutil.which('bash')}\n{text}\n")
         (programs / name).chmod(0o755)
 
-    def setup(*args):
-        environment = {"PATH": str(programs), "HOME": str(tmp_path)}
+    def setup(*args, **variables):
+        environment = {"PATH": str(programs), "HOME": str(tmp_path)} | variables
         done = subprocess.run(
             [str(tmp_path / "tools" / "setup.sh"), *args], env=environment, capture_output=True, text=True, timeout=60
         )
@@ -180,6 +181,32 @@ def test_no_compiler_is_named(bare, tmp_path):
     assert code == 1
     assert said.startswith("set-up: no C++ compiler found; install one")
     assert said.count("\n") == 1
+
+
+def test_the_compiler_that_conda_brings_is_one(bare, tmp_path):
+    """conda names it in CXX; there is no g++ on PATH."""
+    add, setup = bare
+    fake_python(add, tmp_path)
+    add("x86_64-conda-linux-gnu-c++", "true")
+    code, said = setup(CXX="x86_64-conda-linux-gnu-c++")
+    assert code == 1
+    assert "compiler" not in said
+    assert "neither uv, python3-venv nor pip is here" in said  # it came that far
+
+
+def test_in_the_conda_environment_its_python_is_taken(bare, tmp_path):
+    add, setup = bare
+    fake_python(add, tmp_path)
+    prefix = tmp_path / "conda"
+    (prefix / "bin").mkdir(parents=True)
+    (prefix / "bin" / "python").write_text((tmp_path / "bin" / "python3.11").read_text().replace("echo python3.11",
+        f"echo {prefix}/bin/python"))  # fmt: skip
+    (prefix / "bin" / "python").chmod(0o755)
+    add("g++", "true")
+    (tmp_path / "Python.h").unlink()
+    for name, python in (("workbench", f"{prefix}/bin/python"), ("base", "python3.11")):
+        _, said = setup(CONDA_PREFIX=str(prefix), CONDA_DEFAULT_ENV=name)
+        assert f"Python.h is missing for {python};" in said
 
 
 def test_no_headers_are_named(bare, tmp_path):
@@ -236,6 +263,47 @@ def test_what_is_installed(bare, tmp_path, machine, gpu, asked, expected, said):
     assert line.endswith(f"-e .{expected}")
     cpu_torch = system == "Linux" and not (gpu and asked == "auto")
     assert ("--torch-backend cpu" in line) is cpu_torch
+
+
+@pytest.fixture
+def browsers(tmp_path):
+    """A PATH of one's own: `add(name)` puts a browser there; `find(CHROMIUM)` is what set-up and tests would take."""
+    (tmp_path / "bash").symlink_to(shutil.which("bash"))
+
+    def add(name, works=True):
+        (tmp_path / name).write_text(f"#!{shutil.which('bash')}\nexit {0 if works else 1}\n")
+        (tmp_path / name).chmod(0o755)
+
+    def find(chromium=None):
+        env = {"PATH": str(tmp_path)} | ({"CHROMIUM": chromium} if chromium else {})
+        script = ROOT / "tools" / "find_browser.sh"
+        done = subprocess.run(["bash", script], env=env, capture_output=True, text=True, timeout=60)
+        assert done.returncode == (0 if done.stdout else 1)
+        return done.stdout.strip().removeprefix(f"{tmp_path}/"), done.stderr
+
+    return add, find
+
+
+def test_the_browser_is_one_that_starts(browsers):
+    add, find = browsers
+    assert find() == ("", "")
+    add("google-chrome")
+    assert find() == ("google-chrome", "")
+    add("chromium", works=False)  # a wrapper of a snap that is not there
+    assert find() == ("google-chrome", "")
+    add("my-own")
+    assert find("my-own") == ("my-own", "")
+    add("my-own", works=False)
+    found, said = find("my-own")
+    assert found == "google-chrome"
+    assert "CHROMIUM=my-own is no browser that starts" in said
+
+
+def test_setup_and_tests_look_for_the_browser_in_one_place():
+    for asks in ("tools/setup.sh", "tests/browser/lab.py"):
+        text = (ROOT / asks).read_text()
+        assert "find_browser.sh" in text
+        assert "google-chrome" not in text
 
 
 def test_pre_commit_runs_the_tools_of_the_venv():
