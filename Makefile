@@ -41,8 +41,10 @@ format: setup
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# Executes every notebook in place, top to bottom, and leaves out the state of widgets (megabytes for one figure).
+# Executes every notebook in place, top to bottom, with an empty history of its own (yours is nobody's business), and
+# leaves out the state of widgets (megabytes for one figure) and when each cell ran.
 notebooks: setup
+	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && export WORKBENCH_HOME="$$home" && \
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $(NOTEBOOKS)
 	$(BIN)/nbstripout --keep-output --keep-count $(NOTEBOOKS)

@@ -12,6 +12,8 @@ NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 BYTES = 200_000
 CODE_CELLS = 12
 MAY_IMPORT = {"workbench"}
+PANEL = "application/vnd.jupyter.widget-view+json"  # what shows nothing without a kernel
+SHOWN = {"text/html", "application/vnd.plotly.v1+json"}
 OURS = re.compile(r"(?<![\w.])/(?:home|root|work|Users|tmp|mnt|opt|var|private)/[\w.]|[A-Z]:\\\\")
 
 
@@ -31,10 +33,24 @@ def problems(text):
     if counts != list(range(1, len(counts) + 1)):
         found.append(f"not run from top to bottom: execution counts {counts}")
     for at, cell in enumerate(cells, 1):
-        found += [f"cell {at}: {each}" for each in (*_code("".join(cell["source"])), *_outputs(cell["outputs"]))]
+        said = (*_code("".join(cell["source"])), *_metadata(cell["metadata"]), *_outputs(cell["outputs"]))
+        found += [f"cell {at}: {each}" for each in said]
+        if _kinds(cell) & {PANEL} and not _kinds(*cells[at : at + 1]) & SHOWN:
+            found.append(f"cell {at}: a panel, and the next cell shows no plain result or table beside it")
     if OURS.search(text):
         found.append(f"a path of one machine: {OURS.search(text)[0]}...")
     return found
+
+
+def _kinds(*cells):
+    """MIME types of what these cells put out."""
+    return {kind for cell in cells for output in cell["outputs"] for kind in output.get("data", {})}
+
+
+def _metadata(metadata):
+    for key in ("execution", "widgets", "ExecuteTime"):
+        if key in metadata:
+            yield f"metadata.{key} says when it ran or how it looked: make notebooks"
 
 
 def _code(source):
@@ -68,13 +84,31 @@ def test_there_are_notebooks():
     assert "00_tour.ipynb" in [p.name for p in NOTEBOOKS]
 
 
-def notebook(*sources, outputs=(), counts=None, metadata=None):
+def shown(*kinds):
+    return {"output_type": "display_data", "data": dict.fromkeys(kinds, "x"), "metadata": {}}
+
+
+def panel_then(*kinds, last=False):
+    """A cell with a panel, and one after it that shows these kinds of output; or the panel's cell `last`."""
+    book = json.loads(notebook("panel") if last else notebook("panel", "result"))
+    book["cells"][0]["outputs"] = [shown("text/plain", PANEL)]
+    if not last:
+        book["cells"][1]["outputs"] = [shown(kind) for kind in kinds]
+    return json.dumps(book)
+
+
+@pytest.mark.parametrize("kind", sorted(SHOWN))
+def test_a_panel_beside_its_plain_result_is_fine(kind):
+    assert problems(panel_then("text/plain", kind)) == []
+
+
+def notebook(*sources, outputs=(), counts=None, metadata=None, of_cell=None):
     cells = [
         {
             "cell_type": "code",
             "source": [source],
             "outputs": list(outputs),
-            "metadata": {},
+            "metadata": of_cell or {},
             "execution_count": at if counts is None else counts[at - 1],
         }
         for at, source in enumerate(sources, 1)
@@ -99,6 +133,12 @@ def test_a_good_notebook_has_no_problems():
         (notebook("1", "2", counts=[1, 3]), "execution counts [1, 3]"),
         (notebook("1", counts=[None]), "execution counts [None]"),
         (notebook("1", metadata={"widgets": {}}), "state of widgets"),
+        (notebook("1", of_cell={"execution": {"iopub.status.busy": "2026"}}), "metadata.execution"),
+        (notebook("1", of_cell={"widgets": {}}), "metadata.widgets"),
+        (panel_then("text/plain"), "cell 1: a panel, and the next cell shows no plain result"),
+        (panel_then(), "cell 1: a panel"),
+        (panel_then(last=True), "cell 1: a panel"),
+        (panel_then(PANEL), "cell 2: a panel"),
         (notebook("1", outputs=[{"output_type": "error", "ename": "KeyError"}]), "ended in KeyError"),
         (notebook("1", outputs=[{"output_type": "stream", "name": "stderr", "text": ["x"]}]), "stderr"),
         (notebook('open("/home/me/data")'), "a path of one machine"),
