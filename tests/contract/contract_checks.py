@@ -179,7 +179,38 @@ def sentence(s):
 
 
 def figure(s):
-    fig = s.result.figure()
+    _drawn(s.result.figure())
+
+
+def preview(s):
+    """The model that follows the form: a figure like any other, for every preset and every baseline of tiny."""
+    if s.system.preview is None:
+        return
+    configs = [s.system.make("tiny", **changes) for changes in s.system.baselines.values()]
+    for config in [*s.system.presets.values(), *configs]:
+        try:
+            fig = s.system.preview(config)
+        except Exception as error:
+            raise AssertionError(f"no preview of {config!r}: {type(error).__name__}: {error}") from error
+        _drawn(fig)
+
+
+def details(s):
+    """Whoever asks why of a span is told in a sentence."""
+    if s.system.detail is None:
+        return
+    for span in [*s.result.spans(), *(e for _, e in s.first.events if isinstance(e, Span))]:
+        try:
+            said = s.system.detail(span)
+        except Exception as error:
+            raise AssertionError(f"nothing explains {span}: {type(error).__name__}: {error}") from error
+        assert isinstance(said, str), f"{span} is explained by a {type(said).__name__}"
+        assert len(said.split()) >= 3, f"{span} is explained by {said!r}"
+        assert not re.search(r"\b(nan|inf|None)\b", said), f"{span} is explained by {said!r}"
+
+
+def _drawn(fig):
+    """A figure that anyone can read: title, axes with units, its text alternative, and small."""
     assert theme.problems(fig) == []
     size = len(fig.to_json().encode())
     assert size < FIGURE_BYTES, f"the figure is {size} bytes of JSON"
@@ -291,5 +322,5 @@ def _tmp(folder):
 
 ALL = (
     presets, baselines, config_json, descriptions, wrong_field_named, code, same_seed, another_seed, progress, gaps,
-    events, spans, summary, provenance, sentence, figure, frame, disk, no_downgrade, cancel,
+    events, spans, details, summary, provenance, sentence, figure, preview, frame, disk, no_downgrade, cancel,
 )  # fmt: skip

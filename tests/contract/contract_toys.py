@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from pydantic import BaseModel, Field, field_validator
 
 from workbench import backends, records, system, theme
-from workbench.system import Claim, Config, Progress, Result, Span, System
+from workbench.system import Claim, Config, Point, Progress, Result, Span, System
 
 
 class Toy(Config):
@@ -108,6 +108,15 @@ class Forgetful(ToyResult):
     kept: float = Field(0.0, exclude=True)
 
 
+def preview(config, title="Model", text="Values as the steps come, modelled.", x="step (index)"):
+    fig = go.Figure(go.Scatter(x=list(range(config.steps)), y=[step(config, at) for at in range(config.steps)]))
+    return theme.finish(fig, title, text, x=x, y="value (1)")
+
+
+def detail(span):
+    return f"{span.label} was the next one."
+
+
 GOOD = System(
     name="contract_toy",
     title="Toy",
@@ -120,6 +129,8 @@ GOOD = System(
     baselines={"one side": {"mode": "one"}},
     backends=frozenset({"cpu"}),
     columns={"step": "which step", "value": "what it came to (1)"},
+    preview=preview,
+    detail=detail,
 )
 
 
@@ -245,13 +256,27 @@ BAD = {  # check -> toys that it must catch
     "another_seed": [but(work=any_seed), with_result(decided=lambda self: {})],
     "progress": [with_events(Progress(1, 2, "back")), with_events(Progress(5, 4, "more than all"))],
     "gaps": [but(work=deaf)],
-    "events": [with_events("not an event")],
+    "events": [
+        with_events("not an event"),
+        with_events(Point("values", 0.0, math.nan)),
+        with_events(Point("values", math.inf, 0.0)),
+    ],
     "spans": [
         with_events(Span("a", 2.0, 1.0, "backwards", "k")),
         with_events(Span("a", -1.0, 1.0, "too early", "k")),
         with_events(Span("a", 0.0, 1e6, "too late", "k")),
         with_events(Span("a", 0.0, 0.0, "odd", "k", {"why": [1]})),
         with_result(spans=lambda self: []),
+    ],
+    "details": [
+        but(detail=said) for said in (lambda span: "", lambda span: None, lambda span: f"why {span.why['nosuch']}")
+    ],
+    "preview": [
+        but(preview=lambda config: unlabelled(config)),
+        but(preview=lambda config: preview(config, title="")),
+        but(preview=lambda config: preview(config, text="")),
+        but(preview=lambda config: preview(config, x="somewhere")),
+        but(preview=lambda config: preview(config) if config.steps < 100 else 1 / 0),  # it must do every preset
     ],
     "summary": [
         with_result(summary=lambda self: {"total": 1.0, "unbadged": 2.0}),
