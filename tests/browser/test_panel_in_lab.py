@@ -83,6 +83,30 @@ def stayed_here(page, address):
     assert page.asked, "the page asked for nothing at all: the check sees nothing"
 
 
+def spans_by_keys(page, panel):
+    """Tab reaches the spans, arrows go along them, Enter and Space ask why; the focus stays through each redraw."""
+    panel.locator(".wb-timeline .wb-window [role=slider], .wb-timeline .wb-window .noUi-handle").last.focus()
+    for _ in range(5):
+        page.keyboard.press("Tab")
+        if focused_pick(page) is not None:
+            break
+    assert focused_pick(page) == "5"  # the chosen one is the one that Tab reaches
+    page.keyboard.press("ArrowRight")
+    page.keyboard.press("ArrowRight")
+    assert focused_pick(page) == "7"
+    page.keyboard.press("Enter")
+    expect(panel.get_by_text("chunk 7 went to load")).to_be_visible()
+    assert focused_pick(page) == "7"
+    page.keyboard.press("Home")
+    page.keyboard.press(" ")
+    expect(panel.get_by_text("chunk 0 went to compute")).to_be_visible()
+    assert focused_pick(page) == "0"
+
+
+def focused_pick(page):
+    return page.evaluate("document.activeElement.dataset.pick ?? null")
+
+
 def test_toy_notebook(page, server):
     address, root = server
     write(root / "toy.ipynb", TOY, 'wb.run("toy", preset="tiny")')
@@ -107,7 +131,13 @@ def test_toy_notebook(page, server):
     tab(panel, "Timeline")
     panel.locator(".wb-timeline [data-pick]").nth(5).click()
     expect(panel.get_by_text("chunk 5 went to load")).to_be_visible()
+    panel.get_by_role("button", name="Later").click()
+    expect(panel.get_by_text("chunk 6 went to compute")).to_be_visible()
+    panel.locator(".wb-timeline [data-pick]").nth(5).click()  # the same one again
+    expect(panel.get_by_text("chunk 5 went to load")).to_be_visible()
+    spans_by_keys(page, panel)
     tab(panel, "Model")
+    expect(panel.get_by_text("Modelled: 12 chunks at 100 MB/s")).to_be_visible()
     before = panel.locator(".js-plotly-plot").count()
     panel.locator(".wb-code input").fill('wb.run("toy", preset="small", chunks=77)')
     page.keyboard.press("Enter")
