@@ -40,8 +40,10 @@ def left_behind(monkeypatch):
     name = uuid.uuid4().hex
     monkeypatch.setenv(MARK, name)
 
+    before = set(Path("/dev/shm").iterdir())
+
     def look():
-        found = []
+        found = [str(path) for path in Path("/dev/shm").iterdir() if path not in before]
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:

@@ -31,19 +31,51 @@ def start(
 
 
 def end(process: subprocess.Popen[bytes] | psutil.Process) -> None:
-    """Kill a process and everything below it; none of them is left when this returns, within END_S seconds."""
-    try:
-        root = psutil.Process(process.pid)
-        family = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        family = []
-    for one in family:
+    """Kill a process, everything below it and in its process group; none of them is left when this returns.
+
+    Python's resource trackers go last and by themselves, within END_S: they remove the shared memory and semaphores
+    that the others can no longer give back.
+    """
+    family = _family(process.pid)
+    trackers = [one for one in family if _is_tracker(one)]
+    others = [one for one in family if one not in trackers]
+    for one in others:
+        _kill(one)
+    for one in trackers:  # they may be suspended
         with contextlib.suppress(psutil.NoSuchProcess):
-            one.kill()
+            one.resume()
     if isinstance(process, subprocess.Popen):
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(END_S)
-    psutil.wait_procs(family, timeout=END_S)
+    psutil.wait_procs(others, timeout=END_S)
+    _, left = psutil.wait_procs(trackers, timeout=END_S)
+    for one in left:
+        _kill(one)
+
+
+def _family(pid: int) -> list[psutil.Process]:
+    """A process, what is below it, and what was below it: members of its group whose parents are gone."""
+    found = set[psutil.Process]()
+    with contextlib.suppress(psutil.NoSuchProcess):
+        root = psutil.Process(pid)
+        found |= {root, *root.children(recursive=True)}
+    if pid != os.getpgid(0):
+        for one in psutil.process_iter():
+            with contextlib.suppress(ProcessLookupError):
+                if os.getpgid(one.pid) == pid:
+                    found.add(one)
+    return list(found)
+
+
+def _is_tracker(process: psutil.Process) -> bool:
+    with contextlib.suppress(psutil.Error):
+        return "multiprocessing.resource_tracker" in " ".join(process.cmdline())
+    return False
+
+
+def _kill(process: psutil.Process) -> None:
+    with contextlib.suppress(psutil.NoSuchProcess):
+        process.kill()
 
 
 def main() -> None:

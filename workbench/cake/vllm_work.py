@@ -14,7 +14,6 @@ import contextlib
 import json
 import os
 import selectors
-import signal
 import subprocess
 import sys
 import tempfile
@@ -25,13 +24,14 @@ from typing import Any, TextIO
 
 from workbench import backends
 from workbench.backends import BackendUnavailable
+from workbench.cake import leash
 from workbench.cake.config import CakeConfig
 from workbench.cake.work import assemble
 from workbench.system import Event, Note, Point, Progress, Result, Span
 
 START_S = 300.0  # from the start of the child to its first word from inside the engine
 SILENCE_S = 600.0  # without a word after that
-END_S = 1.0  # the process group gets so long between SIGTERM and SIGKILL
+END_S = 1.0  # a process whose pipe has ended gets so long to end itself
 BEAT_S = 0.05
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note)}
 # One compute thread: a second would take the loader's core. In one process: the engine needs no workers of its own.
@@ -92,7 +92,7 @@ def _child(config: CakeConfig, folder: Path) -> Generator[Event, None, dict[str,
         with open(ours, encoding="utf-8") as pipe:
             return (yield from _listen(pipe, process, log))
     finally:
-        _end(process)
+        leash.end(process)
 
 
 def _listen(pipe: TextIO, process: subprocess.Popen[bytes], log: Path) -> Generator[Event, None, dict[str, Any]]:
@@ -137,17 +137,6 @@ def _lines(pipe: TextIO) -> Iterator[str | None]:
             kept += part.decode("utf-8", "replace")
             *whole, kept = kept.split("\n")
             yield from (line for line in whole if line)
-
-
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End the child and everything it started."""
-    for how in (signal.SIGTERM, signal.SIGKILL):
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, how)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(END_S)
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 def _tail(log: Path) -> str:
