@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from statistics import median
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,19 +12,28 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench import theme
-from workbench.cake import model_time
+from workbench.cake import model_time, paper
 from workbench.cake.policy import Policy
 from workbench.cake.result import Curve, Stroke
+from workbench.cake.why import explain
 
 if TYPE_CHECKING:
     from workbench.cake.config import CakeConfig
+    from workbench.cake.costs import Costs
     from workbench.cake.result import CakeResult
-    from workbench.system import Span
+
+__all__ = ["explain", "overview", "preview"]
 
 NAMES = {"compute": "computed", "load": "loaded"}
-CURVES = (("compute_s", "compute", "compute only"), ("load_s", "load", "load only"), ("cake_s", "cake", "CAKE"))
-MEASURED = {"load": "load", "cake": "cake", "raw load": "load", "raw cake": "cake"}
+MODES = {"compute": "compute only", "load": "load only", "cake": "CAKE"}
 ORACLES = {"oracle split": "oracle_ttft_s", "lower bound": "lower_bound_ttft_s"}
+STORES = {
+    "disk": "raw disk",
+    "lmcache-ram": "raw, LMCache in memory",
+    "lmcache-disk": "raw, LMCache on disk",
+    "lmcache-server": "raw, LMCache on its server",
+}
+LEVELS = {"warm": "vLLM's prefix cache, warm, measured", "lmcache-mp load": "LMCache's own connector, measured"}
 GRID_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
 GRID_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 
@@ -31,29 +41,31 @@ GRID_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 def overview(result: CakeResult) -> go.Figure:
     """Left: who made which positions ready, when. Right: TTFT over the store's bandwidth, points over the model."""
     badge = result.rows[0].badge
-    fig = make_subplots(cols=2, column_widths=[0.55, 0.45], horizontal_spacing=0.11)
+    fig = make_subplots(cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.1)
     s = result.summary()
+    slowed = " (throttled)" if badge == "measured" and result.link_mb_s > 0 else ""
     ends = [
         ("compute only", s["compute_only_ttft_s"]),
-        ("load only", s["load_only_ttft_s"]),
+        (f"load only{slowed}", s["load_only_ttft_s"]),
         *((name, s[key]) for name, key in ORACLES.items() if key in s),
     ]
     _pointers(fig, result.strokes, ends, tail=result.prompt_tokens if result.config.requests == 1 else None)
     _curves(fig, result.curve)
     _points(fig, result)
+    _levels(fig, result)
     fig.update_yaxes(title_text="position in the prompt (tokens)", col=1)
     fig.update_xaxes(title_text="time since the request (s)", col=1)
-    store = "store bandwidth (MB/s)" + (", throttled reads" if badge == "measured" else "")
-    fig.update_xaxes(title_text=store, type="log", dtick=1, col=2)
-    fig.update_yaxes(title_text="TTFT (s)", type="log", dtick=1, col=2)
+    fig.update_xaxes(title_text="store bandwidth (MB/s)", type="log", dtick=1, col=2)
+    mean = "mean TTFT" if result.config.requests > 1 else "TTFT"
+    fig.update_yaxes(title_text=f"{mean} (s)", type="log", dtick=1, col=2)
     faster = f"{s['speedup_vs_best_single']:.2f}x as fast as the better single resource"
-    title = f"{_tested(result)}: {s['ttft_s']:.2f} s to the first token, {faster} ({badge})"
-    fig.update_layout(legend={"y": -0.2, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin={"b": 110})
-    return theme.finish(fig, title, result.sentence(), height=480)
-
-
-def _tested(result: CakeResult) -> str:
-    return {"cake": "CAKE", "compute": "Compute only", "load": "Load only"}[result.config.policy]
+    tested = MODES[result.config.policy]
+    title = f"{tested[0].upper()}{tested[1:]}: {theme.number(s['ttft_s'])} s to the first token, {faster} ({badge})"
+    fig.update_layout(
+        legend={"y": -0.17, "yanchor": "top", "x": 0.0, "xanchor": "left", "entrywidth": 225, "font": {"size": 12}},
+        margin={"b": 150},
+    )
+    return theme.finish(fig, title, result.sentence(), height=540)
 
 
 def _pointers(fig: go.Figure, strokes: Sequence[Stroke], ends: Sequence[tuple[str, float]], tail: int | None) -> None:
@@ -107,45 +119,59 @@ def _meeting(fig: go.Figure, strokes: Sequence[Stroke]) -> None:
 
 
 def _end_line(fig: go.Figure, label: str, seconds: float) -> None:
-    dash = "dot" if label in ("oracle split", "lower bound") else "dash"
-    fig.add_vline(x=seconds, line={"color": theme.QUIET, "width": 1.2, "dash": dash}, row=1, col=1)
+    """A mode that ended, as a line over the whole height; labels stand at heights of their own."""
+    modelled = label in ORACLES
+    fig.add_vline(
+        x=seconds, line={"color": theme.QUIET, "width": 1.2, "dash": "dot" if modelled else "dash"}, row=1, col=1
+    )
+    height = 0.24 if label == "lower bound" else 0.16 if modelled else 0.08 if label == "compute only" else 0.0
     fig.add_annotation(
-        x=seconds, y={"load only": 0.0, "compute only": 0.08, "oracle split": 0.16}.get(label, 0.24), yref="y domain",
+        x=seconds, y=height, yref="y domain",
         xref="x", text=f"{label} {theme.number(seconds)} s", showarrow=False, xanchor="right", yanchor="bottom",
         font={"size": 11, "color": theme.QUIET}, bgcolor="rgba(255,255,255,0.8)",
     )  # fmt: skip
 
 
+def _look(kind: str) -> theme.Style:
+    return theme.series(2) if kind == "cake" else theme.kind(kind)
+
+
 def _curves(fig: go.Figure, curve: Curve) -> None:
-    for field, kind, name in CURVES:
-        style = theme.kind(kind) if kind != "cake" else theme.series(2)
-        fig.add_trace(
-            go.Scatter(x=curve.link_mb_s, y=getattr(curve, field), mode="lines", name=f"{name}, modelled",
-                       line={"color": style.colour, "dash": "solid" if kind == "cake" else style.dash,
-                             "width": 3.5 if kind == "cake" else 2}),
-            row=1, col=2,
-        )  # fmt: skip
-    if not curve.oracle_s:
-        return
-    fig.add_trace(
-        go.Scatter(x=curve.link_mb_s, y=curve.oracle_s, mode="lines", name="oracle split, modelled",
-                   line={"color": theme.INK, "dash": "dot", "width": 1.2}),
-        row=1, col=2,
-    )  # fmt: skip
+    """The modelled lines: three modes, and what nobody can beat."""
+    for kind, name in MODES.items():
+        dash, width = ("solid", 3.5) if kind == "cake" else (_look(kind).dash, 2)
+        line = {"color": _look(kind).colour, "dash": dash, "width": width}
+        _line(fig, curve.link_mb_s, getattr(curve, f"{kind}_s"), f"{name}, modelled", line)
+    ink = {"color": theme.INK, "width": 1.2}
+    _line(fig, curve.link_mb_s, curve.oracle_s, "oracle split, modelled", ink | {"dash": "dot"})
+    _line(fig, curve.link_mb_s, curve.bound_s, "lower bound, modelled", ink | {"dash": "longdashdot"})
+
+
+def _line(fig: go.Figure, x: Sequence[float], y: Sequence[float], name: str, line: dict[str, Any]) -> None:
+    if y:
+        fig.add_trace(go.Scatter(x=list(x), y=list(y), mode="lines", name=name, line=line), row=1, col=2)
 
 
 def _points(fig: go.Figure, result: CakeResult) -> None:
-    """Measured restores over the modelled lines; open symbols are the disk without a limit."""
-    for mode, kind in MEASURED.items():
-        rows = [r for r in result.rows if r.mode == mode and r.badge == "measured"]
-        if not rows:
+    """Measured restores over the modelled lines; open symbols are the store without a limit.
+
+    Compute-only, which no link touches, stands at the run's link.
+    """
+    raw_mb_s = [r.link_mb_s for r in result.rows if r.mode == "raw load"]
+    found: dict[tuple[str, bool, bool], list[tuple[float, float]]] = {}
+    for row in result.rows:
+        kind = row.mode.removeprefix("raw ")
+        if row.badge != "measured" or kind not in MODES:
             continue
-        style = theme.kind(kind) if kind != "cake" else theme.series(2)
-        raw = mode.startswith("raw")
-        name = f"{'CAKE' if kind == 'cake' else 'load only'}, measured" + (", raw disk" if raw else "")
+        raw = kind != "compute" and (row.mode.startswith("raw") or row.link_mb_s == 0)
+        at = row.link_mb_s or (median(raw_mb_s) if raw and raw_mb_s else result.link_mb_s or _middle(result.curve))
+        found.setdefault((kind, raw, not raw and kind != "compute"), []).append((at, row.ttft_s))
+    for (kind, raw, slowed), points in found.items():
+        name = f"{MODES[kind]}, {'throttled, ' * slowed}measured" + (f", {STORES[result.config.store]}" if raw else "")
+        style = _look(kind)
         fig.add_trace(
             go.Scatter(
-                x=[r.link_mb_s for r in rows], y=[r.ttft_s for r in rows], mode="markers", name=name,
+                x=[x for x, _ in points], y=[y for _, y in points], mode="markers", name=name,
                 marker={"color": style.colour, "size": 11, "symbol": style.marker + ("-open" if raw else ""),
                         "line": {"width": 2 if raw else 1, "color": style.colour if raw else theme.PAPER}},
             ),
@@ -153,88 +179,125 @@ def _points(fig: go.Figure, result: CakeResult) -> None:
         )  # fmt: skip
 
 
+def _middle(curve: Curve) -> float:
+    return curve.link_mb_s[len(curve.link_mb_s) // 2]
+
+
+def _levels(fig: go.Figure, result: CakeResult) -> None:
+    """Baselines of other systems: a point where their bandwidth is known, else a level over all bandwidths."""
+    for at, (mode, name) in enumerate(LEVELS.items()):
+        rows = [r for r in result.rows if r.mode == mode]
+        style, ends = theme.series(3 + at), (result.curve.link_mb_s[0], result.curve.link_mb_s[-1])
+        if known := [r for r in rows if r.link_mb_s > 0]:
+            marker = {"color": style.colour, "size": 11, "symbol": style.marker}
+            x, y = [r.link_mb_s for r in known], [r.ttft_s for r in known]
+            fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name=name, marker=marker), row=1, col=2)
+        elif rows:
+            level = median(r.ttft_s for r in rows)
+            _line(fig, ends, [level, level], name, {"color": style.colour, "dash": style.dash, "width": 1.6})
+
+
 def _faded(colour: str) -> str:
     r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
     return f"rgba({r},{g},{b},0.28)"
 
 
-def _why(why: Any) -> str:
-    words = {k: v for k, v in why.items() if k != "reason"}
-    numbers = ", ".join(f"{theme.label(k)}: {theme.number(v) if isinstance(v, float) else v}" for k, v in words.items())
-    return f"{why.get('reason', '')}" + (f" ({numbers})" if numbers else "")
-
-
-def _seconds(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.2f} s"
-
-
-def explain(span: Span) -> str:
-    """Why this chunk was claimed there, in a sentence or two."""
-    why, text = dict(span.why), f"{span.label} took {theme.number(span.end_s - span.start_s)} s. "
-    unused = "unused_grains" in why
-    match why.get("reason"):
-        case "front":
-            return text + (
-                f"{why['gap_tokens']:,.0f} tokens were unclaimed. Loading them all would have taken "
-                f"{_seconds(why['load_rest_s'])}, computing them all {why['compute_rest_s']:.2f} s; both together end "
-                f"soonest when compute takes {why['compute_share_tokens']:,.0f} of them, so it claimed this pass from "
-                f"the front."
-            )
-        case "back":
-            return text + (
-                f"Loading it was expected to take {why['load_s']:.2f} s; compute would have reached it only after "
-                f"{why['compute_reaches_it_in_s']:.2f} s, so the loader claimed it from the back."
-                + (f" {why['unused_grains']:.0f} of its grains failed or came late: computed." if unused else "")
-            )
-        case "hedge: the load is late":
-            return text + (
-                f"Its load was late ({_seconds(why['load_left_s'])} still to go), computing it takes "
-                f"{why['compute_s']:.2f} s: compute took it over."
-            )
-        case "hole" | "taken":
-            return text + "It could not be loaded (missing, damaged or late), so it was computed."
-        case "tail: not in the store":
-            return text + "No store holds these tokens: the last ones give the first logits and are always computed."
-        case _:
-            return text + _why(why)
-
-
 def preview(config: CakeConfig) -> go.Figure:
-    """What the cost model expects of a config, with no run: the pointers, and what pays at other sizes and links."""
+    """What the cost model expects of a config, with no run: the pointers, and what pays at other sizes and links.
+
+    On the paper's hardware its four models stand below, at the config's length. The config's own cells are framed.
+    """
     from workbench.cake.measure import to_stroke
     from workbench.cake.sim import Request, simulate
     from workbench.cake.work import simulated_costs
 
-    shown = config if config.backend == "sim" else config.model_copy(update={"sim_hardware": "this machine"})
-    costs, _, link, source = simulated_costs(shown)
+    ours = config.backend != "sim" or config.sim_hardware == "this machine"
+    shown = config.model_copy(update={"sim_hardware": "this machine"}) if ours else config
+    costs, token_bytes, link, source = simulated_costs(shown)
     step, run, grain, lengths = config.pass_tokens, config.run or 1, config.grain, config.lengths
     policy = Policy(costs, step, run, config.policy, config.batch, config.hedge)
     done = simulate(policy, [Request(n) for n in lengths], grain, trace=True)
-    fig = make_subplots(cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.13)
+    fig = make_subplots(
+        rows=1 if ours else 2, cols=2, column_widths=[0.48, 0.52], vertical_spacing=0.16,
+        horizontal_spacing=0.12 if ours else 0.18,
+        row_heights=None if ours else [0.6, 0.4],
+        specs=[[{}, {}]] if ours else [[{"rowspan": 2}, {}], [None, {}]],
+    )  # fmt: skip
     compute_s, load_s = model_time.single_s(costs, lengths[0], grain, step, run)
     ends = [("compute only", compute_s), ("load only", load_s)] if len(lengths) == 1 else []
     _pointers(fig, [to_stroke(s) for s in done.spans], ends, tail=lengths[0] if len(lengths) == 1 else None)
-    pays = model_time.grid(replace(costs), list(GRID_TOKENS), list(GRID_FACTORS), step, run, grain)
-    fig.add_trace(
-        go.Heatmap(
-            z=pays, x=[f"{link * f:.3g}" for f in GRID_FACTORS], y=[f"{n // 1024}k" for n in GRID_TOKENS],
-            colorscale="Viridis", zmin=1, zmax=2.2, colorbar={"title": {"text": "speed-up (x)"}, "thickness": 12},
-            texttemplate="%{z:.2f}", textfont={"size": 11},
-            hovertemplate="%{y} tokens at %{x} MB/s: %{z:.2f}x<extra></extra>",
-        ),
-        row=1, col=2,
-    )  # fmt: skip
     fig.update_xaxes(title_text="time since the request (s)", col=1)
     fig.update_yaxes(title_text="position in the prompt (tokens)", col=1)
-    fig.update_xaxes(title_text="store bandwidth (MB/s)", type="category", col=2)
-    fig.update_yaxes(title_text="prompt (tokens)", type="category", col=2)
-    mean = sum(done.ttft_s) / len(done.ttft_s)
+    _pays(fig, costs, config, link, None if ours else token_bytes)
+    mean_s = sum(done.ttft_s) / len(done.ttft_s)
+    at = f"{theme.number(link)} MB/s" + ("" if config.link_mb_s else ", the balance point")
+    title, said = _expected(config, ours, mean_s, at, source)
     text = (
-        f"Modelled, {source}: {lengths[0]:,} tokens over {link:,.0f} MB/s are ready after {mean:.2f} s by "
-        f"{config.policy}, {compute_s:.2f} s by computing alone, {load_s:.2f} s by loading alone. The grid shows the "
-        f"speed-up over the better single resource by length and bandwidth; it is never below 1."
+        f"{title}; {said}. {lengths[0]:,} tokens by {config.policy}: {mean_s:.2f} s; by computing alone {compute_s:.2f}"
+        f" s, by loading alone {load_s:.2f} s. The grid shows the speed-up over the better single resource by length"
+        f"{'' if ours else ', and by model,'} and bandwidth: at least 1 throughout."
     )
-    fig.update_layout(legend={"y": -0.24, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin={"b": 100})
-    return theme.finish(
-        fig, f"Expected: ready after {mean:.2f} s over {theme.number(link)} MB/s (modelled)", text, height=420
-    )
+    lines = wrap(said, 150)
+    note = "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in lines)
+    margin = {"b": 90, "t": 62 + 17 * len(lines)}
+    fig.update_layout(legend={"y": -0.16, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin=margin)
+    return theme.finish(fig, title + note, text, height=430 if ours else 520)
+
+
+def _expected(config: CakeConfig, ours: bool, mean_s: float, at: str, source: str) -> tuple[str, str]:
+    """(title, whose cost model this is and what it leaves out)."""
+    tiny = ours and config.model == "tiny"
+    title = f"Modelled{' for SmolLM2-135M' if tiny else ''}: ready after {theme.number(mean_s)} s over {at}"
+    left_out = {
+        "the tiny test model has none of its own": tiny,
+        "the raw disk is not modelled": config.link_mb_s == 0,
+        "the built-in engine, not vLLM": ours and config.engine == "vllm" and config.backend != "sim",
+        "one thread": ours and config.threads > 1,
+        "a store without gaps": bool(config.damage_pct or config.store_limit_mb),
+    }
+    said = [f"not measured on this machine: cost model of {source}", *(k for k, v in left_out.items() if v)]
+    return title, "; ".join(said)
+
+
+def _pays(fig: go.Figure, costs: Costs, config: CakeConfig, link: float, token_bytes: int | None) -> None:
+    """Heat maps of the speed-up over the better single resource: length x bandwidth; models x bandwidth below.
+
+    token_bytes: of the config's model on the paper's hardware; None where there are no models to compare.
+    """
+    step, run, grain, own = config.pass_tokens, config.run or 1, config.grain, config.prompt_tokens
+    near = min(range(len(GRID_TOKENS)), key=lambda i: abs(np.log(GRID_TOKENS[i] / own)))
+    lengths = [own if i == near else n for i, n in enumerate(GRID_TOKENS)]
+    names = [f"<b>{n:,}</b>" if n == own else f"{n:,}" for n in lengths]
+    links = [link * f for f in GRID_FACTORS]
+    here = GRID_FACTORS.index(1)
+    x = [f"<b>{theme.number(v)}</b>" if i == here else theme.number(v) for i, v in enumerate(links)]
+    _heat(fig, model_time.grid(costs, lengths, GRID_FACTORS, step, run, grain), x, names, 1, (here, near))
+    fig.update_yaxes(title_text="prompt (tokens)", row=1, col=2)
+    if token_bytes is not None:
+        share, models = float(config.sim_share), list(paper.KV_BYTES)
+        table = model_time.model_grid(config.sim_hardware, share, models, [own], links, step, run, grain)
+        mine = models.index(config.sim_model)
+        names = [f"<b>{m}</b>" if m == config.sim_model else m for m in models]
+        _heat(fig, [table[m][0] for m in models], x, names, 2, (here, mine))
+        fig.update_yaxes(title_text=f"model ({own:,} tokens)", row=2, col=2)
+        fig.update_xaxes(showticklabels=False, title_text="", row=1, col=2)
+    fig.update_xaxes(title_text="store bandwidth (MB/s)", col=2, row=1 if token_bytes is None else 2)
+    bar = {"title": {"text": "speed-up<br>over the<br>better one", "font": {"size": 11}}, "thickness": 12, "len": 0.9}
+    fig.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 1, "cmax": 2.2, "colorbar": bar})
+
+
+def _heat(fig: go.Figure, z: list[list[float]], x: list[str], y: list[str], row: int, framed: tuple[int, int]) -> None:
+    fig.add_trace(
+        go.Heatmap(
+            z=z, x=x, y=y, coloraxis="coloraxis", texttemplate="%{z:.2f}", textfont={"size": 11}, xgap=1, ygap=1,
+            hovertemplate="%{y} at %{x} MB/s: %{z:.2f}x<extra></extra>",
+        ),
+        row=row, col=2,
+    )  # fmt: skip
+    fig.update_xaxes(type="category", tickangle=0, tickfont={"size": 11}, row=row, col=2)
+    fig.update_yaxes(type="category", row=row, col=2)
+    at, up = framed
+    fig.add_shape(
+        type="rect", x0=at - 0.5, x1=at + 0.5, y0=up - 0.5, y1=up + 0.5, row=row, col=2,
+        line={"color": theme.VERMILLION, "width": 2.5},
+    )  # fmt: skip

@@ -19,12 +19,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
-from workbench.cake.costs import Costs, balanced_split
+from workbench.cake.costs import Costs, balanced_split, overlapped_s
 from workbench.cake.ledger import Ledger
 
 Mode = Literal["cake", "compute", "load"]
 Batch = Literal["fifo", "mean", "makespan"]
-Order = Literal["arrival", "shortest", "cheapest"]
+Order = Literal["arrival", "shortest", "shortest alone", "longest alone", "cheapest"]
 Why = Mapping[str, float | str]
 
 MIN_WAIT_S = 0.0005
@@ -36,8 +36,8 @@ TAIL = "tail: not in the store"
 NO_END = "no end in sight"
 ORDERS: Mapping[Batch, Sequence[Order]] = {  # that may serve the aim best; the first where nobody has compared them
     "fifo": ("arrival",),
-    "mean": ("shortest", "arrival"),
-    "makespan": ("cheapest", "shortest", "arrival"),
+    "mean": ("shortest", "shortest alone", "arrival"),
+    "makespan": ("cheapest", "shortest", "shortest alone", "longest alone", "arrival"),
 }
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
 
@@ -257,15 +257,22 @@ class Policy:
 
         arrival: as they came. shortest: least work left first (shortest remaining processing time), which is good for
         the mean TTFT. cheapest: the front where a pass costs least, so that loads take the dear ends of all prompts.
+        alone: only the first of them, so that no pass of another one keeps its tail waiting: good on fast links.
         """
-        return self._ordered(jobs, {"arrival": _arrival, "shortest": self.left_s, "cheapest": _position})
+        ordered = self._ordered(jobs, _position)
+        return ordered[:1] if self.order in ("shortest alone", "longest alone") else ordered
 
     def order_load(self, jobs: Sequence[Job]) -> list[Job]:
         """The same for the loader. cheapest: the longest prompt first, whose end costs compute most."""
-        return self._ordered(jobs, {"arrival": _arrival, "shortest": self.left_s, "cheapest": self._longest})
+        return self._ordered(jobs, self._longest)
 
-    def _ordered(self, jobs: Sequence[Job], keys: Mapping[Order, Callable[[Job], float]]) -> list[Job]:
-        return sorted(jobs, key=keys[self.order or ORDERS[self.batch][0]]) if len(jobs) > 1 else list(jobs)
+    def _ordered(self, jobs: Sequence[Job], cheapest: Callable[[Job], float]) -> list[Job]:
+        if len(jobs) < 2:
+            return list(jobs)
+        keys: dict[Order, Callable[[Job], float]] = {
+            "arrival": _arrival, "cheapest": cheapest, "longest alone": _tokens
+        }  # fmt: skip
+        return sorted(jobs, key=keys.get(self.order or ORDERS[self.batch][0], self.left_s))
 
     def _longest(self, job: Job) -> float:
         return -self.left_s(job)
@@ -275,7 +282,11 @@ class Policy:
         costs, table = self.now_costs(job), job.ledger.table
         gap = max(0, table.back - table.front) * job.grain
         front = balanced_split(costs, table.front * job.grain, gap, job.grain, self.step, self.run)
-        both_s = costs.compute_range_s(table.front * job.grain, front, self.step)
+        both_s = overlapped_s(
+            costs,
+            costs.compute_range_s(table.front * job.grain, front, self.step),
+            costs.load_s(gap - front, self.run * job.grain),
+        )
         return both_s + costs.compute_range_s(job.loadable, job.tokens - max(job.loadable, job.position), self.step)
 
 
@@ -285,3 +296,7 @@ def _arrival(job: Job) -> float:
 
 def _position(job: Job) -> float:
     return job.position
+
+
+def _tokens(job: Job) -> float:
+    return -job.tokens
