@@ -56,4 +56,4 @@ report: setup
 	$(BIN)/workbench report $(ARGS)
 
 clean:
-	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis report.html
+	rm -rf .venv build .pytest_cache .mypy_cache .ruff_cache .hypothesis report.html report-*.csv report-*.json

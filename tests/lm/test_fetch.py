@@ -138,7 +138,7 @@ def test_a_download_of_the_package_can_be_stopped(cache_root, monkeypatch):
 
 def _says(process):
     with contextlib.suppress(psutil.Error):
-        return process.cmdline()[-1]
+        return (process.cmdline() or [""])[-1]
     return ""
 
 

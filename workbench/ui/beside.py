@@ -14,7 +14,10 @@ from workbench.ui.compare import Comparison, result_of
 from workbench.ui.pane import FigurePane
 from workbench.ui.view import View
 
-_HINT = '<div class="wb-blank">Run twice, or press Run baselines: results are laid side by side here.</div>'
+_HINT = (
+    '<div class="wb-blank">Run twice, press Run baselines, or choose two past runs: '
+    "results are laid side by side here.</div>"
+)
 _NONE = ("choose a result", "")
 
 
