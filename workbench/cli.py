@@ -375,7 +375,8 @@ def report(
     results, failed = [], {}
     for name, each in systems().items():
         try:
-            results.append(runner.follow(runner.start(name, preset=preset), _say))
+            with _stdout_to_stderr():
+                results.append(runner.follow(runner.start(name, preset=preset), _say))
         except Exception as error:  # noqa: BLE001  the others are still worth their page
             failed[each.title] = f"{type(error).__name__}: {error}"
             _fail(f"{name}: {failed[each.title]}", 1)
