@@ -1,14 +1,18 @@
 """The cost model: fits what it is given, splits as well as exhaustive search."""
 
-from itertools import pairwise
+from itertools import pairwise, permutations, product
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.cake.bounds import Restore, batch_bound, bounds, grain_costs, measured_oracle, oracle_with_gaps
+from workbench.cake.bounds import lower_bound_s as whole_bound_s
 from workbench.cake.costs import Costs, balanced_split, fit_compute, lower_bound_s, oracle, overlapped_s
-from workbench.cake.model_time import measured_oracle, oracle_split
+from workbench.cake.model_time import oracle_split
+from workbench.cake.policy import Policy
+from workbench.cake.sim import Request, simulate
 
 
 def test_fit_recovers_a_known_curve_through_noise():
@@ -78,3 +82,117 @@ def test_no_split_beats_the_lower_bound(token_s, pair_s, load_s, step):
     costs = Costs(0.01, token_s, pair_s, load_s)
     best = min(max(costs.compute_range_s(0, m * 128, step), costs.load_s(8064 - m * 128, 128)) for m in range(64))
     assert lower_bound_s(costs, 8064, step) <= best * (1 + 1e-9)
+
+
+def best_by_trying_all(compute_s, load_s, stored, tail_s):
+    """Every choice of loaded grains, in every order of reads; compute goes through the prompt and waits for loads."""
+    best = np.inf
+    for chosen in product(*[(False, True) if there else (False,) for there in stored]):
+        loaded = [i for i, load in enumerate(chosen) if load]
+        for order in permutations(loaded):
+            there_s = {grain: (n + 1) * load_s for n, grain in enumerate(order)}
+            now_s = 0.0
+            for i, seconds in enumerate(compute_s):
+                if not chosen[i]:
+                    now_s = max([now_s, *(there_s[j] for j in loaded if j < i)]) + seconds
+            best = min(best, max([now_s, *there_s.values()]) + tail_s)
+    return best
+
+
+@settings(max_examples=80, deadline=None)
+@given(st.lists(st.tuples(st.floats(0.1, 3), st.booleans()), min_size=1, max_size=6), st.floats(0.05, 3))
+def test_oracle_with_gaps_is_what_trying_all_finds(grains, load_s):
+    compute_s, stored = sorted(seconds for seconds, _ in grains), [there for _, there in grains]
+    found = oracle_with_gaps(compute_s, load_s, stored, 128, 0.25)
+    assert found.ttft_s == pytest.approx(best_by_trying_all(compute_s, load_s, stored, 0.25))
+
+
+def test_oracle_with_gaps_knows_what_it_cannot_load():
+    whole = oracle_with_gaps([1.0, 2.0, 3.0, 4.0], 2.5, [True] * 4, 128, 0.5)
+    assert whole == oracle([1.0, 2.0, 3.0, 4.0], [2.5] * 4, 128, 0.5)
+    gap = oracle_with_gaps([1.0, 2.0, 3.0, 4.0], 2.5, [True, True, True, False], 128, 0.5)
+    assert gap.ttft_s == pytest.approx(3.0 + 4.0 + 0.5)  # 1 + 2 beside the load of the third, then the missing one
+    assert gap.token == 256
+    nothing = oracle_with_gaps([1.0, 2.0], 0.1, [False, False], 128, 0.5)
+    assert (nothing.token, nothing.ttft_s) == (256, 3.5)
+
+
+STORED = {
+    "head": [True] * 31 + [False] * 31, "tail": [False] * 31 + [True] * 31,
+    "every third missing": [i % 3 != 0 for i in range(62)], "one in ten missing": [i % 10 != 5 for i in range(62)],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("stored", STORED.values(), ids=STORED)
+@pytest.mark.parametrize("factor", [0.1, 0.3, 1, 3, 10])
+def test_no_run_beats_the_oracle_and_it_no_bound(stored, factor):
+    costs = Costs(0.01, 0.0008, 1.5e-7, 0.0012 / factor)
+    compute_s, tail_s = grain_costs(costs, 8001, 128, 512, stored)
+    best = oracle_with_gaps(compute_s, costs.load_s(128, 128), stored, 128, tail_s).ttft_s
+    assert batch_bound(costs, [Restore(8001, stored)], 128, 512).makespan_s <= best * (1 + 1e-9)
+    assert best <= simulate(Policy(costs), [Request(8001, stored=stored)]).ttft_s[0] * (1 + 1e-9)
+
+
+def schedules(costs, lengths, grain):
+    """(mean TTFT, makespan) of every split and order of two whole requests whose grains run in prompt order."""
+    parts = [grain_costs(costs, n, grain, grain) for n in lengths]
+    splits = [range(len(compute_s) + 1) for compute_s, _ in parts]
+    for cut in product(*splits):
+        for computes in sorted({*permutations([i for i, m in enumerate(cut) for _ in range(m + 1)])}):
+            for loads in sorted({*permutations([i for i, m in enumerate(cut) for _ in range(splits[i][-1] - m)])}):
+                arrived, now_s, done, ready = [0.0, 0.0], 0.0, [0, 0], [0.0, 0.0]
+                for n, i in enumerate(loads):
+                    arrived[i] = (n + 1) * costs.load_s(grain, grain)
+                for i in computes:
+                    if done[i] == cut[i]:  # the tail, when everything before it is there
+                        now_s = ready[i] = max(now_s, arrived[i]) + parts[i][1]
+                    else:
+                        now_s += parts[i][0][done[i]]
+                    done[i] += 1
+                yield sum(ready) / 2, max(ready)
+
+
+@pytest.mark.parametrize("load_token_s", [1e-4, 5e-4, 1e-3, 4e-3])
+@pytest.mark.parametrize("lengths", [(300, 400), (200, 500), (400, 400)])
+def test_no_schedule_of_two_requests_beats_the_batch_bound(lengths, load_token_s):
+    costs = Costs(0.002, 0.0008, 1e-6, load_token_s)
+    found = list(schedules(costs, lengths, 128))
+    bound = batch_bound(costs, [Restore(n) for n in lengths], 128, 128)
+    mean_s, makespan_s = (min(f[i] for f in found) for i in (0, 1))
+    assert bound.mean_ttft_s <= mean_s * (1 + 1e-9) and bound.makespan_s <= makespan_s * (1 + 1e-9)
+    assert bound.makespan_s > 0.75 * makespan_s and bound.mean_ttft_s > 0.6 * mean_s  # control: it says something
+
+
+def test_the_batch_bound_of_one_is_the_bound_of_one():
+    costs = Costs(0.01, 0.0008, 1.5e-7, 0.0012)
+    one = batch_bound(costs, [Restore(8001)], 128, 512)
+    assert one.mean_ttft_s == one.makespan_s == pytest.approx(whole_bound_s(costs, 8001, 128, 512), rel=1e-4)
+
+
+@pytest.mark.parametrize("factor", [0.1, 1, 10])
+def test_several_requests_come_near_the_bound_on_the_makespan(factor):
+    costs, lengths = Costs(0.01, 0.0008, 1.5e-7, 0.0012 / factor), (8001, 6001, 4001, 2001)
+    bound = batch_bound(costs, [Restore(n) for n in lengths], 128, 512)
+    for batch in ("mean", "makespan"):
+        done = simulate(Policy(costs, batch=batch), [Request(n) for n in lengths])
+        assert done.makespan_s >= bound.makespan_s and sum(done.ttft_s) / 4 >= bound.mean_ttft_s
+    assert done.makespan_s <= 1.05 * bound.makespan_s
+
+
+def test_too_many_requests_have_no_bound():
+    with pytest.raises(ValueError, match="1 to 12, not 13"):
+        batch_bound(Costs(0.01, 0.0008, 1.5e-7, 0.0012), [Restore(1001)] * 13, 128, 512)
+
+
+@pytest.mark.parametrize("stored", [None, [True] * 62, STORED["every third missing"]], ids=["None", "whole", "gaps"])
+def test_bounds_of_measured_times_are_in_order(stored):
+    """The bound is never above the oracle, also where the fitted costs are too slow for the times they come with."""
+    costs = Costs(0.01, 0.0008, 1.5e-7, 0.0012)
+    ends = [*range(0, 8064, 512), 8001]
+    for slower in (1.0, 3.0):
+        passes = [[(a, b - a, costs.compute_s(a, b - a) / slower) for a, b in pairwise(ends)]]
+        best, bound_s = bounds(costs, passes, [(128, costs.load_s(128, 128) / slower)], 8001, 128, 512, stored)
+        assert 0 < bound_s <= best.ttft_s
+        if stored is not None and not all(stored):
+            whole, _ = bounds(costs, passes, [(128, costs.load_s(128, 128) / slower)], 8001, 128, 512)
+            assert best.ttft_s > whole.ttft_s

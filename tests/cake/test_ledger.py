@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.cake.ledger import Grain, Ledger
+from workbench.cake.ledger import FADE_READS, SMOOTH, Grain, Ledger
 
 
 @pytest.mark.parametrize("backend", ["native", "reference"])
@@ -107,3 +107,42 @@ def test_threads_claim_every_grain_once():
     for t in threads:
         t.join(30)
     assert set(owners) == {1}
+
+
+def test_reads_are_averaged_and_fade_while_nothing_is_read():
+    ledger = Ledger(4)
+    assert ledger.load_scale() == 1.0
+    ledger.learn_read(believed_s=1.0, seconds=4.0, now_s=10.0)
+    assert ledger.load_scale() == 4.0  # the first counts fully
+    ledger.learn_read(believed_s=1.0, seconds=1.0, now_s=11.0)
+    mean = (1 - SMOOTH) * 4.0 + SMOOTH * 1.0
+    assert ledger.load_scale() == pytest.approx(mean) == ledger.load_scale(11.0)
+    assert ledger.load_scale(11.0 + FADE_READS) == pytest.approx(mean**0.5)
+    assert 1.0 < ledger.load_scale(11.0 + 20 * FADE_READS) < 1.001
+    assert ledger.load_scale() == pytest.approx(mean)  # control: without a clock it stands
+
+
+def test_what_is_known_of_a_link_does_not_fade_under_a_read():
+    ledger = Ledger(4)
+    ledger.learn_read(believed_s=1.0, seconds=4.0, now_s=10.0)
+    ledger.set_gauge("load_began_s", 11.0)
+    ledger.set_gauge("load_run", 1)
+    assert ledger.load_scale(11.0) == ledger.load_scale(99.0) == pytest.approx(4.0 ** (0.5 ** (1 / FADE_READS)))
+    ledger.set_gauge("load_run", 0)
+    assert ledger.load_scale(99.0) < 1.001
+
+
+def test_passes_are_averaged():
+    ledger = Ledger(4)
+    ledger.learn_pass(1.0, 2.0)
+    assert ledger.compute_scale == pytest.approx(1 + SMOOTH)
+    for _ in range(40):
+        ledger.learn_pass(ledger.compute_scale, 2.0)  # the belief follows what was learned
+    assert ledger.compute_scale == pytest.approx(2.0, rel=1e-3)
+
+
+@pytest.mark.parametrize("believed", [None, "no end in sight", 0.0])
+def test_a_pass_without_a_belief_teaches_nothing(believed):
+    ledger = Ledger(4)
+    ledger.learn_pass(believed, 2.0)
+    assert ledger.compute_scale == 1.0

@@ -27,7 +27,7 @@ Batch = Literal["fifo", "mean", "makespan"]
 Order = Literal["arrival", "shortest", "shortest alone", "longest alone", "cheapest"]
 Why = Mapping[str, float | str]
 
-MIN_WAIT_S = 0.0005
+MIN_WAIT_S, IDLE_S = 0.0005, 0.05
 FRONT, BACK = "front", "back"  # reasons of decisions, as spans show them
 NOTHING_STORED = "front: nothing there is stored"
 PROBE = "probe of a slow link"
@@ -106,6 +106,11 @@ def _shown(seconds: float) -> float | str:
     return NO_END if math.isinf(seconds) else round(seconds, 4)
 
 
+def _until(load_ends_s: float) -> float:
+    """How long to wait for loads: until it should end; where it is overdue, IDLE_S."""
+    return max(MIN_WAIT_S, load_ends_s) if 0 < load_ends_s < math.inf else IDLE_S
+
+
 @dataclass(frozen=True)
 class Policy:
     """Decisions over one cost model. `step`: most tokens a pass computes; `run`: most grains a read loads.
@@ -171,7 +176,8 @@ class Policy:
             "compute_rest_s": round(costs.compute_range_s(job.position, gap, self.step), 4),
         }
         if share == 0:
-            return Wait(max(MIN_WAIT_S, min(load_all_s, 0.05)), facts | {"reason": "loading the rest is sooner"})
+            ends_s = behind_s if ledger.gauge("load_run") > 0 else load_all_s  # look again when the read should end
+            return Wait(_until(ends_s), facts | {"reason": "loading the rest is sooner"})
         stored = ledger.any_free(ledger.table.front, ledger.table.back)
         got = ledger.claim_front(self._cut(share, grain) // grain)
         if got == 0:
@@ -197,12 +203,12 @@ class Policy:
         """Compute has arrived at a grain that is being loaded: wait for it, or take it over."""
         ledger, grain, costs = job.ledger, job.grain, self.now_costs(job)
         left_s = self._in_flight_s(job, now_s, costs)
-        own_s = costs.compute_s(job.position, grain)
+        own_s = costs.beside_s(costs.compute_s(job.position, grain), left_s)
         why: dict[str, float | str] = {"mode": self.mode, "load_left_s": _shown(left_s), "compute_s": own_s}
         hedge = self.hedge and self.guards and self.mode != "load"
         if hedge and left_s > own_s and ledger.take_late(at):
             return Compute(job.position, grain, why | {"reason": HEDGED})
-        return Wait(max(MIN_WAIT_S, min(left_s, 0.05)), why | {"reason": "the load ends first"})
+        return Wait(_until(left_s), why | {"reason": "the load ends first"})
 
     def _in_flight_s(self, job: Job, now_s: float, costs: Costs) -> float:
         """Seconds until the read under way should end; a read that is late has no end in sight (infinity)."""
@@ -236,7 +242,7 @@ class Policy:
             "compute_reaches_it_in_s": round(alone_s, 4),
         }
         if want == 0:
-            return Wait(0.05, why | {"reason": "computing the rest is sooner"})
+            return Wait(IDLE_S, why | {"reason": "computing the rest is sooner"})
         grains = ledger.claim_back(min(self.run, want))
         if not grains:
             return Wait(MIN_WAIT_S, {"reason": "not in the store"})
