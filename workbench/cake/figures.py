@@ -237,7 +237,7 @@ def preview(config: CakeConfig) -> go.Figure:
         f" s, by loading alone {load_s:.2f} s. The grid shows the speed-up over the better single resource by length"
         f"{'' if ours else ', and by model,'} and bandwidth: at least 1 throughout."
     )
-    lines = wrap(said, 150)
+    lines = wrap(said, len(said) // (1 + len(said) // 150) + 12)  # of like length, at most about 150
     note = "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in lines)
     margin = {"b": 90, "t": 62 + 17 * len(lines)}
     fig.update_layout(legend={"y": -0.16, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin=margin)
@@ -280,7 +280,7 @@ def _pays(fig: go.Figure, costs: Costs, config: CakeConfig, link: float, token_b
         names = [f"<b>{m}</b>" if m == config.sim_model else m for m in models]
         _heat(fig, [table[m][0] for m in models], x, names, 2, (here, mine))
         fig.update_yaxes(title_text=f"model ({own:,} tokens)", row=2, col=2)
-        fig.update_xaxes(showticklabels=False, title_text="", row=1, col=2)
+        fig.update_xaxes(visible=False, row=1, col=2)  # the one below is the same
     fig.update_xaxes(title_text="store bandwidth (MB/s)", col=2, row=1 if token_bytes is None else 2)
     bar = {"title": {"text": "speed-up<br>over the<br>better one", "font": {"size": 11}}, "thickness": 12, "len": 0.9}
     fig.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 1, "cmax": 2.2, "colorbar": bar})
