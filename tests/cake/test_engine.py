@@ -241,14 +241,14 @@ def test_both_sides_learn_what_they_cost(model, store, ids):
 
     class Watching(Policy):
         def load_step(self, job, now_s):
-            seen.setdefault("before", (job.ledger.gauge("compute_scale"), job.ledger.gauge("load_token_s")))
+            seen.setdefault("before", (job.ledger.gauge("compute_scale"), job.ledger.gauge("load_scale")))
             seen["ledger"] = job.ledger
             return super().load_step(job, now_s)
 
     believed = Costs(1e-4, 1e-7, 0.0, 1e-7)
     Embedded(model, store, 4.0).restore([ids], Watching(believed, STEP, 1))
     assert seen["before"][1] == 0.0
-    assert seen["ledger"].gauge("compute_scale") > 1 and seen["ledger"].gauge("load_token_s") > believed.load_token_s
+    assert seen["ledger"].compute_scale > 1 and seen["ledger"].load_scale() > 1
 
 
 def test_the_link_is_kept_to(model, store, ids):

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 LEAVE_S = 1.0  # a loader that hangs in a read is left behind after so long: the closed ledger throws its bytes away
 STALL_S = 30.0  # nothing computed, loaded or failed for so long: the rest is computed
 STALLED = "stalled"  # cause of grains whose load was given up
-SMOOTH = 0.3  # weight of the newest measurement in the running averages
 
 
 class Stalled(RuntimeError):
@@ -208,18 +207,11 @@ class Embedded:
         job.position = end
         task.hedged += step.why.get("reason") == "hedge: the load is late"
         task.passes.append((step.start, step.tokens, seconds))
-        self._learn(job.ledger, seconds, step)
+        job.ledger.learn_pass(step.why.get("compute_s"), seconds)
         self._span("compute", job, began, step.start, end, step.why)
         if logits is not None:
             task.logits = logits.reshape(-1)
             task.ready_s = time.monotonic() - self._begin
-
-    def _learn(self, ledger: Ledger, seconds: float, step: Compute) -> None:
-        """Keep the ratio of real to believed pass time as a running average."""
-        believed = step.why.get("compute_s")
-        if isinstance(believed, float) and believed > 0:
-            scale = ledger.gauge("compute_scale") or 1.0
-            ledger.set_gauge("compute_scale", scale * (1 - SMOOTH + SMOOTH * seconds / believed))
 
     # -- load ----------------------------------------------------------------------------------------------------
 
@@ -233,7 +225,7 @@ class Embedded:
                 for job in policy.order_load(jobs):
                     step = policy.load_step(job, time.monotonic())
                     if isinstance(step, Load):
-                        self._read(by_name[job.name], step)
+                        self._read(by_name[job.name], step, policy)
                         pause = 0.0
                         break
                     if not isinstance(step, Ready):
@@ -247,11 +239,11 @@ class Embedded:
                 task.failures[f"loader died: {type(error).__name__}: {error}"] += 1
                 task.job.ledger.close()
 
-    def _read(self, task: _Task, step: Load) -> None:
+    def _read(self, task: _Task, step: Load, policy: Policy) -> None:
         """One read of some grains, side by side: bytes, checks, the link's pace, then the copy into the cache."""
         job, ledger, began = task.job, task.job.ledger, time.monotonic()
         ledger.set_gauge("load_began_s", began)
-        before = task.loaded
+        before, failed = task.loaded, sum(task.failures.values())
         arrived = self.bucket.reserve(self.store.layout.nbytes * len(step.grains))
         reading = [_Reading(task.prompt, grain) for grain in step.grains[1:]]
         for done, grain in enumerate(step.grains, 1):
@@ -276,9 +268,9 @@ class Embedded:
                 task.met_at = min(task.met_at, grain * job.grain)
         seconds = time.monotonic() - began
         ledger.set_gauge("load_run", 0)
-        per_token = seconds / (len(step.grains) * job.grain)
-        known = ledger.gauge("load_token_s") or per_token
-        ledger.set_gauge("load_token_s", (1 - SMOOTH) * known + SMOOTH * per_token)
+        tokens = len(step.grains) * job.grain
+        if sum(task.failures.values()) - failed < len(step.grains):
+            ledger.learn_read(policy.costs.load_s(tokens, tokens), seconds, began + seconds)
         task.reads += [(grain, seconds / len(step.grains)) for grain in step.grains]
         first = min(step.grains) * job.grain
         unused = len(step.grains) - (task.loaded - before) // job.grain

@@ -192,8 +192,9 @@ class Loader:
                 ledger.failed(grain)  # of those that are ready or taken this changes nothing
             ledger.set_gauge("load_run", 0)
         ended, per = time.monotonic(), self.kv.layout
-        if written:
-            ledger.set_gauge("load_token_s", (ended - began) / (len(grains) * per.tokens))
+        if len(failed) < len(grains):
+            tokens = len(grains) * per.tokens
+            ledger.learn_read(order.policy.costs.load_s(tokens, tokens), ended - began, ended)
         nbytes = written * per.nbytes
         record = Loaded(order.job, grains, began, ended, written, nbytes, failed, step.why)
         with self._lock:

@@ -10,6 +10,8 @@ from typing import Any
 
 from workbench import backends
 from workbench.cake import model_time, paper
+from workbench.cake.bounds import Restore, batch_bound
+from workbench.cake.claims import paper_claims
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs
 from workbench.cake.policy import TAIL, Mode, Policy
@@ -26,7 +28,7 @@ THIS_TOKEN_BYTES = 23_040
 
 def work(config: CakeConfig) -> Work:
     """Restore the prompt in every mode. BackendUnavailable when what the config names is not there."""
-    where = backends.choose(config.backend, {"cpu", "cuda", "sim"} if config.engine == "vllm" else {"cpu", "sim"})
+    where = backends.choose(config.backend, {"cpu", "sim"})
     if where == "sim":
         return (yield from _simulated(config))
     if config.engine == "vllm":
@@ -52,6 +54,9 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
     if config.sim_hardware == "this machine":
         costs, token_bytes = THIS_MACHINE, THIS_TOKEN_BYTES
         source = "SmolLM2-135M in bfloat16 on one thread of an AMD EPYC, fitted to a measured run"
+        if config.dtype == "float32":
+            token_bytes *= 2
+            source += "; float32 has twice the bytes, its computing was not measured and counts as bfloat16's"
     else:
         key = (config.sim_hardware, float(config.sim_share))
         if key not in paper.TABLE_3:
@@ -59,8 +64,11 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
             raise ValueError(
                 f"sim_share: the paper has no {config.sim_hardware} at {config.sim_share} %; it has {have}"
             )
-        costs, token_bytes = paper.calibrated(*key), paper.KV_BYTES["LongAlpaca-13B"]
-        source = f"LongAlpaca-13B on {config.sim_hardware} at {config.sim_share} %, calibrated on the paper's table 3"
+        model = config.sim_model
+        costs, token_bytes = paper.calibrated(*key, model), paper.KV_BYTES[model]
+        source = f"{model} on {config.sim_hardware} at {config.sim_share} %, calibrated on the paper's table 3"
+        if model != paper.CALIBRATED:
+            source += f" ({paper.CALIBRATED}) and scaled by size"
     link = config.link_mb_s
     if not link:  # the balance point; a raw disk has no meaning on a virtual clock
         whole = (config.prompt_tokens - 1) // config.grain * config.grain
@@ -114,11 +122,13 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     yield Progress(1, 3, "bandwidth curve")
     curve = model_time.curve(costs, token_bytes, config, step, run, link)
     yield Progress(2, 3, "the paper's table")
-    table = model_time.paper_claims()
-    best = bound = None
+    table = list(paper_claims())
+    best = None
     if len(lengths) == 1:
         best = model_time.oracle_split(costs, lengths[0], config.grain, step, run)
         bound = model_time.lower_bound_s(costs, lengths[0], config.grain, step)
+    else:  # of the mean TTFT; the best schedule of several is not known
+        bound = batch_bound(costs, [Restore(n) for n in lengths], config.grain, step, run).mean_ttft_s
     result = assemble(
         config,
         "sim",
