@@ -2,6 +2,7 @@
 
 policy.py    who takes which chunk next          ledger.py   who has which grain
 costs.py     what a chunk costs                  sim.py      the policy on a virtual clock
+bounds.py    what no schedule beats              claims.py   the paper's numbers beside ours
 store.py     KV on disk                          lmcache.py  KV in LMCache
 engine.py    the embedded engine                 vllm*.py    scheduler and connector for unmodified vLLM
 """

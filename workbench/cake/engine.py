@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.cake.ledger import Grain, Ledger
 from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
+from workbench.cake.sim import Request, choose_order
 from workbench.cake.store import Store, StoredPrompt, StoreError, TokenBucket
 from workbench.system import Span
 
@@ -138,6 +139,8 @@ class Embedded:
             _Task(f"r{i} " if len(prompts) > 1 else "", ids, self.store.prompt(ids), grain, self.model)
             for i, ids in enumerate(prompts)
         ]
+        if len(tasks) > 1:  # counts as time of the restore
+            policy = choose_order(policy, [Request(len(t.ids), stored=t.prompt.stored) for t in tasks], grain)
         for task in tasks:
             task.job.ledger.changed = self._news  # one event for all: whichever prompt has news wakes compute
         patience = 3 * policy.costs.load_s(policy.run * grain, policy.run * grain)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import random
 import tempfile
 import threading
@@ -10,20 +9,19 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from workbench import lm
-from workbench.cake import model_time
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.engine import Embedded, Restored, Stopped, probe_read_s, save_prompt
 from workbench.cake.policy import TAIL, Mode, Policy
-from workbench.cake.result import CakeResult, Model, Row, RowMode, Stroke, restore_name
+from workbench.cake.result import CakeResult, Row, RowMode, Stroke, restore_name
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import DiskStore, Layout, Store, TokenBucket, in_memory
+from workbench.cake.summed import passes_of, summed
 from workbench.system import Event, Note, Point, Progress, Span
 
 if TYPE_CHECKING:
@@ -31,12 +29,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[Event], None]
 ANSWER_TOKENS = 8
-SINGLE: tuple[Mode, Mode] = ("compute", "load")
 SWEEP = (4.0, 0.25, 16.0, 1 / 16)
-# Largest difference of logits between two orders of the same arithmetic, as a share of the largest logit: a pass cut
-# elsewhere changes the blocking of matrix products. Seen over ten prompts of 600 to 3,000 tokens, cut in other ways:
-# 1e-6 in float32, 0.012 in bfloat16 (SmolLM2), against 0.3 to 1.8 with one grain of noise.
-TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05}
 
 
 class Bench:
@@ -63,6 +56,7 @@ class Bench:
         self.reference: list[torch.Tensor] = []
         self.answers: list[list[int]] = []
         self.kept: list[tuple[Row, list[Stroke], list[Restored]]] = []
+        self.usable: list[list[bool]] = []  # of each prompt: grains that the store holds undamaged
 
     def storable(self, number: int) -> int:
         """Tokens of a prompt that a store can hold: whole grains, never the last token."""
@@ -201,23 +195,25 @@ def open_store(config: CakeConfig, layout: Layout, fingerprint: str, folder: Pat
     return open_lmcache(config.store.removeprefix("lmcache-"), layout, fingerprint, folder)
 
 
-def damage(bench: Bench) -> str:
+def damage(bench: Bench) -> None:
     """Flip bits in, cut or delete a share of the stored grains, drawn by the seed; says how many of each."""
     assert isinstance(bench.store, DiskStore)
     draw, done = random.Random(bench.config.seed), {"bits flipped": 0, "cut short": 0, "deleted": 0}
-    for ids in bench.prompts:
+    for ids, usable in zip(bench.prompts, bench.usable, strict=True):
         prompt = bench.store.prompt(ids)
-        there = [i for i, stored in enumerate(prompt.stored) if stored]
+        there = [i for i, stored in enumerate(usable) if stored]
         for grain in sorted(draw.sample(there, round(len(there) * bench.config.damage_pct / 100))):
             path, how = bench.store.path(prompt.keys[grain]), draw.choice(list(done))
             done[how] += 1
+            usable[grain] = False
             if how == "deleted":
                 path.unlink(missing_ok=True)
                 continue
             raw = bytearray(path.read_bytes())
             raw[-1 - draw.randrange(1000)] ^= 1 << draw.randrange(8)
             path.write_bytes(raw if how == "bits flipped" else raw[: len(raw) // 2])
-    return "store damaged on purpose: " + ", ".join(f"{n} grains {how}" for how, n in done.items())
+    told = ", ".join(f"{n} grains {how}" for how, n in done.items())
+    bench.say(Note(f"store damaged on purpose: {told}", "warning"))
 
 
 def to_stroke(span: Span) -> Stroke:
@@ -259,15 +255,15 @@ def _measure(bench: Bench) -> CakeResult:
     guess = Costs(0.01, 0.0008, 1e-7, 0.0008)
     bench.warm_up()
     bench.restore("compute", 0, 0.0, guess, 1)
-    costs = replace(guess, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
+    costs = replace(guess, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(passes_of(bench)), strict=True)))
     bench.tell("writing the KV store")
     for ids, restored in zip(bench.prompts, bench.kept[-1][2], strict=True):
         save_prompt(bench.store, ids, restored.cache, bench.stop)
-    whole = all(
-        all(bench.store.prompt(ids).stored[: bench.storable(i) // config.grain]) for i, ids in enumerate(bench.prompts)
-    )
+    bench.usable = [
+        bench.store.prompt(ids).stored[: bench.storable(i) // config.grain] for i, ids in enumerate(bench.prompts)
+    ]
     if config.damage_pct:
-        bench.say(Note(damage(bench), "warning"))
+        damage(bench)
     bench.tell("reading the raw disk", 1.0)
     raw = bench.restore("raw load", 0, 0.0, replace(costs, load_token_s=1e-6), 1)
     raw_token_s = bench.token_bytes / (raw.link_mb_s * 1e6)
@@ -295,80 +291,6 @@ def _measure(bench: Bench) -> CakeResult:
         for mode in modes[1:]:  # far from the balance one side alone is nearly as good, or better
             bench.restore(mode, 0, link * factor, far, run)
     bench.tell("modelling other bandwidths")
-    result = _result(bench, slow, link, run, control, single=whole and not config.damage_pct and config.requests == 1)
+    result = summed(bench, slow, link, run, control)
     bench.say(Progress(bench.total, bench.total, "done"))
     return result
-
-
-def _passes(bench: Bench) -> list[tuple[int, int, float]]:
-    """(start, tokens, seconds) of every pass of the compute-only restores."""
-    return [p for row, _, restored in bench.kept if row.mode == "compute" for r in restored for p in r.passes]
-
-
-def _result(bench: Bench, costs: Costs, link: float, run: int, control: float, single: bool) -> CakeResult:
-    from workbench.cake.work import assemble
-
-    config, tested = bench.config, bench.config.policy
-    costs = replace(costs, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(_passes(bench)), strict=True)))
-    costs = replace(costs, contention=_contention(bench, costs))
-    loads = [
-        s
-        for row, _, restored in bench.kept
-        if row.mode == "load" and _at(row, link)
-        for r in restored
-        for _, s in r.reads
-    ]
-    if loads:  # what reads of this run took; their fixed cost stays the probed one
-        per_read = costs.load_request_s / run
-        costs = replace(costs, load_token_s=max(1e-12, (median(loads) - per_read) / config.grain))
-    best, bound = None, None
-    if single:
-        passes = [r.passes for row, _, restored in bench.kept if row.mode == "compute" for r in restored]
-        tokens = len(bench.prompts[0])
-        best = model_time.measured_oracle(costs, passes, [(config.grain, s) for s in loads], tokens, config.grain)
-        bound = min(best.ttft_s, model_time.lower_bound_s(costs, tokens, config.grain, bench.step))
-    top = float(max(t.abs().max() for t in bench.reference))
-    row, strokes, _ = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)[
-        (sum(k[0].mode == tested and _at(k[0], link) for k in bench.kept) - 1) // 2
-    ]
-    compute_s, load_s = (median(_ttft(k) for k in bench.kept if k[0].mode == m and _at(k[0], link)) for m in SINGLE)
-    source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.dtype})"
-    facts: dict[str, Any] = {
-        "rows": bench.rows,
-        "strokes": strokes,
-        "model": Model.of(costs, bench.step, run, bench.token_bytes, source),
-        "curve": model_time.curve(costs, bench.token_bytes, config, bench.step, run, link),
-        "link_mb_s": round(link, 3),
-        "prompt_tokens": len(bench.prompts[0]),
-        "oracle_s": best.ttft_s if best else None,
-        "oracle_token": best.token if best else None,
-        "bound_s": bound,
-        "tolerance": TOLERANCE[config.dtype] * top,
-        "control_max_abs_diff": control,
-        "tokens": [t for answer in bench.answers for t in answer],
-        "text": bench.model.tokenizer.decode(bench.answers[0]),
-        "table": model_time.nearest_claims(compute_s, load_s, row.ttft_s) if tested == "cake" and single else [],
-        "prompt_hash": hashlib.sha256(np.asarray(bench.prompts[0], dtype="<i8").tobytes()).hexdigest()[:16],
-    }
-    return assemble(config, "cpu", bench.began, facts)
-
-
-def _at(row: Row, link: float) -> bool:
-    return row.mode == "compute" or row.link_mb_s == round(link, 3)
-
-
-def _ttft(kept: tuple[Row, list[Stroke], list[Restored]]) -> float:
-    return kept[0].ttft_s
-
-
-def _contention(bench: Bench, costs: Costs) -> float:
-    """How much slower passes ran beside a load than the fitted curve says; at least 1."""
-    ratios = [
-        seconds / costs.compute_s(start, tokens)
-        for row, _, restored in bench.kept
-        if row.mode == "cake"
-        for r in restored
-        for start, tokens, seconds in r.passes
-        if start + tokens <= r.met_at
-    ]
-    return max(1.0, float(median(ratios))) if ratios else 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 
@@ -11,7 +12,7 @@ from workbench.cake import paper
 from workbench.cake.bounds import Restore, batch_bound, bounds, lower_bound_s, measured_oracle
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, Split, oracle
-from workbench.cake.policy import Mode, Policy
+from workbench.cake.policy import Batch, Mode, Policy
 from workbench.cake.result import Curve
 from workbench.cake.sim import Request, simulate, ttft
 from workbench.system import Claim

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cake import model_time
+from workbench.cake.bounds import bounds
 from workbench.cake.costs import Costs, Split, fit_compute
-from workbench.cake.measure import TOLERANCE
-from workbench.cake.result import Model, Row, Stroke
+from workbench.cake.result import TOLERANCE, Model, Row, Stroke
 
 if TYPE_CHECKING:
     from workbench.cake.vllm_bench import Bench
@@ -55,18 +55,18 @@ def fitted(bench: Bench) -> Costs:
     return Costs(step_s, token_s, pair_s, 1.0)
 
 
-def best_split(bench: Bench, costs: Costs, link: float) -> Split:
-    """Oracle split of the measured passes and reads of the two single modes."""
+def best_split(bench: Bench, costs: Costs, link: float) -> tuple[Split, float]:
+    """Oracle split of the measured passes and reads of the two single modes, and the lower bound."""
     passes = [r.passes() for r in bench.runs if r.row.mode == "compute"]
     reads = [read for r in bench.runs if r.row.mode == "load" and _at(r.row, link) for read in r.reads()]
     grain = bench.config.grain
     reads = reads or [(grain, costs.load_s(grain, bench.run_grains * grain))]
-    return model_time.measured_oracle(costs, passes, reads, len(bench.ids), grain)
+    return bounds(costs, passes, reads, len(bench.ids), grain, bench.step)
 
 
 def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, Any]:
     """What the parent makes a CakeResult of."""
-    config, grain, step = bench.config, bench.config.grain, bench.step
+    config, step = bench.config, bench.step
     own = fitted(bench)
     beside = [
         s / own.compute_s(start, n)
@@ -77,7 +77,7 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
     ]
     costs = replace(costs, step_s=own.step_s, token_s=own.token_s, pair_s=own.pair_s)
     costs = replace(costs, contention=max(1.0, float(median(beside))) if beside else 1.0)
-    best = best_split(bench, costs, link)
+    best, bound_s = best_split(bench, costs, link)
     tested = sorted((r for r in bench.runs if r.row.mode == config.policy and _at(r.row, link)), key=_ttft)
     shown = tested[(len(tested) - 1) // 2]
     single = [median(_ttft(r) for r in bench.runs if r.row.mode == m and _at(r.row, link)) for m in ("compute", "load")]
@@ -93,7 +93,7 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
         "prompt_tokens": len(bench.ids),
         "oracle_s": best.ttft_s,
         "oracle_token": best.token,
-        "bound_s": model_time.lower_bound_s(costs, len(bench.ids), grain, step),
+        "bound_s": bound_s,
         "tolerance": TOLERANCE[config.dtype] * max(abs(v) for v in reference.top.values()),
         "control_max_abs_diff": control,
         "tokens": reference.tokens,

@@ -123,11 +123,11 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
     curve = model_time.curve(costs, token_bytes, config, step, run, link)
     yield Progress(2, 3, "the paper's table")
     table = list(paper_claims())
-    best = None
     if len(lengths) == 1:
         best = model_time.oracle_split(costs, lengths[0], config.grain, step, run)
-        bound = model_time.lower_bound_s(costs, lengths[0], config.grain, step)
-    else:  # of the mean TTFT; the best schedule of several is not known
+        best_s, bound = best.ttft_s, model_time.lower_bound_s(costs, lengths[0], config.grain, step)
+    else:  # of the mean TTFT; the best schedule of several is not known, the best order is
+        best, best_s = None, model_time.best_order_s(costs, config, step, run)
         bound = batch_bound(costs, [Restore(n) for n in lengths], config.grain, step, run).mean_ttft_s
     result = assemble(
         config,
@@ -140,7 +140,7 @@ def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
             "curve": curve,
             "link_mb_s": round(link, 3),
             "prompt_tokens": config.prompt_tokens,
-            "oracle_s": best.ttft_s if best else None,
+            "oracle_s": best_s,
             "oracle_token": best.token if best else None,
             "bound_s": bound,
             "table": table,
