@@ -1,7 +1,7 @@
-"""CAKE measured: `workbench bench cake` appends rows to benchmarks/cake.csv. Minutes; leave the machine alone.
+"""CAKE measured: `workbench bench cake` appends rows to benchmarks/cake.csv. Ten minutes; leave the machine alone.
 
-Embedded engine at the balance point (three interleaved rounds), the losing corners, eviction orders, the simulator's
-own speed and the real costs that the shipped model holds.
+Both engines at the balance point of two lengths (three interleaved rounds) and far from it, where little is won or
+something lost; eviction orders; the simulator's own speed; the fitted costs that the shipped model holds.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from typing import Any
 import workbench as wb
 from workbench.cake import SYSTEM, model_time
 from workbench.cake.policy import Policy
+from workbench.cake.result import CakeResult
 from workbench.cake.sim import Request, simulate
 from workbench.cake.work import THIS_MACHINE, THIS_TOKEN_BYTES
 
 SIZES: dict[str, dict[str, Any]] = {"balance 8k": {"prompt_tokens": 8001}, "balance 2k": {"prompt_tokens": 2001}}
+HALF = {"head-last": [True] * 31 + [False] * 31, "head-first": [False] * 31 + [True] * 31}  # of 62 grains
 
 
 def main() -> list[dict[str, Any]]:
-    """Run everything; one row per number. WORKBENCH_BENCH=sim leaves out what takes minutes, =vllm adds vLLM."""
-    what = os.environ.get("WORKBENCH_BENCH", "")
-    rows = list(_simulator()) + list(_eviction())
-    if what != "sim":
-        rows += _measured("embedded")
-    if what == "vllm":
-        rows += _measured("vllm")
+    """Run everything; one row per number. WORKBENCH_BENCH: engines to measure, "embedded vllm" if not set."""
+    rows = [*_simulator(), *_eviction()]
+    for engine in os.environ.get("WORKBENCH_BENCH", "embedded vllm").split():
+        rows += _measured(engine)
     return rows
 
 
@@ -40,16 +39,25 @@ def _row(case: str, name: str, value: float, badge: str) -> dict[str, Any]:
 def _measured(engine: str) -> Iterator[dict[str, Any]]:
     """Three interleaved rounds at the balance point of each size; then links far from it, where little is won."""
     for size, changes in SIZES.items():
-        config = SYSTEM.make(engine=engine, rounds=3, sweep_points=4 if size == "balance 8k" else 0, **changes)
+        config = SYSTEM.make("small", engine=engine, rounds=3, sweep_points=2, **changes)
         result = wb.run("cake", config)
+        assert isinstance(result, CakeResult)
         for name, value in result.summary().items():
             yield _row(f"{engine}, {size}", name, value, result.provenance.badges[name])
-        model = getattr(result, "model", None)
         for name in ("step_s", "token_s", "pair_s", "contention"):
-            yield _row(f"{engine}, {size}", f"fitted {name}", getattr(model, name), "measured")
-        for row in getattr(result, "rows", []):
-            if row.mode == "cake" and row.link_mb_s != result.summary()["link_mb_s"]:
-                yield _row(f"{engine}, {size}, {row.link_mb_s:g} MB/s", "ttft_s", row.ttft_s, "measured")
+            yield _row(f"{engine}, {size}", f"fitted {name}", getattr(result.model, name), "measured")
+        yield from _far(f"{engine}, {size}", result)
+
+
+def _far(case: str, result: CakeResult) -> Iterator[dict[str, Any]]:
+    """Both single modes and CAKE at the other links of the run: at their ends CAKE wins nothing or loses."""
+    compute_s = result.summary()["compute_only_ttft_s"]
+    for link in sorted({row.link_mb_s for row in result.rows if row.throttled} - {result.link_mb_s}):
+        at = {row.mode: row.ttft_s for row in result.rows if row.throttled and row.link_mb_s == link}
+        for mode, seconds in at.items():
+            yield _row(f"{case}, {link:g} MB/s", f"{mode} ttft_s", seconds, "measured")
+        best_s = min(compute_s, at["load"])
+        yield _row(f"{case}, {link:g} MB/s", "speedup_vs_best_single", best_s / at["cake"], "measured")
 
 
 def _simulator() -> Iterator[dict[str, Any]]:
@@ -68,6 +76,6 @@ def _simulator() -> Iterator[dict[str, Any]]:
 def _eviction() -> Iterator[dict[str, Any]]:
     """A store that holds half of an 8k prompt: which half is worth more to a reader from both ends."""
     costs = replace(THIS_MACHINE, load_token_s=THIS_TOKEN_BYTES / 17e6)
-    for name, stored in {"head-last": [True] * 31 + [False] * 31, "head-first": [False] * 31 + [True] * 31}.items():
+    for name, stored in HALF.items():
         seconds = simulate(Policy(costs), [Request(8001, stored=stored)]).ttft_s[0]
         yield _row(f"half the store, {name}", "ttft_s", seconds, "modelled")
