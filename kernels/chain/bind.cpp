@@ -1,0 +1,168 @@
+// numpy in, numpy out: each call checks what it is given, lets go of the interpreter lock and runs one stage.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+
+#include <memory>
+#include <stdexcept>
+#include <string>
+
+#include "backtrack.h"
+#include "rmq.h"
+#include "sort.h"
+#include "types.h"
+
+namespace nb = nanobind;
+using namespace chain;
+
+namespace {
+
+using Anchors = nb::ndarray<const uint64_t, nb::shape<-1, 2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Array = nb::ndarray<const T, nb::shape<-1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Made = nb::ndarray<nb::numpy, T, nb::c_contig>;
+
+template <class T>
+Made<T> own(T* data, size_t rows) {
+    nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+    return Made<T>(data, {rows}, owner);
+}
+template <class T>
+Made<T> copied(const std::vector<T>& from) {
+    T* data = new T[from.size() + 1];
+    std::copy(from.begin(), from.end(), data);
+    return own(data, from.size());
+}
+
+const Anchor* view(const Anchors& a) { return reinterpret_cast<const Anchor*>(a.data()); }
+
+// What the loops rely on: order, positions that leave room for sums, indices of 31 bits.
+void check_anchors(const Anchor* a, int64_t n) {
+    if (n > INT32_MAX - 64) throw std::invalid_argument("chain: more than 2**31 anchors of one read");
+    for (int64_t i = 0; i < n; ++i) {
+        if (i > 0 && a[i].x < a[i - 1].x) throw std::invalid_argument("chain: anchors are not sorted by x");
+        if (uint32_t(a[i].y) > uint32_t(INT32_MAX) / 2)
+            throw std::invalid_argument("chain: a position on the read is 2**30 or more");
+    }
+}
+
+Params check(const Params& q) {
+    const auto within = [](int64_t v, int64_t low, int64_t high) { return v >= low && v <= high; };
+    if (!within(q.max_dist_x, 1, kFarthest) || !within(q.max_dist_y, 1, kFarthest) || !within(q.bw, 0, kFarthest))
+        throw std::invalid_argument("chain: distances must lie between 1 and 2**24, the band between 0 and 2**24");
+    if (q.max_iter < 1 || q.max_skip < 0 || q.n_seg < 1)
+        throw std::invalid_argument("chain: max_iter and n_seg must be positive, max_skip not negative");
+    if (!(q.gap >= 0.0f && q.gap <= 32.0f && q.skip >= 0.0f && q.skip <= 32.0f))
+        throw std::invalid_argument("chain: penalties of a base must lie between 0 and 32");
+    return q;
+}
+
+struct Outputs {
+    explicit Outputs(size_t n)
+        : score(new int32_t[n + 1]), previous(new int64_t[n + 1]), peak(new int32_t[n + 1]), size(n) {}
+    Scores scores() { return {score.get(), previous.get(), peak.get()}; }
+    auto release() { return std::make_tuple(own(score.release(), size), own(previous.release(), size), own(peak.release(), size)); }
+    std::unique_ptr<int32_t[]> score;
+    std::unique_ptr<int64_t[]> previous;
+    std::unique_ptr<int32_t[]> peak;
+    size_t size;
+};
+
+auto py_dp(const Anchors& anchors, const Params& params, Backend backend) {
+    check(params);
+    if (!has(backend)) throw std::invalid_argument("chain: this processor cannot run that backend");
+    if (backend != Backend::scalar && (!simple(params) || params.max_skip != kUnlimited))
+        throw std::invalid_argument("chain: that backend does one read, no introns, no skip penalty and no limit on skips");
+    Outputs out(anchors.shape(0));
+    {
+        nb::gil_scoped_release free;
+        check_anchors(view(anchors), int64_t(out.size));
+        dp(backend, view(anchors), int64_t(out.size), params, out.scores());
+    }
+    return out.release();
+}
+
+auto py_rmq(const Anchors& anchors, const JoinParams& params) {
+    check({params.max_dist, params.max_dist, params.bw, params.max_skip, 1, 1, 0, params.gap, params.skip, false, 1});
+    if (params.inner_dist < 0 || params.size_cap < 1)
+        throw std::invalid_argument("chain: inner_dist must not be negative, size_cap must be positive");
+    Outputs out(anchors.shape(0));
+    {
+        nb::gil_scoped_release free;
+        check_anchors(view(anchors), int64_t(out.size));
+        dp_rmq(view(anchors), int64_t(out.size), params, out.scores());
+    }
+    return out.release();
+}
+
+auto py_backtrack(const Array<int32_t>& score, const Array<int64_t>& previous, const Params& params) {
+    const int64_t n = int64_t(score.shape(0));
+    if (int64_t(previous.shape(0)) != n) throw std::invalid_argument("chain: f and p differ in length");
+    Chains found;
+    {
+        nb::gil_scoped_release free;
+        for (int64_t i = 0; i < n; ++i)
+            if (previous(i) >= i || previous(i) < -1) throw std::invalid_argument("chain: a predecessor must come before");
+        found = backtrack(score.data(), previous.data(), n, params);
+    }
+    return std::make_tuple(copied(found.u), copied(found.members));
+}
+
+auto py_compact(const Anchors& anchors, const Array<uint64_t>& u, const Array<int64_t>& members) {
+    Chains found{{u.data(), u.data() + u.shape(0)}, {members.data(), members.data() + members.shape(0)}}, sorted;
+    {
+        nb::gil_scoped_release free;
+        uint64_t total = 0;
+        for (uint64_t each : found.u) {
+            if (uint32_t(each) == 0) throw std::invalid_argument("chain: a chain of no anchors");
+            total += uint32_t(each);
+        }
+        if (total != found.members.size()) throw std::invalid_argument("chain: u and members do not fit together");
+        for (int64_t i : found.members)
+            if (i < 0 || i >= int64_t(anchors.shape(0))) throw std::invalid_argument("chain: no such anchor");
+        sorted = compact(view(anchors), found);
+    }
+    return std::make_tuple(copied(sorted.u), copied(sorted.members));
+}
+
+// The order in which the unstable radix sort leaves items with these keys.
+auto py_order(const Array<uint64_t>& keys) {
+    std::vector<Item> items(keys.shape(0));
+    std::vector<int64_t> order(items.size());
+    {
+        nb::gil_scoped_release free;
+        for (size_t i = 0; i < items.size(); ++i) items[i] = {keys.data()[i], i};
+        unstable_sort(items.data(), int64_t(items.size()), [](const Item& e) { return e.key; });
+        for (size_t i = 0; i < items.size(); ++i) order[i] = int64_t(items[i].value);
+    }
+    return copied(order);
+}
+
+}  // namespace
+
+NB_MODULE(_chain, m) {
+    m.attr("UNLIMITED") = kUnlimited;
+    nb::class_<Params>(m, "Params")
+        .def("__init__", [](Params* p, int32_t max_dist_x, int32_t max_dist_y, int32_t bw, int32_t max_skip, int32_t max_iter,
+                            int32_t min_cnt, int32_t min_score, float gap, float skip, bool cdna, int32_t n_seg) {
+            new (p) Params{max_dist_x, max_dist_y, bw, max_skip, max_iter, min_cnt, min_score, gap, skip, cdna, n_seg};
+        });
+    nb::class_<JoinParams>(m, "JoinParams")
+        .def("__init__", [](JoinParams* p, int32_t max_dist, int32_t inner_dist, int32_t bw, int32_t max_skip, int32_t size_cap,
+                            float gap, float skip) {
+            new (p) JoinParams{max_dist, inner_dist, bw, max_skip, size_cap, gap, skip};
+        });
+    nb::enum_<Backend>(m, "Backend")
+        .value("scalar", Backend::scalar)
+        .value("avx2", Backend::avx2)
+        .value("avx512", Backend::avx512)
+        .value("avx2_every_pair", Backend::avx2_every_pair)
+        .value("avx512_every_pair", Backend::avx512_every_pair);
+    m.def("has", &has);
+    m.def("dp", &py_dp);
+    m.def("dp_rmq", &py_rmq);
+    m.def("backtrack", &py_backtrack);
+    m.def("compact", &py_compact);
+    m.def("order", &py_order);
+}
