@@ -32,8 +32,8 @@ def main() -> list[dict[str, Any]]:
 
 
 def _row(case: str, name: str, value: float, badge: str) -> dict[str, Any]:
-    print(f"  {case:<40} {name:<28} {value:10.4f}  {badge}")
-    return {"case": case, "number": name, "value": round(value, 6), "badge": badge}
+    print(f"  {case:<40} {name:<28} {value:10.4g}  {badge}")
+    return {"case": case, "number": name, "value": float(f"{value:.6g}"), "badge": badge}
 
 
 def _measured(engine: str) -> Iterator[dict[str, Any]]:

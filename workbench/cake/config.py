@@ -100,13 +100,13 @@ class CakeConfig(Config):
         json_schema_extra=ADVANCED,
     )
     threads: int = Field(1, ge=1, le=64, description="Compute threads", json_schema_extra=ADVANCED)
-    sim_hardware: Literal["A100", "H100", "2xA100", "this machine"] = Field(
+    sim_hardware: Literal["A100", "H100", "2xA100", "one CPU core"] = Field(
         "A100", description="Simulated hardware, calibrated on the paper's table 3", json_schema_extra=SIMULATION
     )
     sim_model: Literal["LongAlpaca-7B", "LongAlpaca-13B", "Llama-3.1-8B", "Llama-3.1-70B"] = Field(
         "LongAlpaca-13B",
         description="Simulated model on the paper's hardware: KV bytes are the paper's, computing is scaled by size "
-        "from LongAlpaca-13B; this machine simulates SmolLM2",
+        "from LongAlpaca-13B; one CPU core simulates SmolLM2",
         json_schema_extra=SIMULATION,
     )
     sim_share: Literal["12.5", "50", "100"] = Field(

@@ -211,8 +211,8 @@ def preview(config: CakeConfig) -> go.Figure:
     from workbench.cake.sim import Request, simulate
     from workbench.cake.work import simulated_costs
 
-    ours = config.backend != "sim" or config.sim_hardware == "this machine"
-    shown = config.model_copy(update={"sim_hardware": "this machine"}) if ours else config
+    ours = config.backend != "sim" or config.sim_hardware == "one CPU core"
+    shown = config.model_copy(update={"sim_hardware": "one CPU core"}) if ours else config
     costs, token_bytes, link, source = simulated_costs(shown)
     step, run, grain, lengths = config.pass_tokens, config.run or 1, config.grain, config.lengths
     policy = Policy(costs, step, run, config.policy, config.batch, config.hedge)

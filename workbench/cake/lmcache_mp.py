@@ -55,6 +55,7 @@ class MpEngine:
             job = {"model": str(model), "longest": longest, "port": port, "dtype": dtype, "step": step, "top": top}
             (folder / "job.json").write_text(json.dumps(job))
             self._start_engine(folder / "job.json")
+            self._each(psutil.Process.suspend)
         except BaseException:
             self.close()
             raise
