@@ -257,7 +257,7 @@ inline const char* flaw(const Pair* a, size_t n, const uint64_t* chains, size_t 
                         size_t sequences) {
     uint64_t sum = 0;
     for (size_t i = 0; i < n_chains; ++i) {
-        if (uint32_t(chains[i]) == 0 || chains[i] >> 63) return "a chain has no anchor or a negative score";
+        if (uint32_t(chains[i]) == 0 || int64_t(chains[i]) >> 32 <= 0) return "a chain has no anchor or no score";
         sum += uint32_t(chains[i]);
     }
     if (sum != n || n > INT32_MAX) return "the chains' counts do not add up to the anchors";

@@ -137,8 +137,8 @@ def _parts(stream: IO[bytes], place: _Place) -> Iterator[Record]:
 
 def _fasta(stream: IO[bytes], header: bytes, place: _Place) -> Iterator[Record]:
     """Blocks are cut where a line begins with ">"; the bases of a record are joined once, when it is complete."""
-    header = _whole_line(stream, header, place)
-    place.number, place.name = 1, _name(header, place)
+    place.number = 1
+    place.name = _name(_whole_line(stream, header, place), place)
     body: list[bytes] = []
     at_line_start = True
     while block := stream.read(BLOCK):
