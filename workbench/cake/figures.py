@@ -34,6 +34,8 @@ STORES = {
     "lmcache-server": "raw, LMCache on its server",
 }
 LEVELS = {"warm": "vLLM's prefix cache, warm, measured", "lmcache-mp load": "LMCache's own connector, measured"}
+# a legend at the foot of the picture, whatever the height of the plot: it can never lie on an axis title
+BELOW: dict[str, Any] = {"yref": "container", "y": 0.0, "yanchor": "bottom", "x": 0.0, "xanchor": "left"}
 GRID_TOKENS = (1024, 2048, 4096, 8192, 16384, 32768)
 GRID_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 
@@ -62,10 +64,10 @@ def overview(result: CakeResult) -> go.Figure:
     tested = MODES[result.config.policy]
     title = f"{tested[0].upper()}{tested[1:]}: {theme.number(s['ttft_s'])} s to the first token, {faster} ({badge})"
     fig.update_layout(
-        legend={"y": -0.17, "yanchor": "top", "x": 0.0, "xanchor": "left", "entrywidth": 225, "font": {"size": 12}},
-        margin={"b": 150},
+        legend=BELOW | {"entrywidth": 225, "font": {"size": 12}},
+        margin={"b": 175},
     )
-    return theme.finish(fig, title, result.sentence(), height=540)
+    return theme.finish(fig, title, result.sentence(), height=560)
 
 
 def _pointers(fig: go.Figure, strokes: Sequence[Stroke], ends: Sequence[tuple[str, float]], tail: int | None) -> None:
@@ -240,7 +242,7 @@ def preview(config: CakeConfig) -> go.Figure:
     lines = wrap(said, len(said) // (1 + len(said) // 150) + 12)  # of like length, at most about 150
     note = "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in lines)
     margin = {"b": 90, "t": 62 + 17 * len(lines)}
-    fig.update_layout(legend={"y": -0.16, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin=margin)
+    fig.update_layout(legend=BELOW, margin=margin)
     return theme.finish(fig, title + note, text, height=430 if ours else 520)
 
 

@@ -73,7 +73,7 @@ def provenance_html(result: Result) -> str:
     p = result.provenance
     versions = ", ".join(f"{name} {version}" for name, version in p.versions.items())
     line = f"{p.backend} on {p.device} · seed {result.config.seed} · {p.started_at} · {theme.number(p.seconds)} s"
-    return escape(f"{line} · commit {p.commit[:12] or 'unknown'} · {versions}")
+    return escape(f"{line} · commit {p.commit or 'unknown'} · {versions}")
 
 
 def figure_json(fig: go.Figure) -> dict[str, Any]:
