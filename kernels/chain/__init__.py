@@ -146,7 +146,8 @@ def dp(
     from workbench.kernels.chain import _chain
 
     there = available(params)
-    if backend not in {*there, "auto"}:
+    unpruned = {f"{name}_every_pair" for name in there if name in VECTOR}  # what pruning is measured against
+    if backend not in {*there, *unpruned, "auto"}:
         known = {*VECTOR, "scalar"}
         why = "is not of this processor or does not do these parameters" if backend in known else "is unknown"
         raise Unsupported(f"chain: backend {backend!r} {why}; here there are auto, {', '.join(there)}")

@@ -24,15 +24,27 @@ struct V {
     static I sub(I a, I b) { return _mm256_sub_epi32(a, b); }
     static I absolute(I a) { return _mm256_abs_epi32(a); }
     static I smaller(I a, I b) { return _mm256_min_epi32(a, b); }
-    static M positive_up_to(I v, I most) {
-        return bits(_mm256_andnot_si256(_mm256_cmpgt_epi32(v, most), _mm256_cmpgt_epi32(v, _mm256_setzero_si256())));
+    // Tests answer for the lanes asked about, the others are 0.
+    static M positive_up_to(I v, I most, M lanes) {
+        return lanes & bits(_mm256_andnot_si256(_mm256_cmpgt_epi32(v, most), _mm256_cmpgt_epi32(v, _mm256_setzero_si256())));
     }
-    static M nonzero(I v) { return kAll ^ bits(_mm256_cmpeq_epi32(v, _mm256_setzero_si256())); }
-    static M not_above(I v, I most) { return bits(_mm256_cmpeq_epi32(_mm256_min_epu32(v, most), v)); }
-    static M above(I v, I least) { return bits(_mm256_cmpgt_epi32(v, least)); }
-    static M equal(I a, I b) { return bits(_mm256_cmpeq_epi32(a, b)); }
+    static M nonzero(I v, M lanes) { return lanes & ~bits(_mm256_cmpeq_epi32(v, _mm256_setzero_si256())); }
+    static M not_above(I v, I most, M lanes) { return lanes & bits(_mm256_cmpeq_epi32(_mm256_min_epu32(v, most), v)); }
+    static M above(I v, I least, M lanes) { return lanes & bits(_mm256_cmpgt_epi32(v, least)); }
+    static M equal(I a, I b, M lanes) { return lanes & bits(_mm256_cmpeq_epi32(a, b)); }
     static I lookup(const int32_t* table, I at, M lanes) {
         return _mm256_mask_i32gather_epi32(_mm256_setzero_si256(), table, at, spread(lanes), 4);
+    }
+    // Blocks of a group of 64 with an anchor whose diagonal is 0 to `most` above `edge`, modulo 2^16.
+    static M blocks_near(const int16_t* diagonal, int16_t edge, uint16_t most) {
+        const I low = _mm256_set1_epi16(edge), width = _mm256_set1_epi16(int16_t(most));
+        M blocks = 0;
+        for (int k = 0; k < 4; ++k) {  // two blocks at a time: the halves of a vector
+            const I above = _mm256_sub_epi16(_mm256_load_si256(reinterpret_cast<const I*>(diagonal) + k), low);
+            const M near = M(_mm256_movemask_epi8(_mm256_cmpeq_epi16(_mm256_min_epu16(above, width), above)));
+            blocks |= M((near & 0xffff) != 0) << 2 * k | M(near >> 16 != 0) << (2 * k + 1);
+        }
+        return blocks;
     }
     static I put(I v, int lane, int32_t value) { return _mm256_blendv_epi8(v, all(value), spread(1u << lane)); }
     static int32_t highest(I v) {

@@ -11,11 +11,16 @@ void out_of_memory() { throw std::bad_alloc(); }
 
 bool has(Backend backend) {
     __builtin_cpu_init();
+    const auto avx2 = [] {
+        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("lzcnt");
+    };
     switch (backend) {
         case Backend::scalar: return true;
         case Backend::avx2:
-        case Backend::avx2_every_pair: return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("bmi") && __builtin_cpu_supports("lzcnt");
-        default: return __builtin_cpu_supports("avx512f");
+        case Backend::avx2_every_pair: return avx2();
+        default:
+            return avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                   __builtin_cpu_supports("avx512vl");
     }
 }
 

@@ -3,7 +3,9 @@
 // Anchors lie in blocks of kLanes. For each block that is whole, bound[b] = max over its j of score(j) + span(j), which
 // no gain can exceed; looking backwards, a block whose bound is not above the best score so far cannot change the
 // answer (ties go to the nearer anchor, which was looked at before). On a real chain the best score is near the end of
-// the window and almost every older block falls away unseen. The block that is still growing stays in a register.
+// the window and almost every older block falls away unseen. In repeats, where scores say little, a second test looks
+// at 16 bits of each anchor's diagonal (x - y): a block without any near that of i falls away too. Both tests are made
+// for a group of kLanes blocks at once. The block that is still growing stays in a register.
 //
 // Included by files built for one instruction set: no templates of the standard library here, or the linker might
 // give their code, built for that set, to everyone.
@@ -15,8 +17,13 @@ namespace chain {
 
 struct Columns {  // the anchors, one column each, padded to whole vectors
     int32_t *x, *y, *span, *bound, *table;
+    int16_t* diagonal;  // x - y in units of kUnit bases, the low 16 bits
     int64_t n;
 };
+
+constexpr int kUnitShift = 3, kUnit = 1 << kUnitShift;
+
+static inline int16_t coarse_diagonal(int32_t x, int32_t y) { return int16_t((uint32_t(x) - uint32_t(y)) >> kUnitShift); }
 
 template <class V, bool Prune, bool Capped>
 class Pull {
@@ -28,6 +35,9 @@ class Pull {
     Pull(const Anchor* a, const Columns& c, const Params& q, Scores out) : a_(a), c_(c), q_(q), out_(out) {
         max_q_ = V::all(q.max_dist_x < q.max_dist_y ? q.max_dist_x : q.max_dist_y);
         band_ = V::all(q.bw);
+        const int32_t either_side = q.bw / kUnit + 1;
+        near_ = either_side < 1 << 14 ? uint16_t(2 * either_side) : UINT16_MAX;  // a very wide band: all are near
+        to_edge_ = int16_t(either_side);
     }
 
     void run() {
@@ -40,7 +50,7 @@ class Pull {
             to_x_ = V::all(c_.x[i]), to_y_ = V::all(c_.y[i]);
             best_ = c_.span[i], from_ = -1, least_ = V::all(best_);
             if (lane != 0 && start < i) look(i >> kShift, growing, within(i >> kShift, start, i));
-            if (start < (i & ~int64_t(kLanes - 1))) look_back((i >> kShift) - 1, start);
+            if (start < (i & ~int64_t(kLanes - 1))) look_back(i, (i >> kShift) - 1, start);
             if (Capped) follow(i, start, leader);
             out_.score[i] = best_, out_.previous[i] = from_;
             fill_peak(out_, i);
@@ -65,31 +75,36 @@ class Pull {
         const int64_t at = block << kShift;
         const I dq = V::sub(to_y_, V::load(c_.y + at)), dr = V::sub(to_x_, V::load(c_.x + at));
         const I dd = V::absolute(V::sub(dr, dq));
-        M ok = lanes & V::positive_up_to(dq, max_q_) & V::nonzero(dr) & V::not_above(dd, band_);
+        M ok = V::positive_up_to(dq, max_q_, V::nonzero(dr, V::not_above(dd, band_, lanes)));
         if (ok == 0) return;
         const I gain = V::smaller(V::load(c_.span + at), V::smaller(dr, dq));
         const I reached = V::sub(V::add(gain, scores), V::lookup(c_.table, dd, ok));
-        ok &= V::above(reached, least_);
+        ok = V::above(reached, least_, ok);
         if (ok == 0) return;
         best_ = V::highest_of(reached, ok);
         least_ = V::all(best_);
-        from_ = at + V::last(ok & V::equal(reached, least_));
+        from_ = at + V::last(V::equal(reached, least_, ok));
     }
 
-    void look_back(int64_t block, int64_t start) {  // whole blocks, from the nearest to that of `start`
+    void look_back(int64_t i, int64_t block, int64_t start) {  // whole blocks, from the nearest to that of `start`
         const int64_t oldest = start >> kShift;
         if (!Prune) {
             for (; block >= oldest; --block) look(block, V::load(out_.score + (block << kShift)), within(block, start, c_.n));
             return;
         }
-        for (int64_t group = block >> kShift; group >= oldest >> kShift; --group) {
-            M hopeful = within(group, oldest, block + 1);
+        if (c_.bound[block] > best_) look(block, V::load(out_.score + (block << kShift)), within(block, start, c_.n));
+        const int16_t edge = int16_t(coarse_diagonal(c_.x[i], c_.y[i]) - to_edge_);
+        for (int64_t stop = block; stop > oldest; stop = (stop - 1) & ~int64_t(kLanes - 1)) {  // groups of [.., stop)
+            const int64_t group = (stop - 1) >> kShift;
             const I bounds = V::load(c_.bound + (group << kShift));
-            while ((hopeful &= V::above(bounds, least_)) != 0) {
+            M hopeful = V::above(bounds, least_, within(group, oldest, stop));
+            if (hopeful == 0) continue;
+            hopeful &= V::blocks_near(c_.diagonal + (group << 2 * kShift), edge, near_);
+            while (hopeful != 0) {
                 const int lane = V::last(hopeful);
                 const int64_t each = (group << kShift) + lane;
                 look(each, V::load(out_.score + (each << kShift)), within(each, start, c_.n));
-                hopeful &= ~(M(1) << lane);
+                hopeful = V::above(bounds, least_, hopeful & ~(M(1) << lane));
             }
         }
     }
@@ -121,6 +136,8 @@ class Pull {
     Params q_;
     Scores out_;
     I max_q_, band_, to_x_, to_y_, least_;
+    uint16_t near_;
+    int16_t to_edge_;
     int32_t best_ = 0;
     int64_t from_ = -1;
 };
@@ -128,20 +145,22 @@ class Pull {
 template <class V>
 void dp_pull(const Anchor* a, int64_t n, const Params& params, Scores out, bool prune) {
     const Params q = floored(params);
-    const int64_t whole = (n + V::kLanes) & ~int64_t(V::kLanes - 1);
-    Buffer<int32_t> x(whole), y(whole), span(whole), bound(whole / V::kLanes + V::kLanes), table(q.bw + 1);
+    const int64_t group = V::kLanes * V::kLanes, whole = (n + group) / group * group;
+    Buffer<int32_t> x(whole), y(whole), span(whole), bound(whole / V::kLanes), table(q.bw + 1);
+    Buffer<int16_t> diagonal(whole);
     Buffer<int32_t> score(whole);  // the caller's array may be unaligned and ends with the last anchor
     bool capped = false;
     for (int64_t i = 0, start = 0; i < n; ++i) {
         x[i] = pos_x(a[i]), y[i] = pos_y(a[i]), span[i] = span_of(a[i]);
+        diagonal[i] = coarse_diagonal(x[i], y[i]);
         start = window_start(a, i, start, q.max_dist_x);
         capped |= i - start > q.max_iter;
     }
-    for (int64_t i = n; i < whole; ++i) x[i] = y[i] = span[i] = 0;
-    for (int64_t b = 0; b < whole / V::kLanes + V::kLanes; ++b) bound[b] = 0;
+    for (int64_t i = n; i < whole; ++i) x[i] = y[i] = span[i] = diagonal[i] = 0;
     std::memset(score.data(), 0, size_t(whole) * sizeof(int32_t));
+    std::memset(bound.data(), 0, size_t(whole / V::kLanes) * sizeof(int32_t));
     fill_penalties(q, table.data());
-    const Columns c{x.data(), y.data(), span.data(), bound.data(), table.data(), n};
+    const Columns c{x.data(), y.data(), span.data(), bound.data(), table.data(), diagonal.data(), n};
     const Scores inner{score.data(), out.previous, out.peak};
     if (prune)
         capped ? Pull<V, true, true>(a, c, q, inner).run() : Pull<V, true, false>(a, c, q, inner).run();
