@@ -41,7 +41,8 @@ class Mapper:
     """Maps reads onto one index; may be shared by threads.
 
     `mode` "exact_skip25" gives what minimap2 gives; "full" looks at every predecessor in the window, as minimap2
-    does with an unlimited --max-chain-skip.
+    does with an unlimited --max-chain-skip. Raises ValueError for an unknown mode or preset, and for an index made
+    with other parameters than the preset's.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Mapper:
             raise ValueError(f"no mode {mode!r}; there are {', '.join(SKIP)}")
         self.index, self.backend = index, backend
         self.preset = preset_of(preset) if isinstance(preset, str) else preset
+        index.check(self.preset, "the index given")
         self.seed_params = index.params(self.preset)
         p = self.preset
         self.chain_params = ChainParams(

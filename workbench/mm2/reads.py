@@ -47,9 +47,9 @@ class Truth:
     def of(cls, name: str) -> Truth:
         """From the name of a simulated read. Raises ValueError for any other name."""
         try:
-            _, target, start, end, strand = name.rsplit(MARK, 4)
+            target, start, end, strand = name.split(MARK, 1)[1].rsplit(MARK, 3)
             truth = cls(target, int(start), int(end), strand)
-        except ValueError:
+        except (ValueError, IndexError):
             raise ValueError(f"{name!r} is not the name of a simulated read") from None
         if strand not in ("+", "-"):
             raise ValueError(f"{name!r} is not the name of a simulated read")
