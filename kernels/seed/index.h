@@ -97,6 +97,14 @@ struct IndexView {
         return nullptr;
     }
 
+    // What a look-up will need soon: its bucket, and when that has come, its keys.
+    void fetch_bucket(uint64_t hash) const { __builtin_prefetch(bucket + (hash & (buckets - 1))); }
+    void fetch_keys(uint64_t hash) const {
+        const size_t at = bucket[hash & (buckets - 1)];
+        __builtin_prefetch(keys + at);
+        __builtin_prefetch(start + at);
+    }
+
     Places find(uint64_t hash) const {
         const size_t b = hash & (buckets - 1);
         const uint64_t *first = keys + bucket[b], *last = keys + bucket[b + 1];

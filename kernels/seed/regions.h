@@ -9,7 +9,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "radix.h"
+#include "pair.h"
 
 namespace seed {
 
@@ -89,7 +89,7 @@ inline std::vector<Hit> hits_of(const Pair* a, const uint64_t* chains, size_t n,
                     at << 32 | uint32_t(chains[i])};
         at += uint32_t(chains[i]);
     }
-    radix_sort(order.data(), order.data() + n);
+    radix_sort(order.data(), n);
     std::vector<Hit> hits(n);
     for (size_t i = 0; i < n; ++i) {
         const Pair& from = order[n - 1 - i];
@@ -108,9 +108,11 @@ inline int32_t overlap(const Hit& p, const Hit& q) {
 // Bases of `hit` that no earlier primary covers.
 inline int32_t uncovered(const Hit& hit, const std::vector<Hit>& hits, const std::vector<int32_t>& primaries) {
     std::vector<std::pair<int32_t, int32_t>> parts;
-    for (int32_t p : primaries)
-        if (overlap(hits[p], hit) > 0)
-            parts.emplace_back(std::max(hits[p].query_start, hit.query_start), std::min(hits[p].query_end, hit.query_end));
+    for (int32_t p : primaries) {
+        const Hit& better = hits[p];
+        if (overlap(better, hit) == 0) continue;
+        parts.emplace_back(std::max(better.query_start, hit.query_start), std::min(better.query_end, hit.query_end));
+    }
     if (parts.empty()) return -1;
     std::sort(parts.begin(), parts.end());
     int32_t sum = 0, to = hit.query_start;

@@ -10,7 +10,7 @@
 #include <array>
 #include <cstdint>
 
-#include "radix.h"
+#include "pair.h"
 
 namespace seed {
 

@@ -81,8 +81,8 @@ void one_read(const IndexView& index, const std::string& read, const std::vector
         ++refused;
         return;
     }
-    const Read about{read.data(), std::min<size_t>(read.size(), 20), int32_t(read.size()), seeds.repetitive, used.data(),
-                     int32_t(used.size())};
+    const size_t name = std::min<size_t>(read.size(), 20);
+    const Read about{read.data(), name, int32_t(read.size()), seeds.repetitive, used.data(), int32_t(used.size())};
     const RegionOptions opt2{0.5f, below(2) ? 0.8f : 0.0f, int32_t(below(8)), 30, int32_t(below(5000)), 40};
     hits_seen += regions(a.data(), chains.data(), chains.size(), about, lengths.data(), 11, opt2).size();
 }
