@@ -7,7 +7,8 @@
 
 Two modes: `max_skip=25` is minimap2's default heuristic, `max_skip=None` looks at every predecessor in the window.
 Backends: `"reference"` is the definition in Python; `"scalar"` does every setting and is the only one with a limit on
-skips; `"avx2"` and `"avx512"` give the same bits in full mode. `"auto"` takes the best that can do what is asked for.
+skips; `"avx2"` and `"avx512"` give the same bits in full mode, as does `"one_source"`, the GPU kernels on the CPU.
+`"auto"` takes the best that can do what is asked for.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
 
     Anchors = NDArray[np.uint64]
 
-Backend = Literal["auto", "reference", "scalar", "avx2", "avx512"]
+Backend = Literal["auto", "reference", "scalar", "avx2", "avx512", "one_source"]
 VECTOR = ("avx512", "avx2")  # best first
 
 
@@ -85,6 +86,20 @@ def preset(name: str, **changes: Any) -> ChainParams:
 
 
 @dataclass(frozen=True)
+class Stats:
+    """How irregular the work on one read is: predecessors in the window of each anchor, and the segments between gaps.
+
+    `windows` int32 [n]; `begins`, `ends`, `pairs` int64, one of each segment; `capped`: max_iter cut some window.
+    """
+
+    windows: NDArray[np.int32]
+    begins: NDArray[np.int64]
+    ends: NDArray[np.int64]
+    pairs: NDArray[np.int64]
+    capped: bool
+
+
+@dataclass(frozen=True)
 class Chains:
     """Chains of one read by target position of their first anchor, and what they were found from.
 
@@ -129,7 +144,9 @@ def available(params: ChainParams | None = None) -> list[str]:
 
     params = params or ChainParams(max_skip=None)
     vector = [name for name in VECTOR if _chain.has(_chain.Backend[name])]
-    return [*(vector if params.simple and params.max_skip is None else []), "scalar", "reference"]
+    if not params.simple or params.max_skip is not None:
+        return ["scalar", "reference"]
+    return [*vector, "scalar", "one_source", "reference"]
 
 
 def dp(
@@ -142,17 +159,21 @@ def dp(
     if backend == "reference":
         from workbench.kernels.chain import reference
 
-        return reference.dp(_checked(anchors), params)
+        return reference.dp(checked(anchors), params)
     from workbench.kernels.chain import _chain
 
     there = available(params)
     unpruned = {f"{name}_every_pair" for name in there if name in VECTOR}  # what pruning is measured against
     if backend not in {*there, *unpruned, "auto"}:
-        known = {*VECTOR, "scalar"}
+        known = {*VECTOR, "scalar", "one_source"}
         why = "is not of this processor or does not do these parameters" if backend in known else "is unknown"
         raise Unsupported(f"chain: backend {backend!r} {why}; here there are auto, {', '.join(there)}")
     name = there[0] if backend == "auto" else backend
-    return _chain.dp(_checked(anchors), _native(params), _chain.Backend[name])
+    if name == "one_source":
+        from workbench.kernels.chain import one_source
+
+        return one_source.run([anchors], params).reads[0]
+    return _chain.dp(checked(anchors), native(params), _chain.Backend[name])
 
 
 def backtrack(
@@ -171,7 +192,7 @@ def backtrack(
     from workbench.kernels.chain import _chain
 
     scores, previous = np.ascontiguousarray(f, np.int32), np.ascontiguousarray(p, np.int64)
-    return _chain.backtrack(scores, previous, _native(params))
+    return _chain.backtrack(scores, previous, native(params))
 
 
 def compact(
@@ -185,7 +206,7 @@ def compact(
     from workbench.kernels.chain import _chain
 
     chains, indices = np.ascontiguousarray(u, np.uint64), np.ascontiguousarray(members, np.int64)
-    return _chain.compact(_checked(anchors), chains, indices)
+    return _chain.compact(checked(anchors), chains, indices)
 
 
 def chain(anchors: Anchors, params: ChainParams, *, backend: str = "auto") -> Chains:
@@ -227,6 +248,17 @@ def chain_read(anchors: Anchors, params: ChainParams, read_length: int, *, backe
     return rmq_chain(found.chained, params) if join_needed(found, params, read_length) else found
 
 
+def stats(anchors: Anchors, params: ChainParams) -> Stats:
+    """Windows and segments of one read. A segment begins wherever no earlier anchor is in reach."""
+    from workbench.kernels.chain import _chain
+
+    windows, cut = _chain.windows(checked(anchors), native(params))
+    begins = np.flatnonzero(windows == 0).astype(np.int64)
+    ends = np.append(begins[1:], len(windows)) if len(begins) else begins
+    pairs = np.add.reduceat(windows.astype(np.int64), begins) if len(begins) else begins
+    return Stats(windows, begins, ends, pairs, bool(cut.any()))
+
+
 def _chains(anchors: Anchors, f: Any, p: Any, v: Any, params: ChainParams, backend: str) -> Chains:
     backend = "reference" if backend == "reference" else "auto"
     u, members = backtrack(f, p, v, params, backend=backend)
@@ -234,14 +266,16 @@ def _chains(anchors: Anchors, f: Any, p: Any, v: Any, params: ChainParams, backe
     return Chains(anchors, f, p, v, u, members)
 
 
-def _checked(anchors: Anchors) -> Anchors:
+def checked(anchors: Anchors) -> Anchors:
+    """As a contiguous array uint64 [n, 2]. ValueError for another shape."""
     found = np.ascontiguousarray(anchors, np.uint64)
     if found.ndim != 2 or found.shape[1] != 2:
         raise ValueError(f"chain: anchors must have the shape [n, 2], not {list(found.shape)}")
     return found
 
 
-def _native(params: ChainParams) -> Any:
+def native(params: ChainParams) -> Any:
+    """The parameters as the native stages take them."""
     from workbench.kernels.chain import _chain
 
     limit = _chain.UNLIMITED if params.max_skip is None else params.max_skip

@@ -1,13 +1,16 @@
 // numpy in, numpy out: each call checks what it is given, lets go of the interpreter lock and runs one stage.
 #include <nanobind/nanobind.h>
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/string.h>
 #include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <memory>
 #include <stdexcept>
 #include <string>
 
 #include "backtrack.h"
+#include "one_source_run.h"
 #include "rmq.h"
 #include "sort.h"
 #include "types.h"
@@ -42,8 +45,8 @@ void check_anchors(const Anchor* a, int64_t n) {
     if (n > INT32_MAX - 64) throw std::invalid_argument("chain: more than 2**31 anchors of one read");
     for (int64_t i = 0; i < n; ++i) {
         if (i > 0 && a[i].x < a[i - 1].x) throw std::invalid_argument("chain: anchors are not sorted by x");
-        if (uint32_t(a[i].y) > uint32_t(INT32_MAX) / 2)
-            throw std::invalid_argument("chain: a position on the read is 2**30 or more");
+        if (uint32_t(a[i].x) > uint32_t(INT32_MAX)) throw std::invalid_argument("chain: a position of the reference is 2**31 or more");
+        if (uint32_t(a[i].y) > uint32_t(INT32_MAX) / 2) throw std::invalid_argument("chain: a position of the read is 2**30 or more");
     }
 }
 
@@ -81,6 +84,66 @@ auto py_dp(const Anchors& anchors, const Params& params, Backend backend) {
         dp(backend, view(anchors), int64_t(out.size), params, out.scores());
     }
     return out.release();
+}
+
+const Kernels& kernels_of(const std::string& build) {
+    if (build == "portable") return kernels_portable;
+    if (build == "shuffled") return kernels_shuffled;
+#ifdef CHAIN_X86
+    if (build == "avx2" && has(Backend::avx2)) return kernels_avx2;
+    if (build == "avx512" && has(Backend::avx512)) return kernels_avx512;
+#endif
+    throw std::invalid_argument("chain: this processor or this installation has no build of the kernels called " + build);
+}
+
+// Reads together, by a build of the kernels: a triple for each read, and what went which way.
+auto py_one_source(const std::vector<Anchors>& reads, const Params& params, const std::string& build, int workers,
+                   int micro_batch, int micro_batches, int short_anchors, int64_t long_pairs, int64_t split_pairs, int order) {
+    check(params);
+    const Kernels& kernels = kernels_of(build);
+    if (!simple(params) || params.max_skip != kUnlimited)
+        throw std::invalid_argument("chain: that backend does one read, no introns, no skip penalty and no limit on skips");
+    if (workers < 1 || micro_batch < 1 || micro_batch > 1 << 28 || micro_batches < 1 || short_anchors < 1 || order < 1)
+        throw std::invalid_argument("chain: workers, batches, order and limits must be positive, a batch at most 2**28");
+    std::vector<Outputs> outputs;
+    std::vector<Read> work;
+    for (const Anchors& each : reads) {
+        if (each.shape(0) > 1 << 28) throw std::invalid_argument("chain: more than 2**28 anchors of one read");
+        outputs.emplace_back(each.shape(0));
+        work.push_back({view(each), int64_t(each.shape(0)), outputs.back().scores()});
+    }
+    Counts counts;
+    {
+        nb::gil_scoped_release free;
+        for (const Read& each : work) check_anchors(each.anchors, each.n);
+        set_order(order);
+        counts = run_one_source(work, params, kernels, {micro_batch, micro_batches, short_anchors, long_pairs, split_pairs}, workers);
+    }
+    nb::list results;
+    for (Outputs& each : outputs) results.append(each.release());
+    nb::dict told;
+    told["short"] = counts.short_ones, told["mid"] = counts.mid_ones, told["long"] = counts.long_ones;
+    told["split"] = counts.split, told["tasks"] = counts.tasks, told["pools"] = counts.pools, told["redone"] = counts.redone;
+    return nb::make_tuple(results, told);
+}
+
+// Predecessors in the window of each anchor, and whether max_iter cut it.
+auto py_windows(const Anchors& anchors, const Params& params) {
+    const Params q = floored(check(params));
+    const int64_t n = int64_t(anchors.shape(0));
+    std::vector<int32_t> windows(n);
+    std::vector<uint8_t> cut(n);
+    {
+        nb::gil_scoped_release free;
+        const Anchor* a = view(anchors);
+        check_anchors(a, n);
+        for (int64_t i = 0, start = 0; i < n; ++i) {
+            start = window_start(a, i, start, q.max_dist_x);
+            cut[i] = i - start > q.max_iter;
+            windows[i] = int32_t(cut[i] ? q.max_iter : i - start);
+        }
+    }
+    return std::make_tuple(copied(windows), copied(cut));
 }
 
 auto py_rmq(const Anchors& anchors, const JoinParams& params) {
@@ -161,6 +224,8 @@ NB_MODULE(_chain, m) {
         .value("avx512_every_pair", Backend::avx512_every_pair);
     m.def("has", &has);
     m.def("dp", &py_dp);
+    m.def("one_source", &py_one_source);
+    m.def("windows", &py_windows);
     m.def("dp_rmq", &py_rmq);
     m.def("backtrack", &py_backtrack);
     m.def("compact", &py_compact);
