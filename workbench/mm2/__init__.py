@@ -3,14 +3,25 @@
 io.py       FASTA and FASTQ                    mapper.py   seed, chain, join, choose; threads
 index.py    a reference's minimizers           paf.py      hits and their lines
 presets.py  minimap2's parameters              reads.py    simulated and real reads, and whether they map right
+
+work.py     a run, from reads to a result      stages.py   the mapper's stages over batches, with spans
+loops.py    dynamic programmes in turn         rivals.py   whole mappers in turn: ours, minimap2, mappy
+shape.py    windows, pairs, segments           sim.py      a batch's schedule on a GPU (modelled)
+dots.py     a read's dot plot as data          satellites.py  a genome with tandem repeats
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.mm2.config import BASELINES, PRESETS, Mm2Config
+from workbench.mm2.result import COLUMNS, Mm2Result
+from workbench.system import Span, System, Work
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    import plotly.graph_objects as go
 
     from workbench.mm2.paf import Hit
 
@@ -20,3 +31,43 @@ def map(reads: Any, reference: Any, preset: str = "map-ont", **options: Any) -> 
     from workbench.mm2.mapper import map_hits
 
     return map_hits(reads, reference, preset, **options)
+
+
+def _work(config: Mm2Config) -> Work:
+    from workbench.mm2.work import work
+
+    return (yield from work(config))
+
+
+def _preview(config: Any) -> go.Figure:
+    from workbench.mm2.gantt import preview
+
+    return preview(config)
+
+
+def _detail(span: Span) -> str:
+    from workbench.mm2.why import explain
+
+    return explain(span)
+
+
+SYSTEM = System(
+    name="mm2",
+    title="mm2-gb: chaining long reads",
+    paper="Dong et al., mm2-gb: GPU accelerated minimap2 for long read DNA mapping, ACM BCB 2024, "
+    "doi 10.1145/3698587.3701366",
+    about=(
+        "Mapping a long read means chaining its exact matches with a reference, and the work of that grows with the "
+        "read. minimap2 cuts it short by a heuristic. Here every predecessor is looked at, to the bit as minimap2 "
+        "would without its heuristic, and faster than with it; and a GPU's schedule for it is modelled."
+    ),
+    config=Mm2Config,
+    result=Mm2Result,
+    work=_work,
+    presets=PRESETS,
+    baselines=BASELINES,
+    backends=frozenset({"cpu", "sim"}),
+    columns=COLUMNS,
+    preview=_preview,
+    detail=_detail,
+)

@@ -1,0 +1,194 @@
+"""Pictures of the modelled schedule: who works on what when, what each part of the design is worth, how work lies.
+
+Everything here is modelled by workbench/mm2/sim.py from real segments, and says so.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench import theme
+from workbench.mm2.plan import of_preview, plan, sample
+from workbench.mm2.reads import real_reads
+
+if TYPE_CHECKING:
+    from workbench.mm2.config import Mm2Config
+    from workbench.mm2.result import Plan
+
+KINDS = {  # kind of a stroke -> place in the palette
+    "short kernel": 5,
+    "mid kernel": 4,
+    "long segment": 0,
+    "shared segment": 1,
+}
+LINES = {"full design": 0, "not sorted": 1, "not split": 2, "not pooled": 3, "none of these": 4}
+
+
+def overview(plan: Plan, sentence: str) -> go.Figure:
+    """Gantt of some units, ends of all designs over their bounds, units at work over time, Lorenz curves."""
+    fig = make_subplots(
+        rows=2,
+        cols=2,
+        column_widths=[0.56, 0.44],
+        horizontal_spacing=0.13,
+        vertical_spacing=0.19,
+        subplot_titles=(
+            "Who works on what, this run's design",
+            "End of a batch by design",
+            "Units at work on long segments",
+            "How unevenly work lies",
+        ),
+    )
+    _strokes(fig, plan)
+    _ends(fig, plan)
+    _levels(fig, plan)
+    _lorenz(fig, plan)
+    fig.update_annotations(font={"size": 13, "color": theme.INK}, xanchor="left")
+    for at, x in enumerate((0.0, 0.625, 0.0, 0.625)):
+        fig.layout.annotations[at].x = x
+    fig.update_layout(
+        barmode="overlay",
+        legend={"y": -0.1, "yanchor": "top", "x": 0.0, "xanchor": "left", "entrywidth": 150, "font": {"size": 12}},
+        margin={"b": 120, "t": 84},
+    )
+    end, best = plan.asked, plan.asked_bound_s
+    title = f"{plan.device}, {plan.batch_mb:g} Mb a batch: {end * 1e3:,.1f} ms, bound {best * 1e3:,.1f} ms (modelled)"
+    return theme.finish(fig, title, sentence, height=760)
+
+
+def _strokes(fig: go.Figure, plan: Plan) -> None:
+    """A box a span: kernels of small segments over all units, long segments on the first units."""
+    lanes = list(dict.fromkeys(s.lane for s in plan.strokes))
+    units = sorted((lane for lane in lanes if lane.startswith("unit")), key=lambda lane: int(lane[5:]))
+    order = [*(lane for lane in lanes if not lane.startswith("unit")), *units]
+    for kind, at in KINDS.items():
+        x, y, text = list[float](), list[float](), list[str]()
+        for s in (s for s in plan.strokes if s.kind == kind):
+            low = order.index(s.lane) - 0.38
+            start, end = s.start_s * 1e3, s.end_s * 1e3
+            x += [start, end, end, start, start, np.nan]
+            y += [low, low, low + 0.76, low + 0.76, low, np.nan]
+            pairs = float(s.why.get("pairs", 0))
+            text += [f"{s.lane}: {s.label}, {end - start:.3g} ms, {pairs / 1e6:,.1f} million pairs", *[""] * 5]
+        if not x:
+            continue
+        style = theme.series(at)
+        fig.add_trace(
+            go.Scatter(
+                x=np.array(x, np.float32), y=np.array(y, np.float32), text=text, hoverinfo="text", name=kind,
+                mode="lines", fill="toself", line={"color": style.colour, "width": 1}, fillcolor=_faded(style.colour),
+                fillpattern={"shape": style.pattern, "fgcolor": style.colour, "size": 6, "solidity": 0.3}
+                if style.pattern else None,
+            ),
+            row=1, col=1,
+        )  # fmt: skip
+    shown = [lane if lane.endswith("kernel") else lane[5:] for lane in order]
+    fig.update_yaxes(
+        tickvals=list(range(len(order))),
+        ticktext=shown,
+        range=[len(order) - 0.4, -0.6],
+        title_text="unit",
+        row=1,
+        col=1,
+    )
+    fig.update_xaxes(title_text="time since the batch began (ms)", rangemode="tozero", row=1, col=1)
+
+
+def _ends(fig: go.Figure, plan: Plan) -> None:
+    """A bar a design; the mark is its bound."""
+    names = list(plan.ends_s)
+    ends = [plan.ends_s[name] * 1e3 for name in names]
+    full = plan.ends_s["full design"]
+    text = [f"{plan.ends_s[name] / full:.2f}x" for name in names]
+    fig.add_trace(
+        go.Bar(y=names, x=ends, orientation="h", text=text, textposition="outside", cliponaxis=False,
+               name="end of the batch", showlegend=False, hovertemplate="%{y}: %{x:.2f} ms<extra></extra>",
+               **theme.series(0).bar()),
+        row=1, col=2,
+    )  # fmt: skip
+    fig.add_trace(
+        go.Scatter(
+            y=names, x=[plan.bounds_s[name] * 1e3 for name in names], mode="markers", name="no order ends sooner",
+            hovertemplate="%{y}: bound %{x:.2f} ms<extra></extra>",
+            marker={"symbol": "line-ns-open", "size": 17, "color": theme.VERMILLION, "line": {"width": 3}},
+        ),
+        row=1, col=2,
+    )  # fmt: skip
+    fig.update_yaxes(autorange="reversed", title_text="design", type="category", row=1, col=2)
+    fig.update_xaxes(title_text="batch (ms)", range=[0, max(ends) * 1.17], row=1, col=2)
+
+
+def _levels(fig: go.Figure, plan: Plan) -> None:
+    for name, levels in plan.levels.items():
+        if not levels:
+            continue
+        style = theme.series(LINES.get(name, 5))
+        fig.add_trace(
+            go.Scatter(
+                x=[at * 1e3 for at, _ in levels], y=[level for _, level in levels], mode="lines", name=name,
+                line={"shape": "hv", "color": style.colour, "dash": style.dash, "width": 2},
+                hovertemplate="%{x:.2f} ms: %{y} units<extra>" + name + "</extra>",
+            ),
+            row=2, col=1,
+        )  # fmt: skip
+    if not any(plan.levels.values()):
+        fig.add_annotation(
+            text="no segment of this batch is long", showarrow=False, x=0.5, y=0.5, xref="x3 domain", yref="y3 domain",
+            font={"size": 13, "color": theme.QUIET},
+        )  # fmt: skip
+        fig.add_trace(go.Scatter(x=[], y=[], showlegend=False), row=2, col=1)
+    fig.update_xaxes(title_text="time since the batch began (ms)", rangemode="tozero", row=2, col=1)
+    fig.update_yaxes(title_text="units at work (units)", rangemode="tozero", row=2, col=1)
+
+
+def _lorenz(fig: go.Figure, plan: Plan) -> None:
+    for at, (name, (x, y)) in enumerate(plan.lorenz.items()):
+        style = theme.series((0, 1)[at])
+        fig.add_trace(
+            go.Scatter(
+                x=[100 * v for v in x], y=[100 * v for v in y], mode="lines", name=f"{name}, most work first",
+                line={"color": style.colour, "dash": style.dash, "width": 2.5},
+                hovertemplate="%{x:.3g} % of " + name + " hold %{y:.3g} % of pairs<extra></extra>",
+            ),
+            row=2, col=2,
+        )  # fmt: skip
+    even = {"color": theme.QUIET, "dash": "dot", "width": 1.2}
+    ramp = np.geomspace(1e-3, 100, 30)
+    fig.add_trace(go.Scatter(x=ramp, y=ramp, mode="lines", name="if all were alike", line=even), row=2, col=2)
+    fig.update_xaxes(title_text="share of segments or reads (%)", type="log", range=[-2.4, 2], dtick=1, row=2, col=2)
+    fig.update_yaxes(title_text="share of all pairs (%)", range=[0, 102], row=2, col=2)
+
+
+def _faded(colour: str) -> str:
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},0.3)"
+
+
+def preview(config: Mm2Config) -> go.Figure:
+    """The schedule that a config would get, from the real segments of a few of its reads; nothing is mapped or timed.
+
+    Where the real reads are not at hand, simulated ones stand for them and the picture says so.
+    """
+    stand_in = config.reads == "real" and real_reads() is None
+    shown = config.model_copy(update={"reads": "simulated"}) if stand_in else config
+    parts, lengths = sample(of_preview(shown))
+    found = plan(shown, parts, lengths)
+    said = f"{sum(lengths) / 1e6:.1f} Mb of {'simulated' if shown.reads == 'simulated' else shown.reads} reads seeded"
+    if stand_in:
+        said += "; the real ones are not here"
+    full = found.ends_s["full design"]
+    worst = max(found.ends_s, key=lambda name: found.ends_s[name])
+    text = (
+        f"Modelled on the {found.device}: {said}, and as many drawn from them as make {found.batch_mb:g} Mb. The full "
+        f"design ends after {full * 1e3:,.1f} ms, '{worst}' after {found.ends_s[worst] * 1e3:,.1f} ms."
+    )
+    fig = overview(found, text)
+    note = (
+        f'<br><span style="font-size:12px;color:{theme.QUIET}">{said}; cost of a segment assumed, not measured</span>'
+    )
+    fig.update_layout(title_text=f"{fig.layout.title.text}{note}", margin={"t": 100})
+    return fig
