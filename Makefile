@@ -29,6 +29,7 @@ lab: setup
 
 test: setup
 	@tools/setup.sh browser
+	@tools/setup.sh minimap2
 	-@$(BIN)/workbench doctor --fetch >/dev/null
 	$(BIN)/pytest $(ARGS)  # not python -m: that would put kernels/ on sys.path
 

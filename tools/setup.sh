@@ -2,6 +2,7 @@
 # Builds .venv from pyproject.toml, or names in one line what is missing. Safe to run again at any time.
 #   tools/setup.sh [auto|cpu|gpu|none]     which vLLM: auto looks for an NVIDIA GPU, none leaves the engines out
 #   tools/setup.sh browser                 a Chromium for the browser test (Debian and Ubuntu: by apt)
+#   tools/setup.sh minimap2 | hipcc        the oracle of mm2, the compiler for AMD GPUs (Debian and Ubuntu: by apt)
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -115,7 +116,28 @@ browser() {
   say "no Chromium that starts, the browser test will be skipped; install one (Debian: apt install chromium)"
 }
 
+# minimap2 2.24 is what the chaining is compared with; Debian 12 has it, and newer ones differ
+minimap2() {
+  local found
+  found=$(command minimap2 --version 2>/dev/null || true)
+  case "$found" in 2.24*) return ;; esac
+  if [ -z "$found" ] && apt_install minimap2; then
+    found=$(command minimap2 --version 2>/dev/null || true)
+    case "$found" in 2.24*) return ;; esac
+  fi
+  say "minimap2 2.24 is not here (${found:-none} found), the tests against it will be skipped; Debian 12: apt install minimap2"
+}
+
+# hipcc compiles the chaining kernels for gfx90a (about 370 MB on disk); nothing is run with it
+hipcc() {
+  if HIP_PLATFORM=amd command hipcc --version >/dev/null 2>&1; then return; fi
+  apt_install hipcc && return
+  say "no hipcc, the test that compiles for gfx90a will be skipped; install it (Debian 12: apt install hipcc)"
+}
+
 case "${1:-auto}" in
   browser) browser ;;
+  minimap2) minimap2 ;;
+  hipcc) hipcc ;;
   *) build "${1:-auto}" ;;
 esac

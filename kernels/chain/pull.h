@@ -144,6 +144,7 @@ class Pull {
 
 template <class V>
 void dp_pull(const Anchor* a, int64_t n, const Params& params, Scores out, bool prune) {
+    if (n == 0) return;
     const Params q = floored(params);
     const int64_t group = V::kLanes * V::kLanes, whole = (n + group) / group * group;
     Buffer<int32_t> x(whole), y(whole), span(whole), bound(whole / V::kLanes), table(q.bw + 1);
