@@ -4,8 +4,8 @@
     found = index.seeds(read, SeedParams(mid_occ=index.cutoff()))       # anchors for workbench.kernels.chain
     table, divergence = regions(anchors_in_chains, chains, ...)         # what minimap2 calls regions
 
-Everything equals minimap2 2.24 (Li, Bioinformatics 2018 and 2021), order included. `reference.py` defines sketch,
-index and anchors; the native version is tested against it and against minimap2 itself. Native calls let go of the
+Everything equals minimap2 2.24 (Li, Bioinformatics 2018 and 2021), order included. `reference.py` is the definition;
+the native version is tested against it and against minimap2 itself. Native calls let go of the
 interpreter lock, and an index may be read by any number of threads.
 """
 

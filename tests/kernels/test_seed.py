@@ -174,6 +174,44 @@ def test_sizes_out_of_range_are_refused(k, w):
         SeedIndex.build([b"ACGT"], k, w)
 
 
+@st.composite
+def chain_sets(draw):
+    """Chains of a read of 2000 bases on two references: near copies of few, with other scores, strands and ends."""
+    anchors, chains = [], []
+    for _ in range(draw(st.integers(0, 12))):
+        strand, sequence = draw(st.integers(0, 1)), draw(st.integers(0, 1))
+        at, q = draw(st.sampled_from([100, 3000, 20_000])), draw(st.sampled_from([14, 400, 1200]))
+        count = draw(st.integers(1, 14))
+        for n in range(count):
+            anchors.append((strand << 63 | sequence << 32 | at, 15 << 32 | q))
+            if n + 1 < count:
+                at, q = at + draw(st.integers(1, 60)), q + draw(st.integers(1, 50))
+        chains.append(draw(st.sampled_from([40, 90, 100, 400, 499, 500, 4500, 4500, 9000])) << 32 | count)
+    used = {y & 0xFFFFFFFF if not x >> 63 else 1999 - ((y & 0xFFFFFFFF) - 14) for x, y in anchors}
+    used |= set(draw(st.lists(st.integers(14, 1999), max_size=20)))
+    return anchors, chains, [15 << 32 | q for q in sorted(used)]
+
+
+@settings(max_examples=300, deadline=None)
+@given(chain_sets(), st.binary(min_size=1, max_size=5), st.integers(0, 3000), st.integers(0, 6))
+def test_hits_are_the_definition(given, name, repetitive, best_n):
+    anchors, chains, used = given
+    name = name.replace(b"\0", b"x")
+    want = reference.regions(anchors, chains, used, name, 2000, repetitive, [30_000, 30_000], k=15, best_n=best_n)
+    seeds = Seeds(np.zeros((0, 2), np.uint64), np.array(used, np.uint64), repetitive, 0)
+    pairs = np.array(anchors, np.uint64).reshape(-1, 2)
+    lengths = np.array([30_000, 30_000], np.int32)
+    chains = np.array(chains, np.uint64)
+    table, divergence = regions(pairs, chains, seeds, name, 2000, lengths, k=15, best_n=best_n)
+    rows = [SimpleNamespace(**dict(zip(COLUMNS, row, strict=True))) for row in table.tolist()]
+    assert divergence.tolist() == [hit.divergence for hit in want]
+    for row, hit in zip(rows, want, strict=True):
+        assert row.primary == (hit.parent == hit.number)
+        assert abs(row.mapq - hit.mapq) <= 1  # the logarithm's last bit is the library's
+        for column in set(COLUMNS) - {"primary", "mapq"}:
+            assert getattr(row, column) == getattr(hit, column), column
+
+
 def chained(rows, score=100):
     """Anchors of one chain on sequence 0: rows of (reverse, target, query) with span 15, and that chain."""
     anchors = np.array([(r << 63 | t, 15 << 32 | q) for r, t, q in rows], np.uint64).reshape(-1, 2)
