@@ -161,6 +161,7 @@ def test_an_mmi_by_hand(tmp_path):
         (mmi()[:30], "truncated"),
         (b"MMI\x02\x01", "truncated"),
         (mmi(flag=4), "without the names"),
+        (mmi([(b"r", 9), (b"r", 9)]), "two sequences of one name"),
         (mmi(k=40), "damaged"),
         (mmi(w=0), "damaged"),
         (mmi(after=b"MMI\x02"), "several parts"),

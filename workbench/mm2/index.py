@@ -197,7 +197,7 @@ def _read_bodies(file: BufferedReader, about: dict[str, Any], path: str | Path) 
 def load_mmi(path: str | Path) -> Index:
     """An index of minimap2 (`minimap2 -d`), in one part; the packed sequences at its end are not needed.
 
-    Raises IndexFileError for a file that breaks off, has several parts, or was made without names.
+    Raises IndexFileError for a file that breaks off, has several parts, or was made without names or with one twice.
     """
     data = np.fromfile(path, np.uint8)
     reader = _Mmi(data, path)
@@ -211,6 +211,8 @@ def load_mmi(path: str | Path) -> Index:
         (size,) = reader.take("<B")
         names.append(reader.bytes(size).tobytes().decode("utf-8", "surrogateescape"))
         lengths.append(reader.take("<I")[0])
+    if len(set(names)) < len(names):
+        raise IndexFileError(f"{path}: has two sequences of one name; hits on them could not be told apart")
     hashes, places = reader.buckets(bits)
     if not flag & 2:
         reader.bytes((sum(lengths) + 7) // 8 * 4)
