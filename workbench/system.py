@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = ("cake",)  # the catalogue, in the order it is shown; each is the package workbench.<name>
+NAMES = ("cake", "mm2")  # the catalogue, in the order it is shown; each is the package workbench.<name>
 
 Badge = Literal["measured", "modelled", "paper"]
 Why = Mapping[str, float | str]

@@ -155,6 +155,7 @@ def _luminance(colour: str) -> float:
 
 
 UNITS = {  # ending of a name -> its unit as shown; the longest ending wins
+    "_per_s": "/s",
     "_gb_s": "GB/s",
     "_mb_s": "MB/s",
     "_gbps": "Gbit/s",

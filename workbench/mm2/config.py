@@ -45,8 +45,10 @@ class Mm2Config(Config):
         1.0, ge=0.1, le=1000, description="Shortest simulated read, thousands of bases; lengths are log-uniform"
     )
     length_kb_max: float = Field(300.0, ge=0.1, le=5000, description="Longest simulated read, thousands of bases")
-    error_pct: float = Field(5.0, ge=0, le=30, description="Errors of simulated reads, per 100 bases")
-    preset: Literal["map-ont", "map-pb", "map-hifi"] = Field("map-ont", description="minimap2's preset")
+    error_pct: float = Field(
+        5.0, ge=0, le=30, description="Errors of simulated reads, per 100 bases; new nanopore reads have 1 to 5"
+    )
+    map_preset: Literal["map-ont", "map-pb", "map-hifi"] = Field("map-ont", description="minimap2's preset")
     mode: Literal["exact_skip25", "full"] = Field(
         "full",
         description="exact_skip25: minimap2's heuristic, to the bit; full: every predecessor is looked at, as "
@@ -64,7 +66,7 @@ class Mm2Config(Config):
         "MI210", description="GPU that the schedule is modelled for", json_schema_extra=SCHEDULE
     )
     sim_batch_mb: float = Field(
-        50.0,
+        20.0,
         ge=0.1,
         le=500,
         description="Reads of one batch on the GPU, Mb (10**6 bases), drawn from this run's reads",
@@ -100,10 +102,10 @@ class Mm2Config(Config):
 
 
 PRESETS = {
-    "tiny": Mm2Config(megabases=0.3, length_kb_max=60.0, satellite_kb=12.0, rounds=1, sim_batch_mb=5.0),
-    "small": Mm2Config(megabases=6.0, satellite_kb=120.0),
+    "tiny": Mm2Config(megabases=0.5, length_kb_max=120.0, satellite_kb=40.0, rounds=1),
+    "small": Mm2Config(megabases=6.0, satellite_kb=20.0),
     "real": Mm2Config(reads="real", megabases=20.0),
-    "paper": Mm2Config(backend="sim", megabases=10.0, length_kb_min=10.0, satellite_kb=240.0, sim_batch_mb=100.0),
+    "paper": Mm2Config(backend="sim", megabases=10.0, satellite_kb=40.0, sim_batch_mb=100.0),
 }
 
 BASELINES: dict[str, dict[str, Any]] = {

@@ -42,70 +42,80 @@ def thinned(x: Any, y: Any, frame: tuple[float, float, float, float], grid: tupl
 
 
 def dots(
-    name: str, length: int, targets: Sequence[str], lengths: Sequence[int], full: Chains, skip25: Chains
+    name: str,
+    length: int,
+    targets: Sequence[str],
+    lengths: Sequence[int],
+    full: Chains,
+    skip25: Chains,
+    *,
+    near: bool = False,
 ) -> Dots | None:
-    """The plot of one read; None where it has no chain. Shown is where its best chain lies, and half as much around."""
-    best = max((full, skip25), key=len)
-    if not len(best):
+    """The plot of one read: where its best chain lies, or, `near`, where the chains lie that differ.
+
+    None where there is no such chain.
+    """
+    target, x, y, reverse = placed(full.anchors, length)
+    found = {"full": _keys(full), "exact_skip25": _keys(skip25)}
+    both = found["full"].keys() & found["exact_skip25"].keys()
+    chosen = [c for keys in found.values() for key, c in keys.items() if not near or key not in both]
+    if not chosen:
         return None
-    _, members = max(best, key=lambda chain: chain[0])
-    target, x, y, reverse = placed(best.anchors, length)
-    own = int(target[members[0]])
-    low, high = int(x[members].min()), int(x[members].max())
-    around = max(length - (high - low), length // 5)
-    begin, end = max(0, low - around), min(int(lengths[own]), high + around)
-    seen = np.flatnonzero((target == own) & (x >= begin) & (x < end))
-    kept = seen[thinned(x[seen], y[seen], (begin, end, 0, length))]
-    chains, counts = _drawn(full, skip25, length, own, begin, end)
-    return Dots(
-        read=name,
-        length=length,
-        target=targets[own],
-        begin=begin,
-        end=end,
-        x=x[kept].tolist(),
-        y=y[kept].tolist(),
-        reverse=reverse[kept].tolist(),
-        anchors=len(x),
-        shown=len(seen),
-        chains=chains,
-        counts=counts,
-    )
-
-
-def _drawn(
-    full: Chains, skip25: Chains, length: int, own: int, begin: int, end: int
-) -> tuple[list[Drawn], dict[str, int]]:
-    """Chains by who finds them, equal to the last anchor or not, best first; those of the part that is shown."""
-    sets = {"full": _keys(full), "exact_skip25": _keys(skip25)}
-    both = sets["full"].keys() & sets["exact_skip25"].keys()
-    counts = {"both": len(both)} | {mode: len(keys.keys() - both) for mode, keys in sets.items()}
-    drawn = list[Drawn]()
-    for mode, found in (("full", full), ("exact_skip25", skip25)):
-        target, x, y, reverse = placed(found.anchors, length)
-        for key, (score, members) in sets[mode].items():
-            if key in both and mode != "full":
+    best = max(chosen, key=lambda chain: chain[0])[1]
+    own = int(target[best[0]])
+    frame = _frame(x[best], y[best], length, int(lengths[own]), near)
+    begin, end, low, high = frame
+    seen = np.flatnonzero((target == own) & (x >= begin) & (x < end) & (y >= low) & (y < high))
+    kept = seen[thinned(x[seen], y[seen], frame)]
+    lines = list[Drawn]()
+    for mode, keys in found.items():
+        for key, (score, members) in keys.items():
+            inside = members[np.isin(members, seen, assume_unique=True)]
+            if len(inside) < 2 or (key in both and mode != "full"):
                 continue
-            if int(target[members[0]]) != own or x[members[0]] >= end or x[members[-1]] < begin:
-                continue
-            corners = members[np.unique(np.linspace(0, len(members) - 1, CORNERS).round().astype(int))]
-            drawn.append(
+            corners = inside[np.unique(np.linspace(0, len(inside) - 1, CORNERS).round().astype(int))]
+            lines.append(
                 Drawn(
                     x=x[corners].tolist(),
                     y=y[corners].tolist(),
                     score=score,
                     anchors=len(members),
                     reverse=bool(reverse[members[0]]),
-                    found_by="both" if key in both else mode,  # type: ignore[arg-type]
+                    found_by="both" if key in both else mode,
                 )
             )
-    differing = sorted((d for d in drawn if d.found_by != "both"), key=lambda d: -d.score)[: MOST_CHAINS * 2 // 3]
-    shared = sorted((d for d in drawn if d.found_by == "both"), key=lambda d: -d.score)
-    return [*differing, *shared[: MOST_CHAINS - len(differing)]], counts
+    lines.sort(key=lambda line: (line.found_by == "both", -line.score))
+    return Dots(
+        read=name,
+        length=length,
+        target=targets[own],
+        begin=begin,
+        end=end,
+        low=low,
+        high=high,
+        x=x[kept].tolist(),
+        y=y[kept].tolist(),
+        reverse=reverse[kept].tolist(),
+        anchors=len(x),
+        shown=len(seen),
+        chains=lines[:MOST_CHAINS],
+        counts={"both": len(both)} | {mode: len(keys.keys() - both) for mode, keys in found.items()},
+    )
+
+
+def _frame(x: Any, y: Any, length: int, of: int, near: bool) -> tuple[int, int, int, int]:
+    """What is shown around a chain: begin and end on the reference, of `of` bases, and on the read."""
+    begin, end = int(x.min()), int(x.max())
+    if near:
+        around = max(500, (end - begin) // 5)
+        low, high = max(0, int(y.min()) - around), min(length, int(y.max()) + around)
+    else:
+        around, low, high = max(length - (end - begin), length // 5), 0, length
+    return max(0, begin - around), min(of, end + around), low, high
 
 
 def _keys(found: Chains) -> dict[tuple[int, bytes], tuple[int, NDArray[np.int64]]]:
-    """Each chain by its score and anchors."""
+    """Each chain by its score and anchors; the two modes have the same anchors."""
     return {(score, found.anchors[members].tobytes()): (score, members) for score, members in found}
 
 

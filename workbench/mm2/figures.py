@@ -11,6 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench import theme
+from workbench.mm2.gantt import legends
 from workbench.mm2.result import MAPPY, MINIMAP2, MODE_WORDS, bins, ours, theirs
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ def overview(result: Mm2Result) -> go.Figure:
     fig = make_subplots(
         rows=2,
         cols=2,
-        column_widths=[0.52, 0.48],
-        horizontal_spacing=0.12,
-        vertical_spacing=0.2,
+        column_widths=[0.5, 0.5],
+        horizontal_spacing=0.2,
+        vertical_spacing=0.3,
         subplot_titles=(
             "A read against the reference",
             "Longer reads, more work per base",
@@ -47,19 +48,12 @@ def overview(result: Mm2Result) -> go.Figure:
     _work(fig, result.reads)
     _loops(fig, result)
     _mappers(fig, result)
-    fig.update_annotations(font={"size": 13, "color": theme.INK}, xanchor="left")
-    for at, x in enumerate((0.0, 0.578, 0.0, 0.578)):
-        fig.layout.annotations[at].x = x
-    fig.update_layout(
-        barmode="group",
-        bargap=0.22,
-        legend={"y": -0.1, "yanchor": "top", "x": 0.0, "xanchor": "left", "entrywidth": 245, "font": {"size": 12}},
-        margin={"b": 150, "t": 84},
-    )
+    legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
+    fig.update_layout(barmode="group", bargap=0.22, margin={"b": 140, "t": 84})
     s = result.summary()
     speed = f"{s['dp_speedup_vs_minimap2']:.2f}x minimap2's loop"
     title = f"Chains of {s['reads']:,.0f} reads, exact on {100 * s['exact_fraction']:.4g} %, {speed} (measured)"
-    return theme.finish(fig, title, result.sentence(), height=860)
+    return theme.finish(fig, title, result.sentence(), height=900)
 
 
 def _anchors(fig: go.Figure, dots: Dots, row: int, col: int) -> None:
@@ -74,7 +68,7 @@ def _anchors(fig: go.Figure, dots: Dots, row: int, col: int) -> None:
                     x=x[own].astype(np.float32), y=y[own].astype(np.float32), mode="markers", name=name,
                     hovertemplate="reference %{x:,.1f} kb, read %{y:,.1f} kb<extra>" + name + "</extra>",
                     marker={"size": 3, "color": colour, "symbol": symbol, "opacity": 0.75},
-                    showlegend=col == 1,
+                    showlegend=col == 1 and not on,
                 ),
                 row=row, col=col,
             )  # fmt: skip
@@ -111,12 +105,14 @@ def _lines(chains: Sequence[Drawn]) -> tuple[list[float], list[float], list[str]
 def _axes(fig: go.Figure, dots: Dots | None, row: int, col: int) -> None:
     target = dots.target if dots else "reference"
     name = target if len(target) <= 28 else f"{target[:25]}..."
-    fig.update_xaxes(title_text=f"{name} (kb)", tickformat=",.0f", row=row, col=col)
-    fig.update_yaxes(title_text="read (kb)", tickformat=",.0f", row=row, col=col)
+    digits = ",.0f" if dots is None or dots.high - dots.low > 10_000 else ",.1f"
+    fig.update_xaxes(title_text=f"{name} (kb)", tickformat=digits, row=row, col=col)
+    fig.update_yaxes(title_text="read (kb)", tickformat=digits, row=row, col=col)
     if dots:
         pad = (dots.end - dots.begin) / 1e3 * 0.02
         fig.update_xaxes(range=[dots.begin / 1e3 - pad, dots.end / 1e3 + pad], row=row, col=col)
-        fig.update_yaxes(range=[-0.02 * dots.length / 1e3, 1.02 * dots.length / 1e3], row=row, col=col)
+        pad = (dots.high - dots.low) / 1e3 * 0.02
+        fig.update_yaxes(range=[dots.low / 1e3 - pad, dots.high / 1e3 + pad], row=row, col=col)
 
 
 def _work(fig: go.Figure, reads: Sequence[Read]) -> None:
@@ -145,7 +141,7 @@ def _work(fig: go.Figure, reads: Sequence[Read]) -> None:
             row=1, col=2,
         )  # fmt: skip
     fig.update_xaxes(title_text="read length (kb)", type="log", dtick="D2", row=1, col=2)
-    fig.update_yaxes(title_text="pairs of anchors per base (1/base)", type="log", dtick=1, row=1, col=2)
+    fig.update_yaxes(title_text="pairs of anchors per base (1/base)", type="log", dtick="D2", row=1, col=2)
 
 
 def _loops(fig: go.Figure, result: Mm2Result) -> None:
@@ -158,6 +154,7 @@ def _loops(fig: go.Figure, result: Mm2Result) -> None:
         fig.add_trace(
             go.Bar(
                 x=there, y=speed, name=name, textposition="outside", textfont={"size": 11}, cliponaxis=False,
+                constraintext="none",
                 hovertemplate="%{x} kb: %{y:.2f} times minimap2's loop<extra>" + name + "</extra>",
                 **bold, **theme.series((4, 2, 0, 3, 5, 1)[at % 6]).bar(),
             ),
@@ -176,18 +173,18 @@ def _mappers(fig: go.Figure, result: Mm2Result) -> None:
     total = {n: result.median_s("mapping", n) for n in names}
     traced = {"seed": t.seed_s, "chain": t.chain_s, "join": t.join_s, "hits": t.hits_s}
     whole = max(sum(traced.values()), 1e-12)
-    labels = {n: n.replace(" (with base alignment)", ",<br>aligns bases too").replace(", ", ",<br>", 1) for n in names}
+    labels = {n: n.replace(" (with", ",<br>(with").replace(", ", ",<br>", 1) for n in names}
     for stage, at in STAGES.items():
         x = [total[n] * traced[stage] / whole if n == ours(mode) else 0 for n in names]
         fig.add_trace(
-            go.Bar(y=[labels[n] for n in names], x=x, orientation="h", name=f"{stage}, {MODE_WORDS[mode]}",
+            go.Bar(y=[labels[n] for n in names], x=x, orientation="h", name=f"ours, {MODE_WORDS[mode]}: {stage}",
                    offsetgroup="one", base=_stacked(traced, stage, whole, total, names, ours(mode)),
                    hovertemplate=stage + ": %{x:.3f} s<extra></extra>", **theme.series(at).bar()),
             row=2, col=2,
         )  # fmt: skip
     rest = [0 if n == ours(mode) else total[n] for n in names]
     fig.add_trace(
-        go.Bar(y=[labels[n] for n in names], x=rest, orientation="h", name="all stages", offsetgroup="one",
+        go.Bar(y=[labels[n] for n in names], x=rest, orientation="h", name="all stages together", offsetgroup="one",
                hovertemplate="%{y}: %{x:.3f} s<extra></extra>", **theme.series(6).bar()),
         row=2, col=2,
     )  # fmt: skip
@@ -227,8 +224,10 @@ def difference(dots: Dots) -> go.Figure:
         f"part shown: {counts.get('both', 0):,} chains are the same in both modes, {counts.get('full', 0):,} are found "
         f"only by looking at every predecessor, {counts.get('exact_skip25', 0):,} only by the heuristic."
     )
-    title = f"Chains of one read in two modes: {counts.get('both', 0):,} alike, {counts.get('full', 0):,} and "\
-        f"{counts.get('exact_skip25', 0):,} of one alone (measured)"  # fmt: skip
+    title = (
+        f"Chains of one read in two modes: {counts.get('both', 0):,} alike, {counts.get('full', 0):,} and "
+        f"{counts.get('exact_skip25', 0):,} of one alone (measured)"
+    )
     fig.update_layout(legend={"y": -0.2, "yanchor": "top", "x": 0.0, "xanchor": "left"}, margin={"b": 110, "t": 84})
     return theme.finish(fig, title, text, height=520)
 

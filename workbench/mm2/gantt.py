@@ -33,9 +33,9 @@ def overview(plan: Plan, sentence: str) -> go.Figure:
     fig = make_subplots(
         rows=2,
         cols=2,
-        column_widths=[0.56, 0.44],
-        horizontal_spacing=0.13,
-        vertical_spacing=0.19,
+        column_widths=[0.5, 0.5],
+        horizontal_spacing=0.2,
+        vertical_spacing=0.3,
         subplot_titles=(
             "Who works on what, this run's design",
             "End of a batch by design",
@@ -47,17 +47,23 @@ def overview(plan: Plan, sentence: str) -> go.Figure:
     _ends(fig, plan)
     _levels(fig, plan)
     _lorenz(fig, plan)
-    fig.update_annotations(font={"size": 13, "color": theme.INK}, xanchor="left")
-    for at, x in enumerate((0.0, 0.625, 0.0, 0.625)):
-        fig.layout.annotations[at].x = x
-    fig.update_layout(
-        barmode="overlay",
-        legend={"y": -0.1, "yanchor": "top", "x": 0.0, "xanchor": "left", "entrywidth": 150, "font": {"size": 12}},
-        margin={"b": 120, "t": 84},
-    )
+    legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
+    fig.update_layout(barmode="overlay", margin={"b": 140, "t": 84})
     end, best = plan.asked, plan.asked_bound_s
     title = f"{plan.device}, {plan.batch_mb:g} Mb a batch: {end * 1e3:,.1f} ms, bound {best * 1e3:,.1f} ms (modelled)"
-    return theme.finish(fig, title, sentence, height=760)
+    return theme.finish(fig, title, sentence, height=860)
+
+
+def legends(fig: go.Figure, at: dict[int, tuple[float, float]]) -> None:
+    """A legend below each plot of a 2 x 2 grid (1 to 4, by row), and its title above, both left."""
+    for number, (x, y) in at.items():
+        name, axis = ("legend", "y") if number == 1 else (f"legend{number}", f"y{number}")
+        for trace in fig.data:
+            if (trace.yaxis or "y") == axis:
+                trace.legend = name
+        look = {"orientation": "v", "x": x, "xanchor": "left", "y": y, "yanchor": "top", "font": {"size": 11.5}}
+        fig.update_layout({name: look | {"bgcolor": "rgba(0,0,0,0)"}})
+        fig.layout.annotations[number - 1].update(x=x, xanchor="left", font={"size": 13, "color": theme.INK})
 
 
 def _strokes(fig: go.Figure, plan: Plan) -> None:
@@ -141,7 +147,9 @@ def _levels(fig: go.Figure, plan: Plan) -> None:
             font={"size": 13, "color": theme.QUIET},
         )  # fmt: skip
         fig.add_trace(go.Scatter(x=[], y=[], showlegend=False), row=2, col=1)
-    fig.update_xaxes(title_text="time since the batch began (ms)", rangemode="tozero", row=2, col=1)
+    shown = [plan.ends_s[name] for name in plan.levels if name != "none of these"]  # that one may go on and on
+    end = 1.08e3 * max(shown, default=1.0)
+    fig.update_xaxes(title_text="time since the batch began (ms)", range=[0, end], row=2, col=1)
     fig.update_yaxes(title_text="units at work (units)", rangemode="tozero", row=2, col=1)
 
 

@@ -95,7 +95,7 @@ def sample(of: Mm2Config) -> tuple[Segments, list[int]]:
     from workbench.mm2.presets import preset_of
 
     genome = list(source.reference(of))
-    mapper = Mapper(build_of(iter(genome), preset_of(of.preset)), of.preset, "full")
+    mapper = Mapper(build_of(iter(genome), preset_of(of.map_preset)), of.map_preset, "full")
     parts, lengths = list[Segments](), list[int]()
     for record, found in seeded(mapper, source.query(of, genome)):
         parts.append(found)
@@ -105,7 +105,7 @@ def sample(of: Mm2Config) -> tuple[Segments, list[int]]:
 
 def of_preview(config: Mm2Config) -> Mm2Config:
     """The config whose reads stand for `config`'s in a preview: the fields that decide the reads, and few of them."""
-    names = ("seed", "reads", "reads_file", "reference_file", "satellite_kb", "preset", "error_pct")
+    names = ("seed", "reads", "reads_file", "reference_file", "satellite_kb", "map_preset", "error_pct")
     lengths = ("length_kb_min", "length_kb_max")
     return type(config)(**{name: getattr(config, name) for name in (*names, *lengths)}, megabases=PREVIEW_MB)
 

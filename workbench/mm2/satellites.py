@@ -8,6 +8,7 @@ irregular: a read from an array has a hundred anchors where another has one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -15,10 +16,12 @@ from workbench.mm2.io import Record
 
 MONOMER = 171
 ROW = 12  # monomers of a higher-order repeat
-BETWEEN_MONOMERS = 0.30  # bases that differ
-BETWEEN_COPIES = 0.015
+BETWEEN_MONOMERS = 0.25  # bases that differ
+BETWEEN_COPIES = 0.01
 ARRAY_KB = 40.0  # of one array; a genome gets as many as it takes
 BASES = np.frombuffer(b"ACGT", np.uint8)
+
+Codes = np.ndarray[Any, np.dtype[np.uint8]]  # 0 to 3 for A, C, G, T
 
 
 def with_satellites(genome: Iterable[Record], kilobases: float, seed: int = 0) -> Iterator[Record]:
@@ -42,21 +45,19 @@ def with_satellites(genome: Iterable[Record], kilobases: float, seed: int = 0) -
         yield Record(record.name, b"".join(parts))
 
 
-def _row(rng: np.random.Generator) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _row(rng: np.random.Generator) -> Codes:
     """Codes of one higher-order repeat: monomers that are mutated copies of one ancestor."""
     ancestor = rng.integers(0, 4, MONOMER, dtype=np.uint8)
     return np.concatenate([_mutated(ancestor, BETWEEN_MONOMERS, rng) for _ in range(ROW)])
 
 
-def _array(row: np.ndarray[tuple[int], np.dtype[np.uint8]], bases: int, rng: np.random.Generator) -> bytes:
+def _array(row: Codes, bases: int, rng: np.random.Generator) -> bytes:
     """So many bases of mutated copies of the row."""
     copies = -(-bases // len(row))
     return BASES[_mutated(np.tile(row, copies)[:bases], BETWEEN_COPIES, rng)].tobytes()
 
 
-def _mutated(
-    codes: np.ndarray[tuple[int], np.dtype[np.uint8]], share: float, rng: np.random.Generator
-) -> np.ndarray[tuple[int], np.dtype[np.uint8]]:
+def _mutated(codes: Codes, share: float, rng: np.random.Generator) -> Codes:
     """A copy in which this share of the bases is another one."""
     swap = rng.random(len(codes)) < share
     shift = rng.integers(1, 4, len(codes), dtype=np.uint8)

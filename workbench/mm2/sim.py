@@ -1,11 +1,11 @@
 """The schedule of one batch on a GPU, on a virtual clock: real segments, a modelled cost of each, blocks as workers.
 
-    per micro-batch   short segments, a warp each; then mid ones, a block of 512 each      whoever is free takes the next
-    per launch        long segments on a persistent grid, a block of 1024 to a compute unit    longest first, by a ticket
+    per micro-batch   short segments, a warp each; then mid ones, a block of 512 each: whoever is free takes the next
+    per launch        long segments on a persistent grid, a block of 1024 to a compute unit: longest first, by a ticket
                       segments over a cut are shared by several blocks; the cut is the one that ends soonest
 
-That is mm2-gb's design (kernels, classes and grids of its repository); the last line is that of kernels/chain. Only time is
-modelled: the segments come from anchors of real seeding. Cycles of one anchor's row of r successors on a block:
+That is mm2-gb's design (kernels, classes and grids of its repository); the last line is that of kernels/chain. Only
+time is modelled: the segments come from anchors of real seeding. Cycles of one anchor's row of r successors on a block:
 
     barrier + ceil(r / block) * latency + ceil(r / warp) * instructions * warp / lanes
 
@@ -62,7 +62,7 @@ class Device:
         return np.maximum(issued * sharing, issued + waiting)
 
     def shared_s(self, anchors: Any, pairs: Any, blocks: int) -> Any:
-        """Seconds of segments that so many blocks share, in tiles: one scores the tile, all of them what it passes on."""
+        """Seconds of segments that so many blocks share, in tiles: one scores a tile, all of them what it passes on."""
         within = TILE * self.latency / 2 + TILE / SUB * 2 * self.barrier  # a warp's rounds, which wait on each other
         passed_on = pairs * self.instructions / (self.lanes * blocks)
         return (anchors / TILE * within + passed_on) / self.clock_hz + anchors / TILE * self.handover_s
@@ -191,7 +191,7 @@ class _Clock:
         self.phases[name] += took
         self.now += took
         if self.trace:
-            why = {
+            why: dict[str, Any] = {
                 "reason": "small",
                 "class": name,
                 "segments": len(parts),

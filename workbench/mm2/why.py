@@ -9,10 +9,10 @@ from workbench import theme
 from workbench.system import Span
 
 STAGES = {
-    "seed": "The minimizers of {reads} reads ({bases} bases) were looked up in the index, which gave {anchors} anchors",
+    "seed": "The minimizers of {reads} reads ({bases} bases) were looked up in the index: {anchors} anchors",
     "chain": "{anchors} anchors of {reads} reads were scored and walked back into {chains} chains",
-    "join": "Chains of {joined} of {reads} reads were chained once more over long gaps, with a tree; the others leave no "
-    "part of their read uncovered",
+    "join": "Chains of {joined} of {reads} reads were chained once more over long gaps, with a tree; the others leave "
+    "little of their read uncovered",
     "hits": "Hits, their mapping quality and their lines were made from {chains} chains of {reads} reads",
 }
 REASONS = {
@@ -35,8 +35,10 @@ def explain(span: Span) -> str:
     if why.get("reason") in REASONS:
         return f"{REASONS[str(why['reason'])].format_map(_words(why))}. {took} Modelled."
     if "cpu_s" in why:
-        return f"{span.label}: {_time(float(why['cpu_s']))} of processor. Loops and mappers take turns, so that what "\
-            "else the machine does hits all of them alike."  # fmt: skip
+        return (
+            f"{span.label}: {_time(float(why['cpu_s']))} of processor. Loops and mappers take turns, so that what else "
+            "the machine does hits all of them alike."
+        )
     return f"{span.label}. {took}"
 
 

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 
 MOST_READS = 1500  # kept in the result, the first ones; totals are of all
 MOST_STROKES = 600
+COMPARED = 150  # reads with most pairs, whose chains of the two modes are compared
 SIMULATED_DEVICES = ("MI210", "A100", "H200")
 Say = Callable[[Event], None]
 
@@ -77,7 +78,7 @@ class _Run:
     def planned(self, say: Say, stop: Flag) -> Mm2Result:
         """Seed, cut into segments, model the schedule."""
         self.say, self.stop = say, stop
-        mapper = Mapper(self._prepare(), self.config.preset, "full")
+        mapper = Mapper(self._prepare(), self.config.map_preset, "full")
         for record, found in seeded(mapper, source.query(self.config, self.genome)):
             self._look()
             self._count(record, int(found.anchors.sum()), found)
@@ -92,14 +93,14 @@ class _Run:
         self._look()
         self.say(Progress(2, 100, "indexing the reference"))
         began = time.thread_time()
-        index = build_of(iter(self.genome), preset_of(self.config.preset))
+        index = build_of(iter(self.genome), preset_of(self.config.map_preset))
         self.totals["index_s"] = time.thread_time() - began
         return index
 
     def _map(self, index: Index, fasta: Path) -> dict[str, Any]:
         """All reads through all stages, with spans; their anchors are kept for what comes later."""
         config = self.config
-        mapper = Mapper(index, config.preset, config.mode, config.kernel)
+        mapper = Mapper(index, config.map_preset, config.mode, config.kernel)
         dp(_no_anchors(), mapper.chain_params, backend=config.kernel)  # says now what it cannot run
         records = source.write_fasta(source.query(config, self.genome), fasta)
         hits, threads = list[Any](), dict[int, int]()
@@ -163,7 +164,7 @@ class _Run:
 
     def _loops(self, index: Index) -> dict[str, Any]:
         """Every loop on the kept anchors: first compared, then timed in turn."""
-        params = Mapper(index, self.config.preset, "full").chain_params
+        params = Mapper(index, self.config.map_preset, "full").chain_params
         found, kept = loops.loops(params), self.kept
         if len(kept) < self.totals["reads"]:
             self._note(f"the loops are timed on {len(kept):,} of {self.totals['reads']:,} reads: more are not kept")
@@ -187,25 +188,29 @@ class _Run:
                 done = len({(r.name, r.round) for r in bench.rows})
                 self.say(Progress(45 + 25 * done / total, 100, f"timing {loop.name}, round {number + 1}"))
         self.rows += bench.rows
-        return {"checks": checks, "dots": self._dots(index, params)}
+        return {"checks": checks} | self._dots(index, params)
 
-    def _dots(self, index: Index, params: Any) -> Any:
-        """The read whose chains differ most between the two modes; where none does, the one with most pairs."""
+    def _dots(self, index: Index, params: Any) -> dict[str, Any]:
+        """Two reads to look at: the one with most pairs, and the one whose chains differ most between the modes."""
         self.say(Progress(70, 100, "comparing the chains of the two modes"))
-        best: tuple[tuple[int, int], int, Any, Any] | None = None
-        order = sorted(range(len(self.kept)), key=lambda at: -self.kept[at].pairs)
-        for at in order[:40]:
+        most: Any = None
+        differs: Any = None
+        for at in sorted(range(len(self.kept)), key=lambda at: -self.kept[at].pairs)[:COMPARED]:
             self._look()
             anchors = self.kept[at].anchors
             full = chain(anchors, replace(params, max_skip=None))
             skip = chain(anchors, replace(params, max_skip=25), backend="scalar")
-            rank = (dots.differing(full, skip), self.kept[at].pairs)
-            if best is None or rank > best[0]:
-                best = (rank, at, full, skip)
-        if best is None:
+            most = most or (at, full, skip)
+            count = dots.differing(full, skip)
+            if count and (differs is None or count > differs[3]):
+                differs = (at, full, skip, count)
+        return {"dots": self._drawn(index, most, near=False), "differs": self._drawn(index, differs, near=True)}
+
+    def _drawn(self, index: Index, chosen: Any, *, near: bool) -> Any:
+        if chosen is None:
             return None
-        _, at, full, skip = best
-        return dots.dots(self.kept_names[at], self.kept[at].length, index.names, index.lengths, full, skip)
+        at, full, skip = chosen[:3]
+        return dots.dots(self.kept_names[at], self.kept[at].length, index.names, index.lengths, full, skip, near=near)
 
     def _mappers(self, index: Index, folder: Path) -> dict[str, Any]:
         """Whole mapping: ours in both modes, minimap2 in both, mappy; in turn."""
@@ -215,7 +220,7 @@ class _Run:
             for _ in source.write_fasta(iter(self.genome), reference):
                 self._look()
         mapper = {
-            mode: Mapper(index, config.preset, mode, config.kernel if mode == config.mode else "auto")  # type: ignore[arg-type]
+            mode: Mapper(index, config.map_preset, mode, config.kernel if mode == config.mode else "auto")
             for mode in ("exact_skip25", "full")
         }
         paf: dict[str, bytes] = {}
@@ -230,12 +235,12 @@ class _Run:
                 mode = "full" if name in (ours("full"), theirs("full")) else "exact_skip25"
                 try:
                     if name == MAPPY:
-                        seconds = rivals.mappy(reference, reads, config.preset, folder, self.stop)
+                        seconds = rivals.mappy(reference, reads, config.map_preset, folder, self.stop)
                     else:
                         found = (
-                            rivals.ours(mapper[mode], reads, self.stop)  # type: ignore[index]
+                            rivals.ours(mapper[mode], reads, self.stop)
                             if name == ours(mode)
-                            else rivals.minimap2(reference, reads, config.preset, mode, folder, self.stop)
+                            else rivals.minimap2(reference, reads, config.map_preset, mode, folder, self.stop)
                         )
                         seconds, paf[name] = found.seconds, found.paf
                 except rivals.Stopped:
