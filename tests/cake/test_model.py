@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 import workbench as wb
-from workbench.cake import claims, model_time, paper
+from workbench.cake import SYSTEM, claims, model_time, paper
 from workbench.cake.config import PRESETS
 from workbench.cake.policy import Policy
 from workbench.cake.sim import ttft
@@ -185,3 +185,16 @@ def test_a_read_of_fixed_cost_moves_the_curve():
     far = replace(costs, load_request_s=0.01)
     near, slow = (model_time.curve(c, token_bytes, PRESETS["paper"], 512, 1, link) for c in (costs, far))
     assert slow.load_s[-1] > near.load_s[-1] and slow.compute_s == near.compute_s
+
+
+@pytest.mark.parametrize("link_mb_s", [1e-6, 0.01, 0.1])
+def test_a_very_slow_link_is_simulated_in_few_steps(link_mb_s, monkeypatch):
+    """Waiting for a read of hours is one wait, not a poll of every virtual second."""
+    asked = []
+    step = Policy.compute_step
+    monkeypatch.setattr(Policy, "compute_step", lambda *args: asked.append(1) or step(*args))
+    costs = simulated_costs(SYSTEM.make("paper", link_mb_s=link_mb_s))[0]
+    ends = [ttft(Policy(costs, 512, 1, mode), 16000, 128) for mode in ("compute", "load", "cake")]
+    assert len(asked) < 2000
+    assert ends[1] > 1000 * ends[0]
+    assert ends[2] <= 1.03 * ends[0]

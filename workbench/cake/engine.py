@@ -19,7 +19,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.cake.ledger import Grain, Ledger
-from workbench.cake.policy import Compute, Job, Load, Policy, Ready, loadable_grains
+from workbench.cake.policy import Compute, Job, Load, Policy, Ready, Stopped, loadable_grains
 from workbench.cake.sim import Request, choose_order
 from workbench.cake.store import Store, StoredPrompt, StoreError, TokenBucket
 from workbench.system import Span
@@ -36,10 +36,6 @@ STALLED = "stalled"  # cause of grains whose load was given up
 
 class Stalled(RuntimeError):
     """A restore made no progress for STALL_S seconds, and none either after its loads were given up."""
-
-
-class Stopped(RuntimeError):
-    """The restore was asked to stop."""
 
 
 @dataclass

@@ -58,7 +58,8 @@ def overview(result: CakeResult) -> go.Figure:
     fig.update_yaxes(title_text="position in the prompt (tokens)", col=1)
     fig.update_xaxes(title_text="time since the request (s)", col=1)
     fig.update_xaxes(title_text="store bandwidth (MB/s)", type="log", dtick=1, col=2)
-    mean = "mean TTFT" if result.config.requests > 1 else "TTFT"
+    several = "TTFT of the last" if result.aim == "makespan_s" else "mean TTFT"
+    mean = several if result.config.requests > 1 else "TTFT"
     fig.update_yaxes(title_text=f"{mean} (s)", type="log", dtick=1, col=2)
     faster = f"{s['speedup_vs_best_single']:.2f}x as fast as the better single resource"
     tested = MODES[result.config.policy]
@@ -209,7 +210,7 @@ def preview(config: CakeConfig) -> go.Figure:
 
     On the paper's hardware its four models stand below, at the config's length. The config's own cells are framed.
     """
-    from workbench.cake.measure import to_stroke
+    from workbench.cake.result import to_stroke
     from workbench.cake.sim import Request, simulate
     from workbench.cake.work import simulated_costs
 

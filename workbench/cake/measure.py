@@ -16,9 +16,9 @@ import numpy as np
 from workbench import lm
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, fit_compute
-from workbench.cake.engine import Embedded, Restored, Stopped, probe_read_s, save_prompt
-from workbench.cake.policy import TAIL, Mode, Policy
-from workbench.cake.result import CakeResult, Row, RowMode, Stroke, restore_name
+from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
+from workbench.cake.policy import TAIL, Mode, Policy, Stopped
+from workbench.cake.result import CakeResult, Row, RowMode, Stroke, restore_name, to_stroke
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import DiskStore, Layout, Store, TokenBucket, in_memory
 from workbench.cake.summed import passes_of, summed
@@ -214,22 +214,6 @@ def damage(bench: Bench) -> None:
             path.write_bytes(raw if how == "bits flipped" else raw[: len(raw) // 2])
     told = ", ".join(f"{n} grains {how}" for how, n in done.items())
     bench.say(Note(f"store damaged on purpose: {told}", "warning"))
-
-
-def to_stroke(span: Span) -> Stroke:
-    """A span of the engine with its positions as numbers."""
-    name, _, positions = span.label.rpartition("[")
-    first, last = (int(v) for v in positions.rstrip("]").split(":"))
-    request = int(name.strip().removeprefix("r") or 0)
-    return Stroke(
-        lane="compute" if span.lane == "compute" else "load",
-        start_s=round(span.start_s, 5),
-        end_s=round(span.end_s, 5),
-        first_token=first,
-        last_token=last,
-        request=request,
-        why=dict(span.why),
-    )
 
 
 def measure(config: CakeConfig, say: Say, stop: threading.Event) -> CakeResult:

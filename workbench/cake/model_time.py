@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from typing import get_args
 
@@ -41,44 +41,84 @@ def oracle_split(costs: Costs, tokens: int, grain: int, step: int, run: int) -> 
     return oracle(list(np.diff(ends)), [load_s] * grains, grain, tail_s)
 
 
-def curve(costs: Costs, token_bytes: int, config: CakeConfig, step: int, run: int, link_mb_s: float) -> Curve:
+def curve(
+    costs: Costs,
+    token_bytes: int,
+    config: CakeConfig,
+    step: int,
+    run: int,
+    link_mb_s: float,
+    tick: Callable[[], None] = lambda: None,
+) -> Curve:
     """TTFT of the three modes, the oracle and the lower bound over three decades of bandwidth around `link_mb_s`.
 
-    With several requests the mean over them, and in the oracle's place the best order found.
+    With several requests the mean or the last of them, as config.batch aims, and in the oracle's place the best order
+    found. `tick` is called between two simulations and may raise.
     """
     middle = link_mb_s or token_bytes / costs.load_token_s / 1e6
     links = [float(f"{middle * f:.4g}") for f in np.geomspace(1 / 32, 32, CURVE_POINTS)]
     columns: dict[str, list[float]] = {f"{name}_s": [] for name in (*MODES, "oracle", "bound")}
     for link in links:
         at = replace(costs, load_token_s=token_bytes / (link * 1e6))
-        for name, seconds in _times(at, config, step, run).items():
+        for name, seconds in _times(at, config, step, run, tick).items():
             columns[name].append(round(seconds, 5))
     return Curve(link_mb_s=links, **columns)
 
 
-def _times(costs: Costs, config: CakeConfig, step: int, run: int) -> dict[str, float]:
+def _times(costs: Costs, config: CakeConfig, step: int, run: int, tick: Callable[[], None]) -> dict[str, float]:
     """Modelled TTFT by name of a curve."""
+    _, best_s, bound_s = limits(costs, config, step, run, tick)
+    limit = {"oracle_s": best_s, "bound_s": bound_s}
     if config.requests > 1:
-        means = {f"{mode}_s": _mean_s(costs, config, step, run, mode) for mode in MODES}
-        bound = batch_bound(costs, [Restore(n) for n in config.lengths], config.grain, step, run)
-        return means | {"oracle_s": best_order_s(costs, config, step, run), "bound_s": bound.mean_ttft_s}
+        return limit | {f"{mode}_s": _aimed_s(costs, config, step, run, mode, None, tick) for mode in MODES}
     tokens, grain = config.prompt_tokens, config.grain
     compute_s, load_s = single_s(costs, tokens, grain, step, run)
-    cake_s = ttft(Policy(costs, step, run, hedge=config.hedge), tokens, grain)
-    best_s = oracle_split(costs, tokens, grain, step, run).ttft_s
-    bound_s = lower_bound_s(costs, tokens, grain, step)
-    return {"compute_s": compute_s, "load_s": load_s, "cake_s": cake_s, "oracle_s": best_s, "bound_s": bound_s}
+    tick()
+    return limit | {
+        "compute_s": compute_s,
+        "load_s": load_s,
+        "cake_s": ttft(Policy(costs, step, run, hedge=config.hedge), tokens, grain),
+    }
 
 
-def best_order_s(costs: Costs, config: CakeConfig, step: int, run: int) -> float:
-    """Least mean TTFT of several requests over the orders there are; the best schedule of all is not known."""
-    return min(_mean_s(costs, config, step, run, "cake", batch) for batch in get_args(Batch))
+def limits(
+    costs: Costs,
+    config: CakeConfig,
+    step: int,
+    run: int,
+    tick: Callable[[], None] = lambda: None,
+    stored: Sequence[Sequence[bool]] | None = None,
+) -> tuple[int | None, float, float]:
+    """(token of the oracle split, its TTFT, lower bound) with modelled costs.
+
+    Of several requests (`stored`: what the store has of each) the best order found, as the best schedule of all is
+    not known, and the bound of any schedule; both of the mean or of the last one, as config.batch aims.
+    """
+    if config.requests == 1:
+        best = oracle_split(costs, config.prompt_tokens, config.grain, step, run)
+        return best.token, best.ttft_s, lower_bound_s(costs, config.prompt_tokens, config.grain, step)
+    lengths = config.lengths
+    restores = [Restore(n, stored[i] if stored else None) for i, n in enumerate(lengths)]
+    bound = batch_bound(costs, restores, config.grain, step, run)
+    best_s = min(_aimed_s(costs, config, step, run, "cake", batch, tick, stored) for batch in get_args(Batch))
+    return None, best_s, bound.makespan_s if config.batch == "makespan" else bound.mean_ttft_s
 
 
-def _mean_s(costs: Costs, config: CakeConfig, step: int, run: int, mode: Mode, batch: Batch | None = None) -> float:
+def _aimed_s(
+    costs: Costs,
+    config: CakeConfig,
+    step: int,
+    run: int,
+    mode: Mode,
+    batch: Batch | None,
+    tick: Callable[[], None],
+    stored: Sequence[Sequence[bool]] | None = None,
+) -> float:
+    tick()
     policy = Policy(costs, step, run, mode, batch or config.batch, config.hedge)
-    times = simulate(policy, [Request(n) for n in config.lengths], config.grain).ttft_s
-    return sum(times) / len(times)
+    requests = [Request(n, stored=stored[i] if stored else None) for i, n in enumerate(config.lengths)]
+    done = simulate(policy, requests, config.grain)
+    return done.makespan_s if config.batch == "makespan" else sum(done.ttft_s) / len(done.ttft_s)
 
 
 def table_3() -> Iterator[tuple[paper.Cell, float, float]]:

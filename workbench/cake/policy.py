@@ -42,6 +42,10 @@ ORDERS: Mapping[Batch, Sequence[Order]] = {  # that may serve the aim best; the 
 HEDGE_AFTER = 1.5  # a load is late when it has taken this many times what it should
 
 
+class Stopped(RuntimeError):
+    """A restore, measured or simulated, was asked to stop."""
+
+
 @dataclass(frozen=True)
 class Compute:
     """Run the model over positions [start, start + tokens)."""

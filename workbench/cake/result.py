@@ -24,6 +24,7 @@ RowMode = Literal["compute", "load", "cake", "raw load", "raw cake", "warm", "lm
 # 1e-6 in float32, 0.012 in bfloat16 (SmolLM2), against 0.3 to 1.8 with one grain of noise.
 TOLERANCE = {"float32": 1e-5, "bfloat16": 0.05}
 THEIRS = ("lmcache-mp load",)  # rows that another system answers for
+BY = {"cake": "CAKE", "compute": "computing alone", "load": "loading alone"}
 COLUMNS = {
     "mode": "compute: no store; load: store only; cake: both; raw: the store without a throttle; warm: vLLM's prefix "
     "cache; lmcache-mp load: LMCache's own connector, from shared memory, without a throttle",
@@ -86,6 +87,22 @@ class Stroke(BaseModel):
         name = f"r{self.request} " if self.request else ""
         label = f"{name}[{self.first_token}:{self.last_token}]"
         return Span(self.lane, self.start_s, self.end_s, label, self.lane, self.why)
+
+
+def to_stroke(span: Span) -> Stroke:
+    """A span of the engine with its positions as numbers."""
+    name, _, positions = span.label.rpartition("[")
+    first, last = (int(v) for v in positions.rstrip("]").split(":"))
+    request = int(name.strip().removeprefix("r") or 0)
+    return Stroke(
+        lane="compute" if span.lane == "compute" else "load",
+        start_s=round(span.start_s, 5),
+        end_s=round(span.end_s, 5),
+        first_token=first,
+        last_token=last,
+        request=request,
+        why=dict(span.why),
+    )
 
 
 class Model(BaseModel):
@@ -154,9 +171,15 @@ class CakeResult(Result):
         raw = mode.startswith("raw") or mode in ("warm", "compute", "lmcache-mp load")
         return [r for r in self.rows if r.mode == mode and (raw or r.link_mb_s == self.link_mb_s)]
 
-    def median_s(self, mode: RowMode, field: str = "ttft_s") -> float:
-        """Median over rounds; nan where the mode was not run."""
-        found = [getattr(r, field) for r in self.of(mode)]
+    @property
+    def aim(self) -> str:
+        """What several prompts are served for: the mean TTFT, or the TTFT of the last one (batch="makespan")."""
+        last = self.config.requests > 1 and self.config.batch == "makespan"
+        return "makespan_s" if last else "ttft_s"
+
+    def median_s(self, mode: RowMode, field: str | None = None) -> float:
+        """Median over rounds, of the TTFT that the run aims at if no field is named; nan where the mode was not run."""
+        found = [getattr(r, field or self.aim) for r in self.of(mode)]
         return float(median(found)) if found else float("nan")
 
     @property
@@ -210,19 +233,29 @@ class CakeResult(Result):
         return self.table
 
     def sentence(self) -> str:
-        s = self.summary()
+        from workbench import theme
+
+        s, tested = self.summary(), self.config.policy
         how = "Modelled" if self.rows[0].badge == "modelled" else f"Measured on {self.provenance.device}"
-        link = f"{self.link_mb_s:,.0f} MB/s" if self.link_mb_s else "the raw disk"
+        link = f"{theme.number(self.link_mb_s)} MB/s" if self.link_mb_s else "the raw disk"
         throttled = ", throttled" if self.link_mb_s and self.rows[0].badge == "measured" else ""
-        best_known = "best possible split" if self.config.requests == 1 else "best order found"
-        split = f", {s['ratio_to_oracle']:.2f} times the {best_known}" if self.oracle_s else ""
+        prompt = f"a prompt of {self.prompt_tokens:,} tokens is"
+        if self.config.requests > 1:
+            whose = "the last of" if self.aim == "makespan_s" else "the mean of"
+            prompt = f"{whose} {self.config.requests} prompts, the longest of {self.prompt_tokens:,} tokens, is"
+        seconds = {name: theme.number(s[name]) for name in ("ttft_s", "compute_only_ttft_s", "load_only_ttft_s")}
+        text = f"{how}: {prompt} ready after {seconds['ttft_s']} s by {BY[tested]} over a store of {link}{throttled}"
+        alone = {"compute": f"{seconds['compute_only_ttft_s']} s by computing alone"}
+        alone["load"] = f"{seconds['load_only_ttft_s']} s by loading alone"
+        others = " and ".join(words for mode, words in alone.items() if mode != tested)
+        if tested != "cake":
+            return f"{text}, against {others}."
         best = "computing" if s["compute_only_ttft_s"] <= s["load_only_ttft_s"] else "loading"
+        known = "best possible split" if self.config.requests == 1 else "best order found"
+        met = f"; the sides met at token {s['meeting_token']:,.0f}" if self.config.requests == 1 else ""
         return (
-            f"{how}: a prompt of {self.prompt_tokens:,} tokens is ready after {s['ttft_s']:.2f} s by "
-            f"{self.config.policy} "
-            f"over a store of {link}{throttled}, against {s['compute_only_ttft_s']:.2f} s by computing alone and "
-            f"{s['load_only_ttft_s']:.2f} s by loading alone: {s['speedup_vs_best_single']:.2f} times as fast as "
-            f"{best}{split}; the sides met at token {s['meeting_token']:,.0f}."
+            f"{text}, against {others}: {s['speedup_vs_best_single']:.2f} times as fast as {best}, "
+            f"{s['ratio_to_oracle']:.2f} times the {known}{met}."
         )
 
     def decided(self) -> dict[str, Any]:

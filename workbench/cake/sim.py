@@ -18,6 +18,7 @@ from workbench.cake.policy import ORDERS, Compute, Job, Load, Mode, Policy, Read
 from workbench.system import Span
 
 WATCHDOG_STEPS = 1_000_000
+NEVER_S = 1e12  # nothing is due by itself: only news ends the wait
 
 
 @dataclass(frozen=True)
@@ -89,9 +90,8 @@ class _Machine:
         for _ in range(WATCHDOG_STEPS):
             if len(self.ttft) == len(self.jobs):
                 return
-            pause = max(
-                1e-6, min((j.arrived_s - self.env.now for j in self.jobs if j.arrived_s > self.env.now), default=1.0)
-            )
+            coming = (j.arrived_s - self.env.now for j in self.jobs if j.arrived_s > self.env.now)
+            pause = max(1e-6, min(coming, default=NEVER_S))
             for job in self.policy.order_compute(self.present()):
                 step = self.policy.compute_step(job, self.env.now)
                 if isinstance(step, Compute):
@@ -167,7 +167,7 @@ def simulate(
     world: World | None = None,
     *,
     trace: bool = False,
-    until_s: float = 1e6,
+    until_s: float = NEVER_S,
 ) -> Outcome:
     """Restore the requests on one compute and one load resource. RuntimeError when the policy would hang.
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cake import model_time
-from workbench.cake.bounds import Restore, batch_bound, bounds
+from workbench.cake.bounds import bounds
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.policy import Mode
 from workbench.cake.result import TOLERANCE, CakeResult, Model, Row, Stroke
@@ -79,9 +79,7 @@ def _bounds(bench: Bench, costs: Costs, loads: Sequence[float], run: int) -> tup
     """
     config = bench.config
     if config.requests > 1:
-        restores = [Restore(len(ids), usable) for ids, usable in zip(bench.prompts, bench.usable, strict=True)]
-        bound = batch_bound(costs, restores, config.grain, bench.step, run)
-        return None, model_time.best_order_s(costs, config, bench.step, run), bound.mean_ttft_s
+        return model_time.limits(costs, config, bench.step, run, stored=bench.usable)
     passes = [r.passes for row, _, restored in bench.kept if row.mode == "compute" for r in restored]
     reads = [(config.grain, seconds) for seconds in loads] or [(config.grain, costs.load_s(config.grain, config.grain))]
     tokens, stored = len(bench.prompts[0]), bench.usable[0]

@@ -2,25 +2,26 @@
 
 from __future__ import annotations
 
+import threading
 import time
-from collections.abc import Generator
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 from typing import Any
 
 from workbench import backends
 from workbench.cake import model_time, paper
-from workbench.cake.bounds import Restore, batch_bound
 from workbench.cake.claims import paper_claims
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs
-from workbench.cake.policy import TAIL, Mode, Policy
-from workbench.cake.result import CakeResult, Model, Row, Stroke, summary_badges
-from workbench.cake.sim import Request, choose_chunks, simulate
+from workbench.cake.policy import TAIL, Mode, Policy, Stopped
+from workbench.cake.result import CakeResult, Model, Row, summary_badges, to_stroke
+from workbench.cake.sim import Outcome, Request, choose_chunks, simulate
 from workbench.pump import pump
 from workbench.system import Event, Note, Point, Progress, Result, Work
 
 MB = 1e6
+SIMULATED: tuple[Mode, ...] = ("compute", "load", "cake")
 # SmolLM2-135M, bfloat16, one thread of an Intel Xeon (AVX-512, bf16): "embedded, balance 8k" of benchmarks/cake.csv
 THIS_MACHINE = Costs(step_s=0.0945, token_s=0.000307, pair_s=3.0e-7, load_token_s=1.0)
 THIS_TOKEN_BYTES = 23_040
@@ -30,7 +31,7 @@ def work(config: CakeConfig) -> Work:
     """Restore the prompt in every mode. BackendUnavailable when what the config names is not there."""
     where = backends.choose(config.backend, {"cpu", "sim"})
     if where == "sim":
-        return (yield from _simulated(config))
+        return (yield from pump(partial(_simulated, config)))
     if config.engine == "vllm":
         from workbench.cake.vllm_work import measured_vllm
 
@@ -70,81 +71,70 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
         if model != paper.CALIBRATED:
             source += f" ({paper.CALIBRATED}) and scaled by size"
     link = config.link_mb_s
-    if not link:  # the balance point; a raw disk has no meaning on a virtual clock
+    if not link:  # the balance point
         whole = (config.prompt_tokens - 1) // config.grain * config.grain
         link = whole * token_bytes / MB / costs.compute_range_s(0, whole, config.pass_tokens)
     slow = replace(costs, load_token_s=token_bytes / (link * MB), load_request_s=config.link_latency_ms / 1e3)
     return slow, token_bytes, link, source
 
 
-def _simulated(config: CakeConfig) -> Generator[Event, None, Result]:
-    """The same policy on a virtual clock, then the paper's table again."""
+def _simulated(config: CakeConfig, say: Callable[[Event], None], stop: threading.Event) -> Result:
+    """The same policy on a virtual clock, then the paper's numbers again. Stopped between two simulations."""
+
+    def tick() -> None:
+        if stop.is_set():
+            raise Stopped("the simulation was cancelled")
+
     began = time.monotonic()
-    yield Progress(0, 3, "simulating")
+    say(Progress(0, 3, "simulating"))
     costs, token_bytes, link, source = simulated_costs(config)
-    if config.link_mb_s is None or config.link_mb_s == 0:
-        yield Note(f"link set to {link:,.0f} MB/s, the balance point of the cost model")
+    if config.link_mb_s is None:
+        say(Note(f"link set to {link:,.0f} MB/s, the balance point of the cost model"))
     step = config.pass_tokens
     run = config.run or choose_chunks(costs, config.prompt_tokens, config.grain, steps=(step,))[1]
-    lengths = config.lengths
-    rows, strokes = [], list[Stroke]()
-
-    def whole(tokens: int) -> int:
-        return (tokens - 1) // config.grain * config.grain
-
-    modes: tuple[Mode, ...] = ("compute", "load", "cake")
-    for mode in modes:
+    done: dict[Mode, Outcome] = {}
+    for mode in SIMULATED:
         policy = Policy(costs, step, run, mode, config.batch, config.hedge)
-        done = simulate(policy, [Request(n) for n in lengths], config.grain, trace=True)
-        row = Row(
-            mode=mode,
-            round=0,
-            link_mb_s=0.0 if mode == "compute" else round(link, 3),
-            ttft_s=sum(done.ttft_s) / len(done.ttft_s),
-            makespan_s=done.makespan_s,
-            meeting_token=done.met_at[0],
-            loaded_tokens=sum(
-                (n - 1) // config.grain * config.grain - m for n, m in zip(lengths, done.met_at, strict=True)
-            ),
-            badge="modelled",
-        )
-        rows.append(row)
-        if mode == config.policy:
-            from workbench.cake.measure import to_stroke
-
-            strokes = [to_stroke(span) for span in done.spans]
-            for span, stroke in zip(done.spans, strokes, strict=True):
-                yield span
-                if span.why.get("reason") == TAIL:
-                    continue
-                at = stroke.last_token if stroke.lane == "compute" else stroke.first_token
-                yield Point(f"{span.lane}: position (tokens)", span.end_s, float(at))
-    yield Progress(1, 3, "bandwidth curve")
-    curve = model_time.curve(costs, token_bytes, config, step, run, link)
-    yield Progress(2, 3, "the paper's table")
+        done[mode] = simulate(policy, [Request(n) for n in config.lengths], config.grain, trace=True)
+        tick()
+    strokes = [to_stroke(span) for span in done[config.policy].spans]
+    for span, stroke in zip(done[config.policy].spans, strokes, strict=True):
+        say(span)
+        if span.why.get("reason") != TAIL:
+            at = stroke.last_token if stroke.lane == "compute" else stroke.first_token
+            say(Point(f"{span.lane}: position (tokens)", span.end_s, float(at)))
+    say(Progress(1, 3, "bandwidth curve"))
+    curve = model_time.curve(costs, token_bytes, config, step, run, link, tick)
+    say(Progress(2, 3, "the paper's numbers"))
     table = list(paper_claims())
-    if len(lengths) == 1:
-        best = model_time.oracle_split(costs, lengths[0], config.grain, step, run)
-        best_s, bound = best.ttft_s, model_time.lower_bound_s(costs, lengths[0], config.grain, step)
-    else:  # of the mean TTFT; the best schedule of several is not known, the best order is
-        best, best_s = None, model_time.best_order_s(costs, config, step, run)
-        bound = batch_bound(costs, [Restore(n) for n in lengths], config.grain, step, run).mean_ttft_s
-    result = assemble(
-        config,
-        "sim",
-        began,
-        {
-            "rows": rows,
-            "strokes": strokes,
-            "model": Model.of(costs, step, run, token_bytes, source),
-            "curve": curve,
-            "link_mb_s": round(link, 3),
-            "prompt_tokens": config.prompt_tokens,
-            "oracle_s": best_s,
-            "oracle_token": best.token if best else None,
-            "bound_s": bound,
-            "table": table,
-        },
-    )
-    yield Progress(3, 3, "done")
+    tick()
+    token, best_s, bound_s = model_time.limits(costs, config, step, run)
+    facts = {
+        "rows": [_modelled(config, mode, done[mode], link) for mode in SIMULATED],
+        "strokes": strokes,
+        "model": Model.of(costs, step, run, token_bytes, source),
+        "curve": curve,
+        "link_mb_s": round(link, 3),
+        "prompt_tokens": config.prompt_tokens,
+        "oracle_s": best_s,
+        "oracle_token": token,
+        "bound_s": bound_s,
+        "table": table,
+    }
+    result = assemble(config, "sim", began, facts)
+    say(Progress(3, 3, "done"))
     return result
+
+
+def _modelled(config: CakeConfig, mode: Mode, done: Outcome, link: float) -> Row:
+    whole = [(n - 1) // config.grain * config.grain for n in config.lengths]
+    return Row(
+        mode=mode,
+        round=0,
+        link_mb_s=0.0 if mode == "compute" else round(link, 3),
+        ttft_s=sum(done.ttft_s) / len(done.ttft_s),
+        makespan_s=done.makespan_s,
+        meeting_token=done.met_at[0],
+        loaded_tokens=sum(n - met for n, met in zip(whole, done.met_at, strict=True)),
+        badge="modelled",
+    )
