@@ -1,4 +1,4 @@
-"""The command `workbench`: lab, list, doctor, run, bench, report. Results go to stdout, everything else to stderr.
+"""The command `workbench`: lab, list, doctor, run, bench, report, mm2. Results go to stdout, everything else to stderr.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C.
 """
@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
+
+from workbench.lazy import group
 
 if TYPE_CHECKING:
     from workbench.runner import Run
@@ -197,6 +199,9 @@ app.add_typer(run, name="run")
 @run.callback()
 def _systems() -> None:
     """Run one system; `workbench run SYSTEM --help` lists its settings."""
+
+
+app.add_typer(group("workbench.mm2.cli", "Map long reads as minimap2 does, or index a reference."), name="mm2")
 
 
 def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None, as_json: bool) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from workbench import backends, benches, cli, records
 from workbench.flags import flag, parse
-from workbench.system import Note, Progress
+from workbench.system import NAMES, Note, Progress
 
 COMMAND = [str(Path(sys.executable).with_name("workbench"))]
 
@@ -188,10 +188,10 @@ def test_flags_become_fields(call, line, changes):
         ("run contract_toy --steps", "--steps"),
         ("run contract_toy extra", "extra"),
         ("run contract_toy --preset huge", "no preset 'huge'; it has tiny, small, paper"),
-        ("run nosuch", "no system is called 'nosuch'; there are cake, contract_toy"),
+        ("run nosuch", f"no system is called 'nosuch'; there are {', '.join(NAMES)}, contract_toy"),
         ("nosuch", "nosuch"),
-        ("bench nosuch", "no benchmark is called nosuch; there are claim"),
-        ("report --preset nosuch", "no preset 'nosuch' in cake, contract_toy"),
+        ("bench nosuch", "no benchmark is called nosuch; there are "),
+        ("report --preset nosuch", f"no preset 'nosuch' in {', '.join(NAMES)}, contract_toy"),
     ],
 )
 def test_a_wrong_call_is_one_line_and_2(call, line, said):
