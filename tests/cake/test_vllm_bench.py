@@ -21,7 +21,7 @@ from workbench.backends import BackendUnavailable
 from workbench.cake.config import CakeConfig
 from workbench.cake.lmcache import start_server
 from workbench.cake.vllm_bench import apart
-from workbench.cake.vllm_settings import Settings
+from workbench.cake.vllm_settings import Asked, Settings
 from workbench.cake.vllm_tiny import write_tiny
 from workbench.cake.vllm_work import measured_vllm
 from workbench.system import Point, Progress, Span
@@ -151,7 +151,15 @@ def test_the_server_tier_behind_the_connector(tmp_path):
     ("settings", "message"),
     [
         ({"colour": "red"}, "no setting colour"),
-        ({"store": "tape"}, "store must be one of disk"),
+        ({"store": "tape"}, "store: Input should be 'disk'"),
+        ({"run": 0}, "run: .* greater than or equal to 1, not 0"),
+        ({"run": "2"}, "run: .* valid integer, not '2'"),
+        ({"grain": -128}, "grain: "),
+        ({"limit_mb": 0}, "limit_mb: .* greater than 0, not 0"),
+        ({"hedge": "false"}, "hedge: .* valid boolean, not 'false'"),
+        ({"link_mb_s": "fast"}, "link_mb_s: .* valid number, not 'fast'"),
+        ({"link_mb_s": float("nan")}, "link_mb_s: .* finite"),
+        ({"server": 5}, "server: .* valid string, not 5"),
         ({"grain": 100}, "grain 100 is not a multiple of the engine's block size"),
         ({"grain": 512}, "cannot hold a grain of 512"),
         ({"costs": {"speed": 1}}, "speed"),
@@ -165,6 +173,19 @@ def test_bad_settings_are_named(settings, message):
 
     with pytest.raises(ValueError, match=message):
         make()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [({"run": 0}, "run: "), ({"cake": "both"}, "cake: "), ({"link_mb_s": -1.0}, "link_mb_s: "), ([1], "a mapping")],
+)
+def test_a_bad_request_is_named_and_the_engines_own_settings_are_not(given, message):
+    settings = Settings.of({"folder": "kv", "link_mb_s": 5})
+    with pytest.raises(ValueError, match=message):
+        Asked.of(given, settings)
+    asked = Asked.of({"someone_elses": 1, "trace": True}, settings)
+    assert (asked.cake, asked.link_mb_s, asked.run, asked.trace) == ("cake", 5.0, 1, True)
+    assert Asked.of(None, settings).link_mb_s == 5.0
 
 
 def test_other_versions_and_engines_are_refused(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 
 import workbench as wb
 from workbench.cake import SYSTEM, model_time, paper, summed
-from workbench.cake.config import CakeConfig
+from workbench.cake.config import SHARES, CakeConfig
 from workbench.cake.engine import probe_read_s
 from workbench.cake.store import TokenBucket
 
@@ -191,12 +191,52 @@ def test_own_text(tmp_path):
         ({"prompt_file": "/nowhere/x.txt"}, "prompt_file: /nowhere/x.txt cannot be read"),
         ({"prompt_file": "/bin/sh"}, "prompt_file: /bin/sh cannot be read as text"),
         ({"prompt_file": "~nobody-here/x.txt"}, "prompt_file: ~nobody-here/x.txt cannot be read"),
-        ({"backend": "sim", "sim_hardware": "H100", "sim_share": "12.5"}, "sim_share: the paper has no H100 at 12.5"),
     ],
 )
-def test_wrong_input_at_run_time_is_named(changes, message):
+@pytest.mark.parametrize("engine", ["embedded", "vllm"])
+def test_wrong_input_at_run_time_is_named(changes, message, engine, monkeypatch):
+    """Before a model or an engine is loaded."""
+    monkeypatch.setattr("workbench.lm.load", lambda *_, **__: pytest.fail("the model was loaded first"))
+    monkeypatch.setattr("workbench.cake.vllm_work.measured_vllm", lambda _: pytest.fail("vLLM was started first"))
     with pytest.raises(ValueError, match=message):
-        run(**changes)
+        run(engine=engine, **changes)
+
+
+def test_settings_that_mean_nothing_to_a_run_are_named():
+    said = []
+    wb.run("cake", SYSTEM.make("paper", engine="vllm", store="lmcache-ram"), on_event=said.append)
+    assert "a simulated run does not use engine, store" in [getattr(e, "text", "") for e in said]
+    said.clear()
+    wb.run("cake", SYSTEM.make("tiny", sim_hardware="H100"), on_event=said.append)
+    assert "a measured run does not use sim_hardware" in [getattr(e, "text", "") for e in said]
+    said.clear()
+    wb.run("cake", SYSTEM.make("tiny"), on_event=said.append)  # the control
+    assert not any("does not use" in getattr(e, "text", "") for e in said)
+
+
+def test_the_config_knows_the_rows_of_the_papers_table():
+    assert {(h, float(s)) for h, shares in SHARES.items() for s in shares} == set(paper.TABLE_3)
+
+
+def test_a_simulation_of_many_long_prompts_can_be_cancelled():
+    """The bandwidth curve takes a minute: cancel is seen between two of its simulations."""
+    going = wb.start("cake", SYSTEM.make("paper", requests=8, link_mb_s=None))
+    while "curve" not in going.progress.note and going.state in ("ready", "running"):
+        sleep(0.01)
+    going.cancel()
+    assert going.wait(3).state == "cancelled"
+
+
+def test_batch_aims():
+    """ "makespan" is judged by the last prompt, "mean" by the mean; each by the best order for it."""
+    runs = {aim: wb.run("cake", SYSTEM.make("paper", requests=3, batch=aim)) for aim in ("mean", "makespan")}
+    for aim, result in runs.items():
+        s = result.summary()
+        assert s["lower_bound_ttft_s"] <= s["oracle_ttft_s"] * (1 + 1e-9)
+        assert s["ratio_to_oracle"] == pytest.approx(1.0, abs=0.02)
+        assert ("the last of 3 prompts" in result.sentence()) == (aim == "makespan")
+    assert runs["makespan"].summary()["ttft_s"] == runs["makespan"].summary()["makespan_s"]
+    assert runs["mean"].summary()["ttft_s"] < runs["mean"].summary()["makespan_s"]
 
 
 def test_own_text_that_is_too_short(tmp_path):
@@ -210,7 +250,10 @@ def test_own_text_that_is_too_short(tmp_path):
     ("changes", "message"),
     [
         ({"prompt_tokens": 9000, "model": "smollm2"}, "8192 positions"),
-        ({"prompt_tokens": 128}, "more than two grains"),
+        ({"prompt_tokens": 128}, "more than two grains of 64 tokens: at least 129"),
+        ({"backend": "sim", "link_mb_s": 0.0}, "link_mb_s: the raw disk cannot be simulated"),
+        ({"backend": "sim", "sim_hardware": "H100", "sim_share": "12.5"}, "sim_share: the paper's table 3 has H100"),
+        ({"engine": "vllm", "damage_pct": 5}, "damage_pct: limits and damage"),
         ({"step": 32, "grain": 64}, "at least one grain"),
         ({"engine": "vllm", "requests": 2}, "one prompt at a time"),
         ({"grain": 100}, "multiple of 16"),

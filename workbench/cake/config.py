@@ -10,6 +10,7 @@ from workbench.system import Config
 
 LONGEST = {"smollm2": 8192, "tiny": 4096}
 STEP = 512  # tokens a pass computes where the config does not say
+SHARES = {"A100": ("12.5", "50", "100"), "H100": ("50", "100"), "2xA100": ("12.5", "100")}  # rows of table 3
 ADVANCED: dict[str, Any] = {"group": "advanced"}
 SIMULATION: dict[str, Any] = {"group": "simulation"}
 
@@ -125,6 +126,13 @@ class CakeConfig(Config):
         shares = [self.prompt_tokens * (self.requests - i) // self.requests for i in range(self.requests)]
         return [max(n, 2 * self.grain + 1) for n in shares]
 
+    def unused(self) -> list[str]:
+        """Settings that differ from their defaults and mean nothing to this run."""
+        measured = ("engine", "model", "store", "prompt_file", "threads", "rounds", "sweep_points", "lmcache_mp")
+        simulated = ("sim_hardware", "sim_share", "sim_model")
+        names = measured if self.backend == "sim" else simulated
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
     @model_validator(mode="after")
     def _fits(self) -> CakeConfig:
         if self.backend != "sim" and self.prompt_tokens > LONGEST[self.model] - 64:
@@ -134,12 +142,19 @@ class CakeConfig(Config):
                 f"prompt tokens are left beside the answer; backend='sim' takes longer ones"
             )
         if self.prompt_tokens <= 2 * self.grain:
-            raise ValueError(f"prompt_tokens: must hold more than two grains of {self.grain} tokens")
+            least = 2 * self.grain + 1
+            raise ValueError(f"prompt_tokens: must hold more than two grains of {self.grain} tokens: at least {least}")
         if self.step is not None and self.step < self.grain:
             raise ValueError(f"step: must be at least one grain of {self.grain} tokens")
         whole_disk = self.store_limit_mb is None and self.damage_pct == 0
         if not whole_disk and (self.engine == "vllm" or self.store != "disk" or self.backend == "sim"):
-            raise ValueError("store_limit_mb: limits and damage are for store='disk' with the embedded engine")
+            which = "damage_pct" if self.damage_pct else "store_limit_mb"
+            raise ValueError(f"{which}: limits and damage are for store='disk' with the embedded engine")
+        if self.backend == "sim" and self.link_mb_s == 0:
+            raise ValueError("link_mb_s: the raw disk cannot be simulated; name a bandwidth, or None for the balance")
+        if self.sim_hardware in SHARES and self.sim_share not in SHARES[self.sim_hardware]:
+            have = ", ".join(SHARES[self.sim_hardware])
+            raise ValueError(f"sim_share: the paper's table 3 has {self.sim_hardware} at {have} % only")
         if self.engine == "vllm" and self.threads != 1:
             raise ValueError("threads: the vLLM run computes on one thread; use engine='embedded' for more")
         if self.engine == "vllm" and self.requests > 1:

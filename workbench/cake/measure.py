@@ -178,7 +178,8 @@ def prompts(config: CakeConfig, model: lm.LM) -> list[list[int]]:
     try:
         text = Path(config.prompt_file).expanduser().read_text(encoding="utf-8")
     except (OSError, RuntimeError, ValueError) as error:
-        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {error}") from error
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {why}") from error
     ids = model.tokenizer.encode(text)
     if len(ids) < lengths[0] + config.requests - 1:
         raise ValueError(f"prompt_file: has {len(ids)} tokens, prompt_tokens asks for {lengths[0]}: ask for fewer")

@@ -31,6 +31,7 @@ from workbench.system import Event, Note, Point, Progress, Span
 
 TOP = 20  # log-probabilities of the first token that are compared
 NOISY_GRAINS = 4  # of the control
+UNMEASURED = "unmeasured"
 KEPT_TOKENS = 64  # of the context, for the answer
 
 
@@ -41,7 +42,7 @@ class Bench:
         self.config, self.pipe, self.folder = config, pipe, folder
         self.began, self.done = time.monotonic(), 0.0
         modes = 2.1 + (config.policy == "cake") + 0.1 * config.lmcache_mp
-        self.total = 5.0 + config.lmcache_mp + config.rounds * modes + 2 * config.sweep_points
+        self.total = 6.0 + config.lmcache_mp + config.rounds * modes + 2 * config.sweep_points
         self.step = config.pass_tokens
         self.run_grains = config.run or 1
         self.runs: list[Run] = []
@@ -159,7 +160,7 @@ class Bench:
     def warm_up(self) -> None:
         """One pass over another prompt: the first matrix products of a process cost more than others."""
         self.tell("warming up")
-        self._serve(self.ids[::-1][: self.step], self._asked("compute", "compute", 0.0), "warming up")
+        self._serve(self.ids[::-1][: self.step], self._asked("compute", "compute", 0.0), UNMEASURED)
 
     def _serve(self, ids: list[int], asked: Any, name: str) -> tuple[Any, float, float]:
         """(output, time of the request, seconds to the first token)."""
@@ -171,7 +172,7 @@ class Bench:
             if outputs := self.engine.step():
                 output, first = outputs[0], first or time.monotonic() - began
             live = next((v for k, v in self.connector.book.lives.items() if k.startswith(request)), None)
-            if live is not None and name != "warming up":
+            if live is not None and name != UNMEASURED:
                 shown = self._show(live.spans, shown, name)
                 self.done = before + 0.99 * min(1.0, sum(_tokens(s) for s in live.spans) / len(self.ids))
         self.done = before
@@ -220,13 +221,18 @@ class Bench:
         )
         return Run(row, spans, tokens, top)
 
-    def flush(self) -> None:
-        """Wait until everything computed is in the store."""
+    def fill(self) -> None:
+        """Compute the prompt once, unmeasured, as its grains are saved beside; wait until the store has them all."""
         from vllm.distributed.kv_transfer import get_kv_transfer_group
 
+        self.tell("computing the prompt for the KV store")
+        self._serve(self.ids, self._asked("compute", "compute", 0.0), UNMEASURED)
         self.tell("writing the KV store")
         if not get_kv_transfer_group().saver.flush(120.0):
             raise TimeoutError("the KV store took more than 120 s to write the prompt")
+        if not self.llm.reset_prefix_cache():
+            raise RuntimeError("vLLM's prefix cache could not be reset after the first pass")
+        self.done += 1.0
 
     def control(self) -> float:
         """Change of the first token's log-probabilities when some grains' KV is noise under a valid checksum."""
@@ -284,8 +290,8 @@ def measure(bench: Bench) -> dict[str, Any]:
     bench.warm_up()
     if in_memory(bench.folder):
         bench.say(Note(f"{bench.folder} lies in memory: raw rows are not a disk's; set TMPDIR to a disk", "warning"))
+    bench.fill()
     bench.restore("compute", 0)
-    bench.flush()
     costs = fitted(bench)
     bench.connector.book.learner.costs, bench.connector.book.learner.fixed = costs, True
     raw = bench.restore("raw load", 0).row

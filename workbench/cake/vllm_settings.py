@@ -3,66 +3,60 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, TypeVar
 
 import xxhash
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from workbench.cake.costs import Costs
 from workbench.cake.policy import Batch, Mode, Policy
 from workbench.cake.store import DiskStore, Eviction, Layout, Store
 
+T = TypeVar("T", bound=BaseModel)
 StoreName = Literal["disk", "lmcache-ram", "lmcache-disk", "lmcache-server"]
 GRAIN = 128
 STEP = 512  # as in the paper: a longer pass is cheaper a token and wastes more where the sides meet
 SAMPLES, SAMPLE_BYTES = 16, 1 << 16  # of each weight file, for the model's fingerprint
 
 
-@dataclass(frozen=True)
-class Settings:
+class Settings(BaseModel):
     """An engine's settings. link_mb_s None or 0: no throttle. step None: 512, or the engine's token budget if less.
 
     costs: step_s, token_s, pair_s of costs.Costs where they are known beforehand; otherwise they are learnt.
     """
 
-    folder: str
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    folder: str = Field(min_length=1)
     store: StoreName = "disk"
     server: str = ""  # of store "lmcache-server": "host:port"
-    link_mb_s: float | None = None
-    limit_mb: float | None = None
+    link_mb_s: float | None = Field(None, ge=0, allow_inf_nan=False)
+    limit_mb: float | None = Field(None, gt=0, allow_inf_nan=False)
     eviction: Eviction = "head-last"
     cold: bool = False  # drop a file from the page cache before it is read
     sync: bool = False  # write a file through to the disk before it counts
-    grain: int | None = None
-    step: int | None = None
-    run: int = 1
+    grain: int | None = Field(None, ge=1)
+    step: int | None = Field(None, ge=1)
+    run: int = Field(1, ge=1)
     mode: Mode = "cake"
     batch: Batch = "mean"
     hedge: bool = True
     save: bool = True
-    stall_s: float = 30.0  # a load that moves nothing for so long is given up: the rest is computed
+    stall_s: float = Field(30.0, gt=0, allow_inf_nan=False)  # loads that move nothing for so long are given up
     shared: str = ""  # folder of the shared claim ledgers; "": /dev/shm
-    costs: dict[str, float] = field(default_factory=dict)
+    costs: dict[str, float] = Field(default_factory=dict)
 
     @classmethod
     def of(cls, given: dict[str, Any]) -> Settings:
         """From `kv_connector_extra_config`. ValueError names the setting that is wrong and what it may be."""
-        known = {f.name for f in fields(cls)}
-        if unknown := sorted(set(given) - known):
-            raise ValueError(f"CAKE has no setting {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        if unknown := sorted(set(given) - set(cls.model_fields)):
+            raise ValueError(f"CAKE has no setting {', '.join(unknown)}; it has {', '.join(sorted(cls.model_fields))}")
         if not given.get("folder"):
             raise ValueError('CAKE needs a folder for the KV store: kv_connector_extra_config={"folder": ...}')
-        made = cls(**given)
-        _one_of("store", made.store, get_args(StoreName))
-        _one_of("mode", made.mode, get_args(Mode))
-        _one_of("batch", made.batch, get_args(Batch))
-        _one_of("eviction", made.eviction, get_args(Eviction))
+        made = _named(cls, given)
         if made.store == "lmcache-server" and ":" not in made.server:
             raise ValueError('CAKE: store "lmcache-server" needs its address: "server": "host:port"')
-        for name in ("link_mb_s", "limit_mb", "stall_s"):
-            if (getattr(made, name) or 0.0) < 0:
-                raise ValueError(f"CAKE: {name} must not be negative")
         made.known_costs()
         return made
 
@@ -108,8 +102,7 @@ class Settings:
         return open_lmcache(tier, layout, fingerprint, Path(self.folder), server=self.server, limit_mb=self.limit_mb)
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(BaseModel):
     """What one request asks for, by SamplingParams(extra_args={"kv_transfer_params": {...}}) or in its HTTP body.
 
     cake: the mode. link_mb_s, run, cold: instead of the engine's. latency_ms: added before each read. trace: return
@@ -117,26 +110,33 @@ class Asked:
     in every mode, to the bit.
     """
 
+    model_config = ConfigDict(frozen=True, extra="ignore", strict=True)  # other connectors' keys are left alone
+
     cake: Mode
-    link_mb_s: float
-    run: int
-    latency_ms: float
+    link_mb_s: float = Field(ge=0, allow_inf_nan=False)
+    run: int = Field(ge=1)
+    latency_ms: float = Field(0.0, ge=0, allow_inf_nan=False)
     cold: bool
-    trace: bool
-    cut: bool
+    trace: bool = False
+    cut: bool = False
 
     @classmethod
-    def of(cls, given: dict[str, Any] | None, settings: Settings) -> Asked:
-        """Keys of other connectors are left alone; ValueError for a wrong value of ours."""
-        given = given or {}
-        mode = given.get("cake", settings.mode)
-        _one_of("cake", mode, get_args(Mode))
-        link = given.get("link_mb_s", settings.link_mb_s)
-        flags = given.get("cold", settings.cold), given.get("trace", False), given.get("cut", False)
-        run, latency_ms = int(given.get("run", settings.run)), float(given.get("latency_ms", 0.0))
-        if run < 1 or latency_ms < 0 or float(link or 0.0) < 0:
-            raise ValueError("run must be at least 1, latency_ms and link_mb_s not negative")
-        return cls(mode, float(link or 0.0), run, latency_ms, *(bool(f) for f in flags))
+    def of(cls, given: object, settings: Settings) -> Asked:
+        """ValueError names what is wrong."""
+        if not isinstance(given, dict | None):
+            raise ValueError(f"CAKE: kv_transfer_params must be a mapping, not {given!r}")
+        own = {"cake": settings.mode, "link_mb_s": settings.link_mb_s, "run": settings.run, "cold": settings.cold}
+        asked = own | (given or {})
+        return _named(cls, asked | {"link_mb_s": asked["link_mb_s"] or 0.0})
+
+
+def _named(cls: type[T], given: dict[str, Any]) -> T:
+    """The model of `given`. ValueError: a line that names every wrong key and what it was."""
+    try:
+        return cls.model_validate(given)
+    except ValidationError as error:
+        wrong = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}, not {e['input']!r}" for e in error.errors())
+        raise ValueError("CAKE: " + "; ".join(wrong)) from None
 
 
 def model_fingerprint(model: str, config: dict[str, Any], *tags: object) -> str:
@@ -155,8 +155,3 @@ def model_fingerprint(model: str, config: dict[str, Any], *tags: object) -> str:
                 digest.update(file.read(SAMPLE_BYTES))
     digest.update(repr(tags).encode())
     return digest.hexdigest()
-
-
-def _one_of(name: str, value: object, allowed: tuple[str, ...]) -> None:
-    if value not in allowed:
-        raise ValueError(f"CAKE: {name} must be one of {', '.join(allowed)}, not {value!r}")

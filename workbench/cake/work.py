@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 from workbench import backends
@@ -30,6 +31,10 @@ THIS_TOKEN_BYTES = 23_040
 def work(config: CakeConfig) -> Work:
     """Restore the prompt in every mode. BackendUnavailable when what the config names is not there."""
     where = backends.choose(config.backend, {"cpu", "sim"})
+    if unused := config.unused():
+        kind = "simulated" if where == "sim" else "measured"
+        yield Note(f"a {kind} run does not use {', '.join(unused)}", "warning")
+    check_prompt(config)
     if where == "sim":
         return (yield from pump(partial(_simulated, config)))
     if config.engine == "vllm":
@@ -39,6 +44,18 @@ def work(config: CakeConfig) -> Work:
     from workbench.cake.measure import measure
 
     return (yield from pump(partial(measure, config)))
+
+
+def check_prompt(config: CakeConfig) -> None:
+    """ValueError for a prompt_file that a measured run could not read, before anything is loaded."""
+    if config.prompt_file is None or config.backend == "sim":
+        return
+    try:
+        with Path(config.prompt_file).expanduser().open(encoding="utf-8") as file:
+            file.read(1)
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {why}") from error
 
 
 def assemble(config: CakeConfig, where: str, began: float, facts: dict[str, Any]) -> CakeResult:
@@ -60,11 +77,6 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
             source += "; float32 has twice the bytes, its computing was not measured and counts as bfloat16's"
     else:
         key = (config.sim_hardware, float(config.sim_share))
-        if key not in paper.TABLE_3:
-            have = ", ".join(f"{h} {s:g} %" for h, s in paper.TABLE_3)
-            raise ValueError(
-                f"sim_share: the paper has no {config.sim_hardware} at {config.sim_share} %; it has {have}"
-            )
         model = config.sim_model
         costs, token_bytes = paper.calibrated(*key, model), paper.KV_BYTES[model]
         source = f"{model} on {config.sim_hardware} at {config.sim_share} %, calibrated on the paper's table 3"
