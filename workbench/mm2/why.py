@@ -20,7 +20,7 @@ REASONS = {
     "hardware gives whoever is free the next one",
     "ticket": "The unit was free and drew ticket {ticket}; the list is {order}. The segment has {anchors} anchors and "
     "{pairs} pairs",
-    "fixed": "Without persistent blocks the {ticket}th place of the list belongs to this unit, free or not ({order}). "
+    "fixed": "Without persistent blocks place {ticket} of the list belongs to this unit, free or not ({order}). "
     "The segment has {anchors} anchors and {pairs} pairs, and began {waited} after the unit was free",
     "shared": "Alone on one unit this segment ({anchors} anchors, {pairs} pairs) would have taken {alone}, longer than "
     "an even share of all long segments, so {blocks} blocks work on its tiles together",

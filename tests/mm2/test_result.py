@@ -1,0 +1,104 @@
+"""A result: what it says of itself, its claims, what survives being stored."""
+
+import math
+
+import pytest
+
+from workbench import records, runner
+from workbench.mm2 import SYSTEM
+from workbench.mm2.result import bin_of, bins
+from workbench.mm2.why import explain
+from workbench.system import Span
+
+
+@pytest.fixture(scope="module")
+def results():
+    found = {}
+    for name, changes in {"cpu": {}, "sim": {"backend": "sim"}}.items():
+        run = runner.Run(SYSTEM, SYSTEM.make("tiny", minimap2=False, **changes), record=False).start().wait(120)
+        assert run.error is None
+        found[name] = run.result
+    return found
+
+
+@pytest.mark.parametrize("name", ["cpu", "sim"])
+def test_stored_and_reopened(results, name):
+    again = records.read_result(SYSTEM, results[name].to_json())
+    assert repr(again) == repr(results[name])
+    assert again.summary() == results[name].summary()
+
+
+def test_sentences(results):
+    said = results["cpu"].sentence()
+    assert said.startswith("Measured on ")
+    assert "times as fast as minimap2's heuristic loop" in said
+    assert "reads chained exactly as defined" in said
+    assert results["sim"].sentence().startswith("Modelled on the MI210")
+
+
+def test_tables(results):
+    frame = results["cpu"].to_frame()
+    assert set(frame["what"]) == {"loop", "mapping", "schedule"}
+    assert set(frame.loc[frame["what"] == "schedule", "badge"]) == {"modelled"}
+    assert set(frame.loc[frame["what"] != "schedule", "badge"]) == {"measured"}
+    assert (frame["seconds"] > 0).all()
+    reads = results["cpu"].reads_frame()
+    assert len(reads) == results["cpu"].totals.reads
+    assert reads["right"].all()
+
+
+def test_speed_ups_of_the_paper_stand_alone(results):
+    claims = {c.what: c for c in results["cpu"].claims()}
+    speed = [c for name, c in claims.items() if name.startswith("speed-up")]
+    assert [c.paper for c in speed] == [2.57, 5.33, 1.87]
+    for claim in speed:
+        assert claim.ours is None
+        assert "no GPU was at hand" in claim.note
+        assert "gfx90a" in claim.note
+        assert "never run there" in claim.note
+
+
+def test_growth_of_work_is_ours_beside_theirs(results):
+    claims = {c.what: c for c in results["cpu"].claims()}
+    short = [r for r in results["cpu"].reads if 1000 <= r.length < 5000]
+    ours = sum(r.pairs for r in short) / sum(r.length for r in short)
+    assert claims["pairs a base, reads of 1-5 kb"].ours == pytest.approx(ours, rel=1e-3)
+    assert claims["pairs a base, reads of 140-150 kb"].ours is None  # tiny has none so long
+    assert "no read" in claims["pairs a base, reads of 140-150 kb"].note
+    assert not any("processor time" in c.what for c in results["sim"].claims())
+
+
+def test_badges(results):
+    badges = results["cpu"].provenance.badges
+    assert {n for n, badge in badges.items() if badge == "modelled"} == {"gpu_batch_s", "gpu_batch_bound_s"}
+
+
+def test_nothing_is_made_up(results):
+    nothing = results["cpu"].model_copy(update={"timings": []})
+    summary = nothing.summary()
+    assert all(math.isfinite(v) for v in summary.values())
+    assert not {"dp_speedup_vs_minimap2", "pairs_per_s", "total_s", "minimap2_total_s"} & set(summary)
+
+
+@pytest.mark.parametrize(
+    ("length", "name"), [(0, "0-5"), (4999, "0-5"), (5000, "5-20"), (299_999, "100-300"), (10**6, "over 300")]
+)
+def test_bins(length, name):
+    assert bin_of(length) == name
+    assert name in bins()
+
+
+def test_every_span_is_explained(results):
+    kinds = set()
+    for result in results.values():
+        for span in result.spans():
+            said = explain(span)
+            assert said.endswith(".")
+            assert "{" not in said
+            kinds.add(str(span.why.get("reason", span.lane)))
+    assert kinds >= {"seed", "chain", "join", "hits", "loops", "mappers", "small"}
+    why = {"reason": "fixed", "ticket": 3, "order": "as they came", "anchors": 20_000, "pairs": 10**7, "waited_s": 0.5,
+           "alone_s": 1.0, "blocks": 1}  # fmt: skip
+    assert "began 500 ms after the unit was free" in explain(Span("unit 3", 1.0, 2.0, "segment 9", "long segment", why))
+    why |= {"reason": "shared", "blocks": 4}
+    assert "4 blocks work on its tiles" in explain(Span("unit 3", 1.0, 2.0, "segment 9", "shared segment", why))

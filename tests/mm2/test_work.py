@@ -1,0 +1,308 @@
+"""A run of mm2: what it maps, measures and compares, and what it says when something is not there."""
+
+import threading
+import time
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from workbench import runner
+from workbench.kernels import chain as kernel
+from workbench.mm2 import SYSTEM, loops, mapper, rivals, source, stages
+from workbench.mm2.index import build_of
+from workbench.mm2.io import Record, SequenceError, read
+from workbench.mm2.presets import preset_of
+from workbench.mm2.result import FULL, MINIMAP2, Checks, ours, theirs
+from workbench.mm2.satellites import with_satellites
+from workbench.system import Note, Point, Progress, Span
+
+FEW = {"megabases": 0.2, "length_kb_max": 20.0, "satellite_kb": 0.0}
+
+
+@pytest.fixture(scope="module")
+def run():
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny"), record=False).start().wait(120)
+    assert done.error is None
+    return done
+
+
+@pytest.fixture(scope="module")
+def small_genome():
+    (genome,) = read(source.reads.ecoli())
+    return [Record("part", genome.sequence[:400_000])]
+
+
+@pytest.fixture(scope="module")
+def index(small_genome):
+    return build_of(iter(with_satellites(small_genome, 8.0)), preset_of("map-ont"))
+
+
+def events(run, kind):
+    return [event for _, event in run.events if isinstance(event, kind)]
+
+
+def test_the_tiny_run(run):
+    s = run.result.summary()
+    assert s["exact_fraction"] == 1
+    assert s["mapped_fraction"] == 1
+    assert s["truth_accuracy"] >= 0.9
+    assert s["reads"] == len(run.result.reads) > 10
+    assert s["anchors"] == sum(r.anchors for r in run.result.reads)
+    assert s["pairs"] == sum(r.pairs for r in run.result.reads)
+    assert all(s[name] > 0 for name in ("total_s", "chain_s", "seed_s", "join_s", "pairs_per_s", "gpu_batch_s"))
+    loop = run.result.median_s("loop", f"{FULL}, {kernel.available()[0]}")
+    assert s["dp_speedup_vs_minimap2"] == run.result.median_s("loop", MINIMAP2) / loop
+
+
+def test_it_says_what_it_does_while_it_does_it(run):
+    spans = events(run, Span)
+    assert {s.lane for s in spans} == {*stages.STAGES, "loops", "mappers"}
+    for lane in stages.STAGES:
+        own = [s for s in spans if s.lane == lane]
+        assert sum(s.why["reads"] for s in own) == run.result.totals.reads
+        assert sum(s.end_s - s.start_s for s in own) == pytest.approx(getattr(run.result.totals, f"{lane}_s"), abs=1e-5)
+    assert {p.series for p in events(run, Point)} >= {"mapped: throughput (Mb/s)", "chain: time per base (ns)"}
+    assert "mapping, " in " ".join(p.note for p in events(run, Progress))
+
+
+@pytest.mark.minimap2
+def test_lines_are_minimap2s(run):
+    if not rivals.minimap2_version().startswith(rivals.EQUAL_TO):
+        pytest.skip(
+            f"minimap2 {rivals.EQUAL_TO} is the oracle and is not on PATH: tools/setup.sh minimap2, on Debian 12"
+        )
+    assert run.result.paf_equal == {"exact_skip25": 1.0, "full": 1.0}
+    assert run.result.rival.startswith(rivals.EQUAL_TO)
+    for mode in ("exact_skip25", "full"):
+        assert run.result.median_s("mapping", theirs(mode)) > 0
+
+
+def test_stages_over_a_batch_are_the_mapper(index, small_genome):
+    reads = list(source.reads.simulate(with_satellites(small_genome, 8.0), count=40, length=(500, 20_000)))
+    one = mapper.Mapper(index)
+    want = [[hit.paf() for hit in one.map(r).hits] for r in reads]
+    for threads in (1, 3):
+        found = list(stages.run_all(one, iter(reads), threads, threading.Event()))
+        assert [[h.paf() for h in hits] for batch in found for hits in batch.hits] == want
+        assert [batch.number for batch in found] == list(range(len(found)))
+    assert any(batch.joined for batch in found)
+
+
+def test_a_stopped_pass_ends(index, small_genome):
+    stop = threading.Event()
+    reads = source.reads.simulate(small_genome, bases=20_000_000, length=(500, 5000))
+    found = stages.run_all(mapper.Mapper(index), reads, 2, stop)
+    next(found)
+    stop.set()
+    assert len(list(found)) <= 3
+    assert threading.active_count() < 20
+
+
+def kept(index, genome, count=12):
+    params = mapper.Mapper(index, mode="full").chain_params
+    reads = source.reads.simulate(with_satellites(genome, 8.0), count=count, length=(500, 20_000))
+    anchors = [index.seeds.seeds(r.sequence, index.params(preset_of("map-ont"))).anchors for r in reads]
+    return [loops.Kept(5000, a, len(a)) for a in anchors], params
+
+
+def test_loops_agree_and_a_wrong_one_is_caught(index, small_genome, monkeypatch):
+    found, params = kept(index, small_genome)
+    every = loops.loops(params)
+    assert [loop.name for loop in every[:2]] == [MINIMAP2, f"{FULL}, scalar"]
+    assert len(every) == 2 + len(set(kernel.available()) - {"scalar", "reference"}) + (len(every) > 2)
+    told = []
+    good = loops.check(found, every, threading.Event(), told.append)
+    assert (good.reads, good.equal, good.caught) == (12, 12, True)
+    assert good.defined == good.defined_equal > 0
+    assert told == list(range(1, 13))
+    true = kernel.dp
+
+    def off_by_one(anchors, params, *, backend="auto"):
+        f, p, v = true(anchors, params, backend=backend)
+        if backend == every[-1].backend and len(f) > 3:
+            f = f.copy()
+            f[len(f) // 2] += 1
+        return f, p, v
+
+    monkeypatch.setattr(kernel, "dp", off_by_one)
+    assert loops.check(found, every, threading.Event(), told.append).equal < 12
+
+
+def test_a_scalar_loop_that_differs_from_the_definition_is_caught(index, small_genome, monkeypatch):
+    found, params = kept(index, small_genome, 4)
+    true = kernel.dp
+    wrong = {"scalar"}
+
+    def shifted(anchors, params, *, backend="auto"):
+        f, p, v = true(anchors, params, backend=backend)
+        return (f + 1, p, v) if backend in wrong else (f, p, v)
+
+    monkeypatch.setattr(kernel, "dp", shifted)
+    assert loops.check(found, loops.loops(params)[:2], threading.Event(), print).defined_equal == 0
+
+
+def test_a_control_that_sees_nothing_makes_nothing_exact(run):
+    told = run.result.checks
+    for checks in (told.model_copy(update={"caught": False}), told.model_copy(update={"defined_equal": 0}), Checks()):
+        assert run.result.model_copy(update={"checks": checks}).exact_fraction == 0
+
+
+def test_times_of_bins_add_up(index, small_genome):
+    found, params = kept(index, small_genome)
+    found = [loops.Kept(n, k.anchors, k.pairs) for n, k in zip([1000, 30_000, 400_000] * 4, found, strict=True)]
+    bench = loops.Bench(found)
+    total = bench.time(loops.loops(params)[1], 0, threading.Event())
+    rows = {row.reads_kb: row for row in bench.rows}
+    assert set(rows) == {"all", "0-5", "20-50", "over 300"}
+    assert rows["all"].seconds == pytest.approx(total, abs=1e-6)
+    assert sum(r.seconds for name, r in rows.items() if name != "all") == pytest.approx(total, abs=1e-6)
+    assert sum(r.anchors for name, r in rows.items() if name != "all") == rows["all"].anchors
+    stopped = threading.Event()
+    stopped.set()
+    assert np.isnan(bench.time(loops.loops(params)[1], 1, stopped))
+    assert len(bench.rows) == 4
+
+
+def test_paf_is_compared_read_by_read():
+    one = b"a\t1\nb\t2\nb\t3\n"
+    assert rivals.equal_fraction(one, one, ["a", "b", "unmapped"]) == 1
+    assert rivals.equal_fraction(one, b"a\t1\nb\t3\nb\t2\n", ["a", "b"]) == 0.5
+    assert rivals.equal_fraction(one, b"", ["a", "b", "c", "d"]) == 0.5
+
+
+def test_without_minimap2_it_says_so(monkeypatch):
+    monkeypatch.setattr(rivals.shutil, "which", lambda _: None)
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **FEW), record=False).start().wait(60)
+    said = [n.text for n in events(done, Note)]
+    assert any("minimap2 is not installed" in text and "apt-get install minimap2" in text for text in said)
+    assert done.result.paf_equal == {}
+    assert "minimap2_total_s" not in done.result.summary()
+    assert done.result.summary()["dp_speedup_vs_minimap2"] > 0
+    assert [n for n in done.result.names("mapping") if n.startswith("minimap2")] == []
+
+
+def test_a_program_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
+    fake = tmp_path / "minimap2"
+    fake.write_text("#!/bin/sh\necho no room >&2\nexit 3\n")
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    call = ("ref.fa", "reads.fa", "map-ont", "full", tmp_path, threading.Event())
+    with pytest.raises(RuntimeError, match="code 3: no room"):
+        rivals.minimap2(*call)
+    fake.write_text("#!/bin/sh\nexec sleep 60\n")
+    stop = threading.Event()
+    threading.Timer(0.2, stop.set).start()
+    began = time.monotonic()
+    with pytest.raises(rivals.Stopped):
+        rivals.minimap2(*call[:-1], stop)
+    assert time.monotonic() - began < 5
+
+
+def failed(**changes):
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **changes), record=False).start().wait(60)
+    assert done.state == "failed"
+    return done.error
+
+
+def test_what_is_not_there_is_named(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORKBENCH_DATA", raising=False)
+    gone = failed(reads="real", satellite_kb=0.0)
+    assert "WORKBENCH_DATA" in str(gone)
+    assert "reads='simulated'" in str(gone)
+    missing = failed(reads="file", reads_file=str(tmp_path / "no.fa"), satellite_kb=0.0)
+    assert isinstance(missing, FileNotFoundError)
+    assert "no.fa" in str(missing)
+    (tmp_path / "text.fa").write_text("hello\n")
+    assert isinstance(failed(reads="file", reads_file=str(tmp_path / "text.fa"), satellite_kb=0.0), SequenceError)
+    (tmp_path / "empty.fa").write_text("")
+    assert "holds no reads" in str(failed(reads="file", reads_file=str(tmp_path / "empty.fa"), satellite_kb=0.0))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"reads": "file"}, "reads_file"),
+        ({"reads_file": "a.fa"}, "reads_file"),
+        ({"length_kb_min": 90.0, "length_kb_max": 5.0}, "length_kb_min"),
+        ({"reads": "real", "satellite_kb": 10.0}, "satellite_kb"),
+        ({"mode": "exact_skip25", "kernel": "avx2"}, "kernel"),
+    ],
+)
+def test_settings_that_do_not_fit(changes, named):
+    with pytest.raises(ValueError, match=named):
+        SYSTEM.make("small", **changes)
+
+
+def test_own_files(tmp_path, small_genome):
+    (tmp_path / "ref.fa").write_bytes(b">part\n" + small_genome[0].sequence + b"\n")
+    records = list(source.reads.simulate(small_genome, count=40, length=(2000, 3000)))
+    odd = [Record("empty", b""), Record("only_n", b"N" * 2000), Record("short", b"ACGT"), *records]
+    (tmp_path / "reads.fa").write_bytes(b"".join(b">%s\n%s\n" % (r.name.encode(), r.sequence) for r in odd))
+    files = {"reads_file": str(tmp_path / "reads.fa"), "reference_file": str(tmp_path / "ref.fa")}
+    result = wb.run("mm2", preset="tiny", reads="file", satellite_kb=0.0, **files)
+    assert result.totals.reads == 43
+    assert result.totals.mapped == 40
+    assert result.truth_accuracy is None
+    assert result.exact_fraction == 1
+    assert set(result.paf_equal.values()) <= {1.0}
+    cut = wb.run("mm2", preset="tiny", reads="file", satellite_kb=0.0, megabases=0.05, **files)
+    assert 50_000 <= cut.totals.bases < 53_000
+    assert cut.totals.reads < 40
+
+
+def test_threads_change_nothing_but_time(run):
+    again = wb.run("mm2", preset="tiny", threads=2, minimap2=False)
+    assert again.paf_hash == run.result.paf_hash
+    assert {s.lane.partition(",")[0] for s in again.spans()} == {*stages.STAGES, "loops", "mappers"}
+
+
+def test_modes_of_mapping():
+    heuristic = wb.run("mm2", preset="tiny", mode="exact_skip25", minimap2=False, **FEW)
+    assert heuristic.tested == MINIMAP2
+    assert heuristic.summary()["dp_speedup_vs_minimap2"] == 1
+    scalar = wb.run("mm2", preset="tiny", kernel="scalar", minimap2=False, **FEW)
+    assert scalar.tested == f"{FULL}, scalar"
+    assert scalar.summary()["total_s"] == scalar.median_s("mapping", ours("full"))
+
+
+def test_a_kernel_of_another_processor_is_refused(monkeypatch):
+    monkeypatch.setattr(kernel, "available", lambda params=None: ["scalar", "reference"])
+    assert isinstance(failed(kernel="avx512", **FEW), kernel.Unsupported)
+
+
+def test_the_simulated_backend_maps_nothing():
+    result = wb.run("mm2", preset="tiny", backend="sim", **FEW)
+    assert set(result.provenance.badges.values()) == {"measured", "modelled"}
+    assert result.provenance.badges["gpu_batch_s"] == "modelled"
+    assert {t.what for t in result.timings} == {"schedule"}
+    assert {t.name.partition(",")[0] for t in result.timings} == {"MI210", "A100", "H200"}
+    assert all(t.seconds >= t.bound_s - 1e-9 for t in result.timings)
+    assert "exact_fraction" not in result.summary()
+
+
+def test_satellites_make_work_uneven(small_genome):
+    plain, full = (
+        wb.run("mm2", preset="tiny", backend="sim", megabases=1.0, satellite_kb=kb, seed=3) for kb in (0.0, 100.0)
+    )
+    work = [np.sort([r.pairs / r.length for r in result.reads]) for result in (plain, full)]
+    assert work[1][-1] > 5 * work[0][-1]  # the read with most work a base
+    assert np.median(work[1]) < 2 * np.median(work[0])  # and one like the others
+    (genome,) = with_satellites(small_genome, 90.0, seed=5)
+    assert len(genome.sequence) == 400_000 + 90_000
+    assert list(with_satellites(small_genome, 90.0, seed=5)) == [genome]
+    assert next(iter(with_satellites(small_genome, 90.0, seed=6))) != genome
+    assert list(with_satellites(small_genome, 0.0)) == small_genome
+
+
+def test_cancel_while_others_work():
+    going = runner.Run(SYSTEM, SYSTEM.make("small"), record=False).start()
+    until = time.monotonic() + 60
+    while not any(isinstance(e, Span) and e.lane == "loops" for _, e in going.events):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+    asked = time.monotonic()
+    going.cancel()
+    going.wait(10)
+    assert going.state == "cancelled"
+    assert time.monotonic() - asked < 2

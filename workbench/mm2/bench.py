@@ -1,0 +1,111 @@
+"""mm2-gb measured: `workbench bench mm2` appends rows to benchmarks/mm2.csv. Some minutes; leave the machine alone.
+
+Loops and whole mappers on simulated reads of the shipped genome by length and errors, with satellites where the exact
+loops lose, on the real ultra-long reads and on human X where WORKBENCH_DATA has them; what a mapping takes in memory;
+the modelled schedule.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import workbench as wb
+from workbench.mm2 import SYSTEM, source
+from workbench.mm2.result import FULL, MINIMAP2, Mm2Result
+
+HUMAN_X = "grch37_chrX_58-68Mb.fa.gz"
+MODELLED = ("full design", "not split", "not sorted", "not persistent", "not pooled", "none of these")
+SIZES: dict[str, dict[str, Any]] = {
+    "E. coli, 1-5 kb, 5 % errors": {"length_kb_min": 1.0, "length_kb_max": 5.0},
+    "E. coli, 10-100 kb, 5 % errors": {"length_kb_min": 10.0, "length_kb_max": 100.0},
+    "E. coli, 100-300 kb, 5 % errors": {"length_kb_min": 100.0},
+    "E. coli, 100-300 kb, 1 % errors": {"length_kb_min": 100.0, "error_pct": 1.0},
+    "E. coli, 20 kb of satellites, 5 % errors": {"satellite_kb": 20.0},
+    "E. coli, 20 kb of satellites, 2 % errors": {"satellite_kb": 20.0, "error_pct": 2.0},
+    "E. coli, 80 kb of satellites, 2 % errors": {"satellite_kb": 80.0, "error_pct": 2.0, "megabases": 3.0},
+}
+MEMORY_CODE = """
+import json, resource, sys
+from workbench.mm2.index import build
+from workbench.mm2.mapper import Mapper, map_reads
+from workbench.mm2.reads import ecoli, simulate
+from workbench.mm2.io import read
+mapper, threads, megabases = Mapper(build(ecoli()), mode="full"), int(sys.argv[1]), float(sys.argv[2])
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+reads = simulate(read(ecoli()), bases=int(megabases * 1e6), length=(10_000, 300_000))
+hits = sum(len(mapped.hits) for mapped in map_reads(mapper, reads, threads=threads))
+print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
+"""
+
+
+def main() -> list[dict[str, Any]]:
+    """Run everything; one row per number."""
+    rows = [*_memory()]
+    cases = {name: SYSTEM.make("small", **({"satellite_kb": 0.0} | changes)) for name, changes in SIZES.items()}
+    for name, config in cases.items():
+        rows += _measured(name, config)
+    if folder := _data():
+        rows += _measured("E. coli, real ultra-long reads", SYSTEM.make("real"))
+        human = {"reference_file": str(folder / HUMAN_X), "satellite_kb": 0.0, "length_kb_min": 100.0, "megabases": 3.0}
+        for errors in (5.0, 2.0):
+            name = f"human X 58-68 Mb, 100-300 kb, {errors:g} % errors"
+            rows += _measured(name, SYSTEM.make("small", error_pct=errors, **human))
+    return [*rows, *_modelled()]
+
+
+def _data() -> Path | None:
+    folder = Path(os.environ.get("WORKBENCH_DATA", "")) / "dna"
+    return folder if source.reads.real_reads() and (folder / HUMAN_X).is_file() else None
+
+
+def _row(case: str, name: str, value: float, badge: str) -> dict[str, Any]:
+    print(f"  {case:<46} {name:<44} {value:12.5g}  {badge}")
+    return {"case": case, "number": name, "value": float(f"{value:.6g}"), "badge": badge}
+
+
+def _measured(case: str, config: Any) -> Iterator[dict[str, Any]]:
+    """One run: its summary, every loop's speed over minimap2's, every mapper's seconds."""
+    result = wb.run("mm2", config)
+    assert isinstance(result, Mm2Result)
+    modelled = {name for name, badge in result.provenance.badges.items() if badge == "modelled"}
+    for name, value in result.summary().items():
+        if name not in modelled:
+            yield _row(case, name, value, "measured")
+    base = result.median_s("loop", MINIMAP2)
+    for name in result.names("loop"):
+        yield _row(case, f"{name}, cpu_s", result.median_s("loop", name), "measured")
+        if name.startswith(FULL):
+            yield _row(case, f"{name}, speed over minimap2's loop", base / result.median_s("loop", name), "measured")
+    for name in result.names("mapping"):
+        yield _row(case, f"{name}, cpu_s", result.median_s("mapping", name), "measured")
+
+
+def _memory() -> Iterator[dict[str, Any]]:
+    """Most memory of a process that maps, beyond that of index and libraries: by threads, and by ten times the reads."""
+    for threads, megabases in ((1, 5), (1, 50), (2, 50)):
+        command = [sys.executable, "-c", MEMORY_CODE, str(threads), str(megabases)]
+        with tempfile.TemporaryDirectory() as nowhere:
+            done = subprocess.run(command, check=True, capture_output=True, text=True, cwd=nowhere)
+        before, most = json.loads(done.stdout)
+        case = f"memory, {megabases} Mb of reads, {threads} thread{'s' * (threads > 1)}"
+        yield _row(case, "beyond the index, mb", (most - before) / 1024, "measured")
+
+
+def _modelled() -> Iterator[dict[str, Any]]:
+    """The schedule of a batch of 100 Mb on three GPUs, each design; its cost model is that of workbench/mm2/sim.py."""
+    result = wb.run("mm2", preset="paper")
+    assert isinstance(result, Mm2Result)
+    for timing in result.timings:
+        device, _, design = timing.name.partition(", ")
+        if design in MODELLED:
+            yield _row(f"schedule on {device}, 100 Mb", f"{design}, s", timing.seconds, "modelled")
+    for name in ("MI210", "A100", "H200"):
+        bound = next(t.bound_s for t in result.timings if t.name == f"{name}, full design")
+        yield _row(f"schedule on {name}, 100 Mb", "bound of the full design, s", bound or 0.0, "modelled")
