@@ -4,20 +4,22 @@ namespace chain {
 
 // Of equals the lowest of the second subtree is taken, then that of the first, then the node itself.
 void Tree::refresh(int32_t at, int32_t first, int32_t second) {
-    int32_t lowest = at;
+    Node& n = node_[at];
+    n.lowest = at, n.lowest_cost = n.cost;
     for (const int32_t below : {first, second})
-        if (below != kNil && !(node_[lowest].cost < node_[node_[below].lowest].cost)) lowest = node_[below].lowest;
-    node_[at].lowest = lowest;
+        if (below != kNil && !(n.lowest_cost < node_[below].lowest_cost))
+            n.lowest = node_[below].lowest, n.lowest_cost = node_[below].lowest_cost;
 }
 
 // The child opposite to `side` comes up, `at` goes down to `side`. Returns the one that came up.
 int32_t Tree::rotate_once(int32_t at, int side) {
     const int32_t up = node_[at].child[1 - side], moved = node_[up].child[side], lowest = node_[at].lowest;
+    const double lowest_cost = node_[at].lowest_cost;
     const int32_t whole = node_[at].size;
     node_[at].size -= node_[up].size - size_of(moved);
     node_[up].size = whole;
     refresh(at, node_[at].child[side], moved);
-    node_[up].lowest = lowest;
+    node_[up].lowest = lowest, node_[up].lowest_cost = lowest_cost;
     node_[at].child[1 - side] = moved;
     node_[up].child[side] = at;
     return up;
@@ -27,13 +29,14 @@ int32_t Tree::rotate_once(int32_t at, int side) {
 int32_t Tree::rotate_twice(int32_t at, int side) {
     const int other = 1 - side;
     const int32_t outer = node_[at].child[other], up = node_[outer].child[side], lowest = node_[at].lowest;
+    const double lowest_cost = node_[at].lowest_cost;
     const int32_t to_at = node_[up].child[side], to_outer = node_[up].child[other], moved = size_of(to_at);
     node_[up].size = node_[at].size;
     node_[at].size -= node_[outer].size - moved;
     node_[outer].size -= moved + 1;
     refresh(at, node_[at].child[side], to_at);
     refresh(outer, node_[outer].child[other], to_outer);
-    node_[up].lowest = lowest;
+    node_[up].lowest = lowest, node_[up].lowest_cost = lowest_cost;
     node_[at].child[other] = to_at;
     node_[outer].child[side] = to_outer;
     node_[up].child[side] = at;
@@ -52,26 +55,26 @@ void Tree::hang(const Path& path, int depth, int32_t at) {
         node_[path.node[depth]].child[path.side[depth]] = at;
 }
 
-int32_t Tree::take(int32_t y, int64_t i, double cost) {
+int32_t Tree::take(Key key, double cost) {
     int32_t at;
     if (free_.empty())
         at = int32_t(node_.size()), node_.emplace_back();
     else
         at = free_.back(), free_.pop_back();
-    node_[at] = {i, cost, y, {kNil, kNil}, at, 1, 0};
+    node_[at] = {cost, cost, key, {kNil, kNil}, at, 1, 0};
     return at;
 }
 
-void Tree::insert(int32_t y, int64_t i, double cost) {
+void Tree::insert(Key key, double cost) {
     Path path;
     int pivot = 0;  // depth of the deepest node on the way that is out of balance
     for (int32_t at = root_; at != kNil;) {
-        const uint8_t side = compare(y, i, at) > 0;
+        const uint8_t side = compare(key, at) > 0;
         if (node_[at].balance != 0) pivot = path.length;
         path.add(at, side);
         at = node_[at].child[side];
     }
-    const int32_t added = take(y, i, cost);
+    const int32_t added = take(key, cost);
     hang(path, path.length - 1, added);
     if (path.length == 0) return;
     for (int d = 0; d < path.length; ++d) ++node_[path.node[d]].size;
@@ -93,10 +96,10 @@ void Tree::insert(int32_t y, int64_t i, double cost) {
     }
 }
 
-void Tree::erase(int32_t y, int64_t i) {
+void Tree::erase(Key key) {
     Path path;
     int32_t at = root_;
-    for (int way; at != kNil && (way = compare(y, i, at)) != 0;) {
+    for (int way; at != kNil && (way = compare(key, at)) != 0;) {
         path.add(at, way > 0);
         at = node_[at].child[way > 0];
     }
@@ -159,28 +162,29 @@ void Tree::rebalance_up(Path& path) {
     }
 }
 
-int32_t Tree::lowest_between(int32_t low_y, int64_t low_i, int32_t high_y, int64_t high_i) const {
+int32_t Tree::lowest_between(Key low, Key high) const {
     int32_t split = root_;  // the first node on both ways that lies within
     int to_low = 0, to_high = 0;
     for (; split != kNil; split = node_[split].child[to_low > 0]) {
-        to_low = compare(low_y, low_i, split), to_high = compare(high_y, high_i, split);
+        to_low = compare(low, split), to_high = compare(high, split);
         if (to_low <= 0 && to_high >= 0) break;
     }
     if (split == kNil) return kNil;
     int32_t best = split;
-    const auto offer = [&](int32_t at) {
-        if (node_[at].cost < node_[best].cost) best = at;
+    double best_cost = node_[split].cost;
+    const auto offer = [&](int32_t at, double cost) {
+        if (cost < best_cost) best = at, best_cost = cost;
     };
     // side 0: down to the low end, all right subtrees on the way are within; side 1: the mirror image
     for (int side = 0; side < 2; ++side) {
         int way = side == 0 ? to_low : to_high;
         if (way == 0) continue;
         for (int32_t at = node_[split].child[side]; at != kNil;) {
-            way = side == 0 ? compare(low_y, low_i, at) : compare(high_y, high_i, at);
+            way = side == 0 ? compare(low, at) : compare(high, at);
             if (side == 0 ? way <= 0 : way >= 0) {
-                offer(at);
+                offer(at, node_[at].cost);
                 const int32_t inner = node_[at].child[1 - side];
-                if (inner != kNil) offer(node_[inner].lowest);
+                if (inner != kNil) offer(node_[inner].lowest, node_[inner].lowest_cost);
             }
             if (way == 0) break;
             at = node_[at].child[way > 0];

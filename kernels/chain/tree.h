@@ -14,26 +14,24 @@ namespace chain {
 class Tree {
   public:
     static constexpr int32_t kNil = -1;
+    struct Key {
+        int32_t y, i;
+    };
     struct Node {
-        int64_t i;
-        double cost;
-        int32_t y;
+        double cost, lowest_cost;  // its own; that of `lowest`
+        Key key;
         int32_t child[2], lowest;
         int32_t size;
         int8_t balance;
     };
 
     int32_t size() const { return root_ == kNil ? 0 : node_[root_].size; }
-    bool empty() const { return root_ == kNil; }
     const Node& operator[](int32_t at) const { return node_[at]; }
 
-    void insert(int32_t y, int64_t i, double cost);  // no two nodes may have the same (y, i)
-    void erase(int32_t y, int64_t i);                // nothing happens when it is not there
-    // The node of lowest cost with (low_y, low_i) <= (y, i) <= (high_y, high_i); kNil when there is none.
-    int32_t lowest_between(int32_t low_y, int64_t low_i, int32_t high_y, int64_t high_i) const;
-    // Calls visit(node) from the last node before (y, i) downwards until it returns false.
-    template <class Visit>
-    void walk_down(int32_t y, int64_t i, Visit visit) const;
+    void insert(Key key, double cost);  // no two nodes may have the same key
+    void erase(Key key);                // nothing happens when it is not there
+    // The node of lowest cost with low <= key <= high; kNil when there is none.
+    int32_t lowest_between(Key low, Key high) const;
 
   private:
     static constexpr int kDeepest = 64;
@@ -44,17 +42,17 @@ class Tree {
         void add(int32_t n, uint8_t s) { node[length] = n, side[length++] = s; }
     };
 
-    int compare(int32_t y, int64_t i, int32_t at) const {
-        const Node& n = node_[at];
-        if (y != n.y) return y < n.y ? -1 : 1;
-        return (i > n.i) - (i < n.i);
+    int compare(Key key, int32_t at) const {
+        const Key& other = node_[at].key;
+        if (key.y != other.y) return key.y < other.y ? -1 : 1;
+        return (key.i > other.i) - (key.i < other.i);
     }
     int32_t size_of(int32_t at) const { return at == kNil ? 0 : node_[at].size; }
     void refresh(int32_t at, int32_t first, int32_t second);
     int32_t rotate_once(int32_t at, int side);
     int32_t rotate_twice(int32_t at, int side);
     void hang(const Path& path, int depth, int32_t at);  // makes `at` the child that the path goes on to
-    int32_t take(int32_t y, int64_t i, double cost);
+    int32_t take(Key key, double cost);
     void unhook(Path& path, int32_t at);
     void rebalance_up(Path& path);
 
@@ -62,29 +60,5 @@ class Tree {
     std::vector<int32_t> free_;
     int32_t root_ = kNil;
 };
-
-template <class Visit>
-void Tree::walk_down(int32_t y, int64_t i, Visit visit) const {
-    int32_t stack[kDeepest];
-    int depth = 0, last = 0;  // `last`: depth of the deepest node before (y, i)
-    for (int32_t at = root_; at != kNil;) {
-        stack[depth++] = at;
-        const bool before = compare(y, i, at) > 0;
-        if (before) last = depth;
-        at = node_[at].child[before];
-    }
-    for (depth = last; depth > 0;) {
-        const int32_t at = stack[depth - 1];
-        if (!visit(node_[at])) return;
-        int32_t below = node_[at].child[0];
-        if (below != kNil) {
-            for (; below != kNil; below = node_[below].child[1]) stack[depth++] = below;
-            continue;
-        }
-        int32_t came_from;  // up, until from the right
-        do came_from = stack[--depth];
-        while (depth > 0 && node_[stack[depth - 1]].child[0] == came_from);
-    }
-}
 
 }  // namespace chain
