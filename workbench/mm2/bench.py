@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 import workbench as wb
-from workbench.mm2 import SYSTEM, source
+from workbench.mm2 import SYSTEM
+from workbench.mm2.reads import real_reads
 from workbench.mm2.result import FULL, MINIMAP2, Mm2Result
 
 HUMAN_X = "grch37_chrX_58-68Mb.fa.gz"
@@ -46,23 +47,24 @@ print(json.dumps([before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss]))
 
 
 def main() -> list[dict[str, Any]]:
-    """Run everything; one row per number."""
-    rows = [*_memory()]
-    cases = {name: SYSTEM.make("small", **({"satellite_kb": 0.0} | changes)) for name, changes in SIZES.items()}
-    for name, config in cases.items():
-        rows += _measured(name, config)
+    """Run everything; one row per number. WORKBENCH_BENCH: a word that the names of the cases to run hold."""
+    word = os.environ.get("WORKBENCH_BENCH", "")
+    cases = {name: {"satellite_kb": 0.0} | changes for name, changes in SIZES.items()}
     if folder := _data():
-        rows += _measured("E. coli, real ultra-long reads", SYSTEM.make("real"))
+        cases["real ultra-long reads of E. coli"] = {"reads": "real", "megabases": 20.0, "satellite_kb": 0.0}
         human = {"reference_file": str(folder / HUMAN_X), "satellite_kb": 0.0, "length_kb_min": 100.0, "megabases": 3.0}
         for errors in (5.0, 2.0):
-            name = f"human X 58-68 Mb, 100-300 kb, {errors:g} % errors"
-            rows += _measured(name, SYSTEM.make("small", error_pct=errors, **human))
-    return [*rows, *_modelled()]
+            cases[f"human X 58-68 Mb, 100-300 kb, {errors:g} % errors"] = human | {"error_pct": errors}
+    rows = [*_memory()] if word in "memory" else []
+    for name, changes in cases.items():
+        if word in name:
+            rows += _measured(name, SYSTEM.make("small", **changes))
+    return [*rows, *_modelled()] if word in "schedule" else rows
 
 
 def _data() -> Path | None:
     folder = Path(os.environ.get("WORKBENCH_DATA", "")) / "dna"
-    return folder if source.reads.real_reads() and (folder / HUMAN_X).is_file() else None
+    return folder if real_reads() and (folder / HUMAN_X).is_file() else None
 
 
 def _row(case: str, name: str, value: float, badge: str) -> dict[str, Any]:
@@ -88,7 +90,7 @@ def _measured(case: str, config: Any) -> Iterator[dict[str, Any]]:
 
 
 def _memory() -> Iterator[dict[str, Any]]:
-    """Most memory of a process that maps, beyond that of index and libraries: by threads, and by ten times the reads."""
+    """Most memory of a process that maps, beyond index and libraries: by threads, and with ten times the reads."""
     for threads, megabases in ((1, 5), (1, 50), (2, 50)):
         command = [sys.executable, "-c", MEMORY_CODE, str(threads), str(megabases)]
         with tempfile.TemporaryDirectory() as nowhere:
