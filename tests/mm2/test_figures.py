@@ -77,6 +77,16 @@ def test_a_hundred_thousand_anchors_stay_fluid():
     assert len(fig.to_json().encode()) < BYTES
 
 
+def test_a_million_random_anchors_make_a_small_picture():
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 500_000, 1_000_000), rng.integers(0, 300_000, 1_000_000)
+    kept = dots.few(x, y, (0, 500_000, 0, 300_000))
+    assert dots.MOST / 2 < len(kept) <= dots.MOST
+    few = rng.integers(0, 300_000, 50)
+    frame = (0, 500_000, 0, 300_000)
+    assert dots.few(few, few, frame).tolist() == dots.thinned(few, few, frame).tolist()
+
+
 def test_thinning_keeps_one_of_each_place():
     rng = np.random.default_rng(1)
     x, y = rng.integers(0, 1000, 50_000), rng.integers(0, 500, 50_000)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     Anchors = NDArray[np.uint64]
 
 GRID = (360, 240)  # places over the width and the height of the plot
+MOST = 6000  # places that may be drawn; where more are taken, the grid is made coarser
 MOST_CHAINS = 60
 CORNERS = 40  # of a chain's line
 
@@ -39,6 +40,14 @@ def thinned(x: Any, y: Any, frame: tuple[float, float, float, float], grid: tupl
     row = np.clip((y - y0) * grid[1] // max(y1 - y0, 1), 0, grid[1] - 1)
     _, first = np.unique(column * grid[1] + row, return_index=True)
     return np.sort(first)
+
+
+def few(x: Any, y: Any, frame: tuple[float, float, float, float]) -> Any:
+    """Like `thinned`, on the finest grid that leaves no more than MOST."""
+    columns, rows = GRID
+    while len(kept := thinned(x, y, frame, (columns, rows))) > MOST:
+        columns, rows = columns * 4 // 5, rows * 4 // 5
+    return kept
 
 
 def dots(
@@ -66,7 +75,7 @@ def dots(
     frame = _frame(x[best], y[best], length, int(lengths[own]), near)
     begin, end, low, high = frame
     seen = np.flatnonzero((target == own) & (x >= begin) & (x < end) & (y >= low) & (y < high))
-    kept = seen[thinned(x[seen], y[seen], frame)]
+    kept = seen[few(x[seen], y[seen], frame)]
     lines = list[Drawn]()
     for mode, keys in found.items():
         for key, (score, members) in keys.items():

@@ -82,24 +82,27 @@ def _chains(fig: go.Figure, dots: Dots, row: int, col: int, kinds: Sequence[str]
         if not own:
             continue
         style = theme.series(at)
-        x, y, text = _lines(own)
         fig.add_trace(
             go.Scatter(
-                x=x, y=y, text=text, hoverinfo="text", mode="lines", name=name,
+                **_lines(own), name=name,
                 line={"color": style.colour, "dash": style.dash, "width": 2.4},
             ),
             row=row, col=col,
         )  # fmt: skip
 
 
-def _lines(chains: Sequence[Drawn]) -> tuple[list[float], list[float], list[str]]:
-    x, y, text = list[float](), list[float](), list[str]()
-    for chain in chains:
-        said = f"chain of {chain.anchors:,} anchors, score {chain.score:,}"
-        x += [round(v / 1e3, 3) for v in chain.x] + [np.nan]
-        y += [round(v / 1e3, 3) for v in chain.y] + [np.nan]
-        text += [said] * len(chain.x) + [""]
-    return x, y, text
+def _lines(chains: Sequence[Drawn]) -> dict[str, Any]:
+    """Keywords of one trace: corners with a gap after each chain, and what is said of each corner's chain."""
+    x = [v for chain in chains for v in (*chain.x, np.nan)]
+    y = [v for chain in chains for v in (*chain.y, np.nan)]
+    said = [(chain.anchors, chain.score) for chain in chains for _ in (*chain.x, 0)]
+    return {
+        "x": (np.array(x) / 1e3).astype(np.float32),
+        "y": (np.array(y) / 1e3).astype(np.float32),
+        "customdata": np.array(said, np.int32),
+        "hovertemplate": "chain of %{customdata[0]:,} anchors, score %{customdata[1]:,}<extra></extra>",
+        "mode": "lines",
+    }
 
 
 def _axes(fig: go.Figure, dots: Dots | None, row: int, col: int) -> None:
@@ -235,8 +238,8 @@ def difference(dots: Dots) -> go.Figure:
 def _again(fig: go.Figure, dots: Dots) -> None:
     """Chains of both modes on the right too, without a second entry in the legend."""
     name, at = FOUND_BY["both"]
-    x, y, text = _lines([c for c in dots.chains if c.found_by == "both"])
     style = theme.series(at)
     line: dict[str, Any] = {"color": style.colour, "dash": style.dash, "width": 2.4}
-    trace = go.Scatter(x=x, y=y, text=text, hoverinfo="text", mode="lines", name=name, line=line, showlegend=False)
+    shared = [c for c in dots.chains if c.found_by == "both"]
+    trace = go.Scatter(**_lines(shared), name=name, line=line, showlegend=False)
     fig.add_trace(trace, row=1, col=2)
