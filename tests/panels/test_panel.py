@@ -248,6 +248,7 @@ def test_the_same_span_can_be_picked_again(panel):
 def test_preview_follows_the_form_with_one_figure_widget(panel):
     preview = panel.results.preview
     assert preview.widget is None  # nothing heavy before the first change
+    panel.results.turn("Model")
     for chunks in (20, 30, 40, 50):
         panel.form.fields["chunks"].input.value = chunks
     preview.wait(WAIT_S)
@@ -261,6 +262,22 @@ def test_preview_follows_the_form_with_one_figure_widget(panel):
     assert list(first.data[0].y) == [0, 60]
     assert "Modelled: 60 chunks at 100 MB/s" in preview.text.html
     assert preview.text in preview.children
+
+
+def test_preview_is_not_drawn_out_of_sight(panel):
+    """A figure in a hidden tab has no size: its labels would go nowhere, and the browser complains of each."""
+    preview = panel.results.preview
+    panel.form.fields["chunks"].input.value = 20
+    preview.wait(WAIT_S)
+    assert preview.drawn == 0
+    panel.results.turn("Model")
+    preview.wait(WAIT_S)
+    assert preview.drawn == 1
+    assert list(preview.widget.data[0].y) == [0, 20]
+    panel.results.turn("Table")
+    panel.form.fields["chunks"].input.value = 30
+    preview.wait(WAIT_S)
+    assert preview.drawn == 1
 
 
 def test_preview_says_its_picture_in_words_from_the_start(panel):

@@ -26,7 +26,11 @@ _PERIOD_S = 0.25  # at most 4 pictures a second
 
 
 class Preview(widgets.VBox):  # type: ignore[misc]
-    """Draws `model(config)`. `ask` returns at once; of many asks the latest wins."""
+    """Draws `model(config)`. `ask` returns at once; of many asks the latest wins.
+
+    What is asked while it is out of sight is drawn when it comes into sight: a figure without a size has no place for
+    its labels, and a picture that nobody looks at costs as much as any.
+    """
 
     def __init__(self, model: Callable[[Any], go.Figure]) -> None:
         self.model = model
@@ -36,6 +40,7 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         self.shown: Config | None = None  # what the picture is of, or will be
         self._lock = threading.Lock()
         self._wanted: Config | None = None
+        self._seen = True
         self._thread: threading.Thread | None = None
         self._plain = FigurePane()
         self._said, self.text = View(), View()
@@ -56,9 +61,18 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         """Redraw for this config soon."""
         with self._lock:
             self._wanted = self.shown = config
-            if self._thread is None:
-                self._thread = threading.Thread(target=self._serve, name="workbench-preview", daemon=True)
-                self._thread.start()
+            self._wake()
+
+    def look(self, seen: bool) -> None:
+        """Whether it is in sight now."""
+        with self._lock:
+            self._seen = seen
+            self._wake()
+
+    def _wake(self) -> None:
+        if self._seen and self._wanted is not None and self._thread is None:
+            self._thread = threading.Thread(target=self._serve, name="workbench-preview", daemon=True)
+            self._thread.start()
 
     def wait(self, timeout_s: float = 30.0) -> None:
         """Until everything asked for is drawn. TimeoutError when the model takes longer."""
@@ -71,7 +85,7 @@ class Preview(widgets.VBox):  # type: ignore[misc]
     def _serve(self) -> None:
         while True:
             with self._lock:
-                config, self._wanted = self._wanted, None
+                config, self._wanted = (self._wanted, None) if self._seen else (None, self._wanted)
                 if config is None:
                     self._thread = None
                     return

@@ -43,6 +43,9 @@ class Results(widgets.Tab):  # type: ignore[misc]
         self.at = {title: at for at, (title, _) in enumerate(pages)}
         super().__init__([page for _, page in pages], titles=[title for title, _ in pages], selected_index=0)
         self.add_class("wb-tabs")
+        if self.preview:
+            self.preview.look(False)
+            self.observe(self._turned, "selected_index")
         self.head.html = _BLANK.format("The figure")
         self.rows.html = _BLANK.format("The table")
         self.said.html = '<div class="wb-blank">What a run says appears here, event by event.</div>'
@@ -75,6 +78,10 @@ class Results(widgets.Tab):  # type: ignore[misc]
     def turn(self, title: str) -> None:
         """Bring a tab to the front by its title."""
         self.selected_index = self.at[title]
+
+    def _turned(self, change: dict[str, Any]) -> None:
+        if self.preview:
+            self.preview.look(change["new"] == self.at["Model"])
 
     def remember(self, key: str, one: Result | Record, name: str = "") -> None:
         """Offer a result for comparison, shown as `name`, else by its key: a run's id where it has one."""
