@@ -11,7 +11,7 @@ from workbench.mm2.config import Mm2Config
 
 MI210 = sim.DEVICES["MI210"]
 LOST = 1.01  # the full design may be this much behind an ablation: greedy orders are not the best ones
-NEAR = 1.2  # and this much above what no order of its blocks beats
+NEAR = 1.25  # and this much above a bound that counts each segment at its shortest and at its cheapest
 
 
 def segments_of(sizes, rows=400, reads=1):
@@ -25,9 +25,9 @@ def real():
     """Segments of real seeding, with and without satellites, by name."""
     found = {}
     for name, changes in {
-        "plain": {"satellite_kb": 0.0},
-        "satellites": {"satellite_kb": 40.0, "length_kb_min": 10.0},
-        "few errors": {"satellite_kb": 20.0, "error_pct": 1.0},
+        "plain": {"satellite_kbp": 0.0},
+        "satellites": {"satellite_kbp": 40.0, "length_kbp_min": 10.0},
+        "few errors": {"satellite_kbp": 20.0, "error_pct": 1.0},
     }.items():
         config = Mm2Config(megabases=1.5, **changes)
         parts, lengths = plan.sample(config)
@@ -95,8 +95,11 @@ def test_every_segment_is_worked_on_once():
         whole = parts if design.segmented else shape.whole_reads(parts)
         want = sorted(int(n) for n in whole.anchors if n > shape.MID)
         seen = {(s.label, s.start_s, s.why["anchors"]) for s in long}
-        assert sorted(anchors for _, _, anchors in seen) == want
-        assert sum(s.why["segments"] for s in done.spans if s.lane.endswith("kernel")) == len(whole) - len(want)
+        on_units = sorted(anchors for _, _, anchors in seen)
+        assert [n for n in on_units if n > shape.MID] == want
+        assert all(n > shape.SHORT for n in on_units)  # mid ones may join the long ones
+        small_ones = sum(s.why["segments"] for s in done.spans if s.lane.endswith("kernel"))
+        assert small_ones + len(on_units) == len(whole)
         for unit in {s.lane for s in long}:
             own = sorted((s.start_s, s.end_s) for s in long if s.lane == unit)
             assert all(before[1] <= after[0] + 1e-12 for before, after in itertools.pairwise(own))

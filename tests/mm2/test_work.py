@@ -17,7 +17,7 @@ from workbench.mm2.result import FULL, MINIMAP2, Checks, ours, theirs
 from workbench.mm2.satellites import with_satellites
 from workbench.system import Note, Point, Progress, Span
 
-FEW = {"megabases": 0.2, "length_kb_max": 20.0, "satellite_kb": 0.0}
+FEW = {"megabases": 0.2, "length_kbp_max": 20.0, "satellite_kbp": 0.0}
 
 
 @pytest.fixture(scope="module")
@@ -153,7 +153,7 @@ def test_times_of_bins_add_up(index, small_genome):
     found = [loops.Kept(n, k.anchors, k.pairs) for n, k in zip([1000, 30_000, 400_000] * 4, found, strict=True)]
     bench = loops.Bench(found)
     total = bench.time(loops.loops(params)[1], 0, threading.Event())
-    rows = {row.reads_kb: row for row in bench.rows}
+    rows = {row.reads_kbp: row for row in bench.rows}
     assert set(rows) == {"all", "0-5", "20-50", "over 300"}
     assert rows["all"].seconds == pytest.approx(total, abs=1e-6)
     assert sum(r.seconds for name, r in rows.items() if name != "all") == pytest.approx(total, abs=1e-6)
@@ -207,16 +207,16 @@ def failed(**changes):
 
 def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     monkeypatch.delenv("WORKBENCH_DATA", raising=False)
-    gone = failed(reads="real", satellite_kb=0.0)
+    gone = failed(reads="real", satellite_kbp=0.0)
     assert "WORKBENCH_DATA" in str(gone)
     assert "reads='simulated'" in str(gone)
-    missing = failed(reads="file", reads_file=str(tmp_path / "no.fa"), satellite_kb=0.0)
+    missing = failed(reads="file", reads_file=str(tmp_path / "no.fa"), satellite_kbp=0.0)
     assert isinstance(missing, FileNotFoundError)
     assert "no.fa" in str(missing)
     (tmp_path / "text.fa").write_text("hello\n")
-    assert isinstance(failed(reads="file", reads_file=str(tmp_path / "text.fa"), satellite_kb=0.0), SequenceError)
+    assert isinstance(failed(reads="file", reads_file=str(tmp_path / "text.fa"), satellite_kbp=0.0), SequenceError)
     (tmp_path / "empty.fa").write_text("")
-    assert "holds no reads" in str(failed(reads="file", reads_file=str(tmp_path / "empty.fa"), satellite_kb=0.0))
+    assert "holds no reads" in str(failed(reads="file", reads_file=str(tmp_path / "empty.fa"), satellite_kbp=0.0))
 
 
 @pytest.mark.parametrize(
@@ -224,8 +224,8 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     [
         ({"reads": "file"}, "reads_file"),
         ({"reads_file": "a.fa"}, "reads_file"),
-        ({"length_kb_min": 90.0, "length_kb_max": 5.0}, "length_kb_min"),
-        ({"reads": "real", "satellite_kb": 10.0}, "satellite_kb"),
+        ({"length_kbp_min": 90.0, "length_kbp_max": 5.0}, "length_kbp_min"),
+        ({"reads": "real", "satellite_kbp": 10.0}, "satellite_kbp"),
         ({"mode": "exact_skip25", "kernel": "avx2"}, "kernel"),
     ],
 )
@@ -240,13 +240,13 @@ def test_own_files(tmp_path, small_genome):
     odd = [Record("empty", b""), Record("only_n", b"N" * 2000), Record("short", b"ACGT"), *records]
     (tmp_path / "reads.fa").write_bytes(b"".join(b">%s\n%s\n" % (r.name.encode(), r.sequence) for r in odd))
     files = {"reads_file": str(tmp_path / "reads.fa"), "reference_file": str(tmp_path / "ref.fa")}
-    result = wb.run("mm2", preset="tiny", reads="file", satellite_kb=0.0, **files)
+    result = wb.run("mm2", preset="tiny", reads="file", satellite_kbp=0.0, **files)
     assert result.totals.reads == 43
     assert result.totals.mapped == 40
     assert result.truth_accuracy is None
     assert result.exact_fraction == 1
     assert set(result.paf_equal.values()) <= {1.0}
-    cut = wb.run("mm2", preset="tiny", reads="file", satellite_kb=0.0, megabases=0.05, **files)
+    cut = wb.run("mm2", preset="tiny", reads="file", satellite_kbp=0.0, megabases=0.05, **files)
     assert 50_000 <= cut.totals.bases < 53_000
     assert cut.totals.reads < 40
 
@@ -283,7 +283,7 @@ def test_the_simulated_backend_maps_nothing():
 
 def test_satellites_make_work_uneven(small_genome):
     plain, full = (
-        wb.run("mm2", preset="tiny", backend="sim", megabases=1.0, satellite_kb=kb, seed=3) for kb in (0.0, 100.0)
+        wb.run("mm2", preset="tiny", backend="sim", megabases=1.0, satellite_kbp=kb, seed=3) for kb in (0.0, 100.0)
     )
     work = [np.sort([r.pairs / r.length for r in result.reads]) for result in (plain, full)]
     assert work[1][-1] > 5 * work[0][-1]  # the read with most work a base

@@ -24,13 +24,13 @@ from workbench.mm2.result import FULL, MINIMAP2, Mm2Result
 HUMAN_X = "grch37_chrX_58-68Mb.fa.gz"
 MODELLED = ("full design", "not split", "not sorted", "not persistent", "not pooled", "none of these")
 SIZES: dict[str, dict[str, Any]] = {
-    "E. coli, 1-5 kb, 5 % errors": {"length_kb_min": 1.0, "length_kb_max": 5.0},
-    "E. coli, 10-100 kb, 5 % errors": {"length_kb_min": 10.0, "length_kb_max": 100.0},
-    "E. coli, 100-300 kb, 5 % errors": {"length_kb_min": 100.0},
-    "E. coli, 100-300 kb, 1 % errors": {"length_kb_min": 100.0, "error_pct": 1.0},
-    "E. coli, 20 kb of satellites, 5 % errors": {"satellite_kb": 20.0},
-    "E. coli, 20 kb of satellites, 2 % errors": {"satellite_kb": 20.0, "error_pct": 2.0},
-    "E. coli, 80 kb of satellites, 2 % errors": {"satellite_kb": 80.0, "error_pct": 2.0, "megabases": 3.0},
+    "E. coli, 1-5 kb, 5 % errors": {"length_kbp_min": 1.0, "length_kbp_max": 5.0},
+    "E. coli, 10-100 kb, 5 % errors": {"length_kbp_min": 10.0, "length_kbp_max": 100.0},
+    "E. coli, 100-300 kb, 5 % errors": {"length_kbp_min": 100.0},
+    "E. coli, 100-300 kb, 1 % errors": {"length_kbp_min": 100.0, "error_pct": 1.0},
+    "E. coli, 20 kb of satellites, 5 % errors": {"satellite_kbp": 20.0},
+    "E. coli, 20 kb of satellites, 2 % errors": {"satellite_kbp": 20.0, "error_pct": 2.0},
+    "E. coli, 80 kb of satellites, 2 % errors": {"satellite_kbp": 80.0, "error_pct": 2.0, "megabases": 3.0},
 }
 MEMORY_CODE = """
 import json, resource, sys
@@ -48,10 +48,15 @@ print(json.dumps(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss))
 def main() -> list[dict[str, Any]]:
     """Run everything; one row per number. WORKBENCH_BENCH: a word that the names of the cases to run hold."""
     word = os.environ.get("WORKBENCH_BENCH", "")
-    cases = {name: {"satellite_kb": 0.0} | changes for name, changes in SIZES.items()}
+    cases = {name: {"satellite_kbp": 0.0} | changes for name, changes in SIZES.items()}
     if folder := _data():
-        cases["real ultra-long reads of E. coli"] = {"reads": "real", "megabases": 20.0, "satellite_kb": 0.0}
-        human = {"reference_file": str(folder / HUMAN_X), "satellite_kb": 0.0, "length_kb_min": 100.0, "megabases": 3.0}
+        cases["real ultra-long reads of E. coli"] = {"reads": "real", "megabases": 20.0, "satellite_kbp": 0.0}
+        human = {
+            "reference_file": str(folder / HUMAN_X),
+            "satellite_kbp": 0.0,
+            "length_kbp_min": 100.0,
+            "megabases": 3.0,
+        }
         for errors in (5.0, 2.0):
             cases[f"human X 58-68 Mb, 100-300 kb, {errors:g} % errors"] = human | {"error_pct": errors}
     rows = [*_memory()] if word in "memory" else []

@@ -31,7 +31,7 @@ class Mm2Config(Config):
         description="FASTA of yours to map onto, gzip too; None: E. coli K-12 MG1655, which is shipped",
         json_schema_extra={"none": "E. coli"},
     )
-    satellite_kb: float = Field(
+    satellite_kbp: float = Field(
         0.0,
         ge=0,
         le=2000,
@@ -41,10 +41,10 @@ class Mm2Config(Config):
     megabases: float = Field(
         5.0, ge=0.05, le=200, description="Bases of reads, Mb: so many are simulated, or at most so many are read"
     )
-    length_kb_min: float = Field(
+    length_kbp_min: float = Field(
         1.0, ge=0.1, le=1000, description="Shortest simulated read, thousands of bases; lengths are log-uniform"
     )
-    length_kb_max: float = Field(300.0, ge=0.1, le=5000, description="Longest simulated read, thousands of bases")
+    length_kbp_max: float = Field(300.0, ge=0.1, le=5000, description="Longest simulated read, thousands of bases")
     error_pct: float = Field(
         5.0, ge=0, le=30, description="Errors of simulated reads, per 100 bases; new nanopore reads have 1 to 5"
     )
@@ -65,7 +65,7 @@ class Mm2Config(Config):
     sim_device: Literal["MI210", "A100", "H200"] = Field(
         "MI210", description="GPU that the schedule is modelled for", json_schema_extra=SCHEDULE
     )
-    sim_batch_mb: float = Field(
+    sim_batch_mbp: float = Field(
         20.0,
         ge=0.1,
         le=500,
@@ -92,20 +92,20 @@ class Mm2Config(Config):
     def _fits(self) -> Mm2Config:
         if (self.reads == "file") != (self.reads_file is not None):
             raise ValueError("reads_file: names a file exactly when reads='file'")
-        if self.length_kb_min > self.length_kb_max:
-            raise ValueError("length_kb_min: must not exceed length_kb_max")
-        if self.satellite_kb and self.reads != "simulated":
-            raise ValueError("satellite_kb: the repeats are put in for simulated reads; others do not come from them")
+        if self.length_kbp_min > self.length_kbp_max:
+            raise ValueError("length_kbp_min: must not exceed length_kbp_max")
+        if self.satellite_kbp and self.reads != "simulated":
+            raise ValueError("satellite_kbp: the repeats are put in for simulated reads; others do not come from them")
         if self.mode == "exact_skip25" and self.kernel not in ("auto", "scalar"):
             raise ValueError("kernel: only the scalar loop follows minimap2's heuristic; mode='full' takes the others")
         return self
 
 
 PRESETS = {
-    "tiny": Mm2Config(megabases=0.5, length_kb_max=120.0, satellite_kb=40.0, rounds=1),
-    "small": Mm2Config(megabases=6.0, satellite_kb=20.0),
+    "tiny": Mm2Config(megabases=0.5, length_kbp_max=120.0, satellite_kbp=40.0, rounds=1),
+    "small": Mm2Config(megabases=6.0, satellite_kbp=20.0),
     "real": Mm2Config(reads="real", megabases=20.0),
-    "paper": Mm2Config(backend="sim", megabases=10.0, satellite_kb=40.0, sim_batch_mb=100.0),
+    "paper": Mm2Config(backend="sim", megabases=10.0, satellite_kbp=40.0, sim_batch_mbp=100.0),
 }
 
 BASELINES: dict[str, dict[str, Any]] = {

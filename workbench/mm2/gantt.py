@@ -19,12 +19,7 @@ if TYPE_CHECKING:
     from workbench.mm2.config import Mm2Config
     from workbench.mm2.result import Plan
 
-KINDS = {  # kind of a stroke -> place in the palette
-    "short kernel": 5,
-    "mid kernel": 4,
-    "long segment": 0,
-    "shared segment": 1,
-}
+KINDS = ("short kernel", "mid", "long segment", "shared segment")  # of strokes
 LINES = {"full design": 0, "not sorted": 1, "not split": 2, "not pooled": 3, "none of these": 4}
 
 
@@ -50,7 +45,7 @@ def overview(plan: Plan, sentence: str) -> go.Figure:
     legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
     fig.update_layout(barmode="overlay", margin={"b": 140, "t": 84})
     end, best = plan.asked, plan.asked_bound_s
-    title = f"{plan.device}, {plan.batch_mb:g} Mb a batch: {end * 1e3:,.1f} ms, bound {best * 1e3:,.1f} ms (modelled)"
+    title = f"{plan.device}, {plan.batch_mbp:g} Mb a batch: {end * 1e3:,.1f} ms, bound {best * 1e3:,.1f} ms (modelled)"
     return theme.finish(fig, title, sentence, height=860)
 
 
@@ -71,7 +66,7 @@ def _strokes(fig: go.Figure, plan: Plan) -> None:
     lanes = list(dict.fromkeys(s.lane for s in plan.strokes))
     units = sorted((lane for lane in lanes if lane.startswith("unit")), key=lambda lane: int(lane[5:]))
     order = [*(lane for lane in lanes if not lane.startswith("unit")), *units]
-    for kind, at in KINDS.items():
+    for kind in KINDS:
         x, y, text = list[float](), list[float](), list[str]()
         for s in (s for s in plan.strokes if s.kind == kind):
             low = order.index(s.lane) - 0.38
@@ -82,7 +77,7 @@ def _strokes(fig: go.Figure, plan: Plan) -> None:
             text += [f"{s.lane}: {s.label}, {end - start:.3g} ms, {pairs / 1e6:,.1f} million pairs", *[""] * 5]
         if not x:
             continue
-        style = theme.series(at)
+        style = theme.kind(kind)
         fig.add_trace(
             go.Scatter(
                 x=np.array(x, np.float32), y=np.array(y, np.float32), text=text, hoverinfo="text", name=kind,
@@ -191,8 +186,8 @@ def preview(config: Mm2Config) -> go.Figure:
     full = found.ends_s["full design"]
     worst = max(found.ends_s, key=lambda name: found.ends_s[name])
     text = (
-        f"Modelled on the {found.device}: {said}, and as many drawn from them as make {found.batch_mb:g} Mb. The full "
-        f"design ends after {full * 1e3:,.1f} ms, '{worst}' after {found.ends_s[worst] * 1e3:,.1f} ms."
+        f"Modelled on the {found.device}: {said}, and as many drawn from them as make {found.batch_mbp:g} Mb. The full "
+        f"design ends after {full * 1e3:,.1f} ms, the slowest ('{worst}') after {found.ends_s[worst] * 1e3:,.1f} ms."
     )
     fig = overview(found, text)
     note = (

@@ -158,7 +158,7 @@ class Bench:
         return Timing(
             what="loop",
             name=loop.name,
-            reads_kb=name,
+            reads_kbp=name,
             round=number,
             seconds=round(seconds, 7),
             anchors=sum(len(k.anchors) for k in kept),

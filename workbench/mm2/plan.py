@@ -26,14 +26,14 @@ PREVIEW_MB = 0.6  # reads that the preview seeds
 def plan(config: Mm2Config, parts: Segments, lengths: list[int], device: str | None = None) -> Plan:
     """The schedule of a batch of reads drawn from these, on the config's device or another one."""
     gpu = sim.DEVICES[device or config.sim_device]
-    batch = drawn(parts, np.array(lengths, np.int64), config.sim_batch_mb * 1e6, config.seed)
+    batch = drawn(parts, np.array(lengths, np.int64), config.sim_batch_mbp * 1e6, config.seed)
     asked = sim.schedule(batch, gpu, sim.design_of(config), trace=True)
     all_of_them = {name: sim.schedule(batch, gpu, design, trace=True) for name, design in sim.ABLATIONS.items()}
     kinds, anchors, pairs = batch.kinds(), max(int(batch.anchors.sum()), 1), max(int(batch.pairs.sum()), 1)
     by_read = np.bincount(batch.read, weights=batch.pairs).astype(np.int64) if len(batch) else batch.pairs
     return Plan(
         device=gpu.name,
-        batch_mb=config.sim_batch_mb,
+        batch_mbp=config.sim_batch_mbp,
         segments=len(batch),
         long_segments=int((kinds == 2).sum()),
         ends_s={name: round(o.makespan_s, 9) for name, o in all_of_them.items()},
@@ -75,7 +75,7 @@ def timings(found: Plan, anchors: int, pairs: int) -> list[Timing]:
 
 def batch_size(config: Mm2Config, parts: Segments, lengths: list[int]) -> tuple[int, int]:
     """Anchors and pairs of the batch that `plan` schedules."""
-    batch = drawn(parts, np.array(lengths, np.int64), config.sim_batch_mb * 1e6, config.seed)
+    batch = drawn(parts, np.array(lengths, np.int64), config.sim_batch_mbp * 1e6, config.seed)
     return int(batch.anchors.sum()), int(batch.pairs.sum())
 
 
@@ -105,8 +105,8 @@ def sample(of: Mm2Config) -> tuple[Segments, list[int]]:
 
 def of_preview(config: Mm2Config) -> Mm2Config:
     """The config whose reads stand for `config`'s in a preview: the fields that decide the reads, and few of them."""
-    names = ("seed", "reads", "reads_file", "reference_file", "satellite_kb", "map_preset", "error_pct")
-    lengths = ("length_kb_min", "length_kb_max")
+    names = ("seed", "reads", "reads_file", "reference_file", "satellite_kbp", "map_preset", "error_pct")
+    lengths = ("length_kbp_min", "length_kbp_max")
     return type(config)(**{name: getattr(config, name) for name in (*names, *lengths)}, megabases=PREVIEW_MB)
 
 

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 FULL, MINIMAP2 = "every predecessor", "minimap2's loop"  # the two dynamic programmes
-BINS_KB = (5, 20, 50, 100, 300)  # edges of read length
+BINS_KBP = (5, 20, 50, 100, 300)  # edges of read length
 COLUMNS = {
     "what": "loop: the dynamic programme alone, on anchors that lie ready; mapping: reads of a file to PAF, without "
     "the index; schedule: one batch on a GPU",
     "name": "which loop, mapper or design",
-    "reads_kb": "read length, thousands of bases; all: every read",
+    "reads_kbp": "read length, thousands of bases; all: every read",
     "round": "repetition",
     "seconds": "processor seconds of one thread; of a schedule the batch's seconds on the GPU",
     "anchors": "anchors that it had to chain",
@@ -44,7 +44,7 @@ class Timing(Base):
 
     what: Literal["loop", "mapping", "schedule"]
     name: str
-    reads_kb: str = "all"
+    reads_kbp: str = "all"
     round: int = 0
     seconds: float
     anchors: int
@@ -144,7 +144,7 @@ class Plan(Base):
     """The modelled schedule of one batch: each design's end, and the strokes of this run's design."""
 
     device: str
-    batch_mb: float
+    batch_mbp: float
     segments: int
     long_segments: int
     ends_s: dict[str, float]  # design -> when the batch is done
@@ -194,9 +194,9 @@ class Mm2Result(Result):
             return f"{FULL}, {self.config.kernel}"
         return self.checks.auto or f"{FULL}, scalar"
 
-    def median_s(self, what: str, name: str, reads_kb: str = "all") -> float:
+    def median_s(self, what: str, name: str, reads_kbp: str = "all") -> float:
         """Median over rounds; nan where there is none."""
-        found = [t.seconds for t in self.timings if (t.what, t.name, t.reads_kb) == (what, name, reads_kb)]
+        found = [t.seconds for t in self.timings if (t.what, t.name, t.reads_kbp) == (what, name, reads_kbp)]
         return float(median(found)) if found else math.nan
 
     def names(self, what: str) -> list[str]:
@@ -286,11 +286,13 @@ class Mm2Result(Result):
         p = self.plan
         end = p.ends_s["full design"]
         worst = max(p.ends_s, key=lambda name: p.ends_s[name])
+        share = f"with '{worst}' it takes {p.ends_s[worst] / end:.2f} times as long"
         return (
-            f"Modelled on the {p.device}, from real segments: a batch of {p.batch_mb:g} Mb ({p.segments:,} segments) "
+            f"Modelled on the {p.device}, from real segments: a batch of {p.batch_mbp:g} Mb ({p.segments:,} segments) "
             f"is chained after {end * 1e3:,.1f} ms by the full design, where no order of its blocks could end before "
-            f"{p.bounds_s['full design'] * 1e3:,.1f} ms; with '{worst}' it takes {p.ends_s[worst] / end:.2f} times as "
-            f"long. Half of the pairs lie in {p.half:,} segments."
+            f"{p.bounds_s['full design'] * 1e3:,.1f} ms; "
+            f"{share if worst != 'full design' else 'no part of the design matters here'}. Half of the pairs lie in "
+            f"{p.half:,} segments."
         )
 
     def sentence(self) -> str:
@@ -333,14 +335,14 @@ def theirs(mode: str) -> str:
 
 def bin_of(length: int) -> str:
     """The bin of a read's length: "20-50"."""
-    edges = (0, *BINS_KB)
+    edges = (0, *BINS_KBP)
     at = max(i for i, edge in enumerate(edges) if length >= edge * 1000)
     return f"{edges[at]}-{edges[at + 1]}" if at + 1 < len(edges) else f"over {edges[at]}"
 
 
 def bins() -> list[str]:
     """All bins, short reads first."""
-    return [bin_of(edge * 1000) for edge in (0, *BINS_KB)]
+    return [bin_of(edge * 1000) for edge in (0, *BINS_KBP)]
 
 
 def summary_badges(names: Sequence[str], measured: bool) -> dict[str, Badge]:

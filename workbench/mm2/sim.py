@@ -4,7 +4,8 @@
     per launch        long segments on a persistent grid, a block of 1024 to a compute unit: longest first, by a ticket
                       segments over a cut are shared by several blocks; the cut is the one that ends soonest
 
-That is mm2-gb's design (kernels, classes and grids of its repository); the last line is that of kernels/chain. Only
+That is mm2-gb's design (kernels, classes and grids of its repository). Sharing is that of kernels/chain, and where long
+segments are pooled, mid ones that would hold up their kernel may join them: classes by cost, not by size alone. Only
 time is modelled: the segments come from anchors of real seeding. Cycles of one anchor's row of r successors on a block:
 
     barrier + ceil(r / block) * latency + ceil(r / warp) * instructions * warp / lanes
@@ -133,21 +134,36 @@ class Outcome:
 
 
 def schedule(parts: Segments, device: Device, design: Design | None = None, *, trace: bool = False) -> Outcome:
-    """Work through the segments of one batch."""
+    """Work through the segments of one batch.
+
+    With pooling, mid segments that would hold up their kernel may join the long ones: the better of both is taken.
+    """
     design = design or Design()
     parts = parts if design.segmented else whole_reads(parts)
-    clock = _Clock(device, design, trace)
-    pool = list[Segments]()
+    tried = [_worked(parts, device, design, trace, promote) for promote in (False, True)[: 1 + design.pooled]]
+    return min(tried, key=lambda outcome: outcome.makespan_s)
+
+
+def _worked(parts: Segments, device: Device, design: Design, trace: bool, promote: bool) -> Outcome:
+    clock, pool = _Clock(device, design, trace), list[Segments]()
     for part in _micro_batches(parts):
         kinds = part.kinds()
+        if promote:
+            kinds = np.where((kinds == 1) & _holds_up(part, kinds == 1, device), 2, kinds)
         clock.small("short", part.pick(kinds == 0), device.warp, device.warps)
         clock.small("mid", part.pick(kinds == 1), 512, device.blocks)
         pool.append(part.pick(kinds == 2))
         if not design.pooled:
-            clock.long(pool.pop())
-    if pool:
+            clock.long(pool[-1])
+    if design.pooled:
         clock.long(joined(pool))
-    return clock.outcome(parts.pick(parts.kinds() == 2))
+    return clock.outcome(joined(pool))
+
+
+def _holds_up(part: Segments, mid: NDArray[np.bool_], device: Device) -> NDArray[np.bool_]:
+    """Which segments take longer than an even share of all mid ones: their kernel ends when they do."""
+    cost = device.row_cycles(part, 512, device.blocks)
+    return cost > float(cost[mid].sum()) / (device.units * device.blocks)
 
 
 def ablations(parts: Segments, device: Device) -> dict[str, Outcome]:
@@ -200,7 +216,8 @@ class _Clock:
                 "lanes": block,
             }
             label = f"{len(parts):,} {name} segments"
-            self.spans.append(Span(f"{name} kernel", began, self.now, label, f"{name} kernel", why))
+            kind = "mid" if name == "mid" else "short kernel"
+            self.spans.append(Span(f"{name} kernel", began, self.now, label, kind, why))
 
     def long(self, parts: Segments) -> None:
         """A persistent grid, one block to a unit, that takes long segments by a ticket."""

@@ -19,7 +19,7 @@ NO_DATA = (
 def reference(config: Mm2Config) -> Iterator[Record]:
     """Sequences to map onto. SequenceError or OSError names what is wrong with a file."""
     path = Path(config.reference_file) if config.reference_file else reads.ecoli()
-    return with_satellites(read(path), config.satellite_kb, config.seed) if config.satellite_kb else read(path)
+    return with_satellites(read(path), config.satellite_kbp, config.seed) if config.satellite_kbp else read(path)
 
 
 def query(config: Mm2Config, genome: list[Record] | None = None) -> Iterator[Record]:
@@ -32,7 +32,7 @@ def query(config: Mm2Config, genome: list[Record] | None = None) -> Iterator[Rec
         return reads.simulate(
             genome if genome is not None else reference(config),
             bases=limit,
-            length=(round(config.length_kb_min * 1000), round(config.length_kb_max * 1000)),
+            length=(round(config.length_kbp_min * 1000), round(config.length_kbp_max * 1000)),
             identity=1 - config.error_pct / 100,
             seed=config.seed,
         )

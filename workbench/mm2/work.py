@@ -21,7 +21,7 @@ from workbench.mm2.mapper import Mapper
 from workbench.mm2.plan import batch_size, plan, seeded, timings
 from workbench.mm2.presets import preset_of
 from workbench.mm2.reads import Truth, truth_accuracy
-from workbench.mm2.result import MAPPY, Mm2Result, Read, Stroke, Timing, Totals, ours, summary_badges, theirs
+from workbench.mm2.result import FULL, MAPPY, Mm2Result, Read, Stroke, Timing, Totals, ours, summary_badges, theirs
 from workbench.mm2.shape import Segments, joined, segments, windows
 from workbench.pump import pump
 from workbench.system import Event, Note, Point, Progress, Span, Work
@@ -182,7 +182,7 @@ class _Run:
                 start = time.monotonic()
                 seconds = bench.time(loop, number, self.stop)
                 self._look()
-                self._span("loops", start, f"{loop.name}, round {number + 1}", loop.name, {"cpu_s": seconds})
+                self._span("loops", start, f"{loop.name}, round {number + 1}", _kind(loop.name), {"cpu_s": seconds})
                 pairs = sum(k.pairs for k in kept)
                 self.say(Point(f"{loop.name}: rate (billion pairs/s)", number + 1, pairs / max(seconds, 1e-9) / 1e9))
                 done = len({(r.name, r.round) for r in bench.rows})
@@ -245,7 +245,7 @@ class _Run:
                         seconds, paf[name] = found.seconds, found.paf
                 except rivals.Stopped:
                     raise Cancelled from None
-                self._span("mappers", start, f"{name}, round {number + 1}", name, {"cpu_s": seconds})
+                self._span("mappers", start, f"{name}, round {number + 1}", _kind(name), {"cpu_s": seconds})
                 self.rows.append(self._mapping(name, number, seconds))
         equal = {
             mode: rivals.equal_fraction(paf[ours(mode)], paf[theirs(mode)], self.names)
@@ -333,6 +333,11 @@ class _Run:
         told = backends.provenance(self.where, summary_badges(list(draft.summary()), draft.measured), seconds=seconds)
         self.say(Progress(100, 100, "done"))
         return draft.model_copy(update={"provenance": told})
+
+
+def _kind(name: str) -> str:
+    """What a loop or mapper is drawn as in the timeline."""
+    return "base alignment" if name == MAPPY else "exact" if FULL in name else "25 skips"
 
 
 def _no_anchors() -> Any:
