@@ -25,13 +25,22 @@ MODEL_RUN_GB = 2.0  # torch, the small model in fp32 and the cache of 8k tokens,
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing looked at: whether it is well, what was found, and what to do where it is not."""
+    """One thing looked at: whether it is well, what was found, and what to do where it is not.
+
+    What is not `needed` may be absent: it is then optional, never missing.
+    """
 
     group: str
     what: str
     ok: bool
     detail: str
     how: str = ""
+    needed: bool = True
+
+    @property
+    def state(self) -> str:
+        """In a word: "yes", "no", or "optional" for what is absent and not needed."""
+        return "yes" if self.ok else "no" if self.needed else "optional"
 
 
 def examine(*, torch: bool = False, unfetched: str = "") -> list[Finding]:
@@ -45,19 +54,19 @@ def examine(*, torch: bool = False, unfetched: str = "") -> list[Finding]:
 
 
 def text(findings: Iterable[Finding]) -> str:
-    """Findings as aligned lines: yes or no in a word, and the way out under each no."""
+    """Findings as aligned lines: yes, no or optional, and the way to it under each that is not here."""
     findings = list(findings)
-    width = max(len(f.what) for f in findings)
+    width, wide = max(len(f.what) for f in findings), max(len(f.state) for f in findings)
     lines: list[str] = []
     group = ""
     for f in findings:
         if f.group != group:
             group = f.group
             lines += ["", group] if lines else [group]
-        lines.append(f"  {f.what:<{width}}  {'yes' if f.ok else 'no ':<3}  {f.detail}")
+        lines.append(f"  {f.what:<{width}}  {f.state:<{wide}}  {f.detail}")
         if f.how and not f.ok:
-            lines.append(f"  {'':<{width}}       {f.how}")
-    missing = [f.what for f in findings if not f.ok]
+            lines.append(f"  {'':<{width}}  {'':<{wide}}  {f.how}")
+    missing = [f.what for f in findings if f.state == "no"]
     lines += ["", f"Missing: {', '.join(missing)}." if missing else "Nothing is missing."]
     return "\n".join(lines)
 
@@ -81,13 +90,15 @@ def _machine() -> Iterable[Finding]:
     yield Finding(
         "Machine", "GPU", bool(gpus), "; ".join(gpus) or "nvidia-smi names none",
         "none is needed: the cpu and sim backends run everywhere; the gpu extra is for machines that have one",
+        needed=False,
     )  # fmt: skip
 
 
 def _engines() -> Iterable[Finding]:
     for found in backends.backends().values():
         group = "Compilers" if found.name in backends.COMPILERS else "Backends and engines"
-        yield Finding(group, found.name, found.available, found.detail, found.how)
+        needed = found.name not in backends.COMPILERS and (found.name != "cuda" or bool(backends.gpus()))
+        yield Finding(group, found.name, found.available, found.detail, found.how, needed)
     native = _native()
     yield Finding("Compilers", "native kernels", not native, native or "built and loaded", "make setup")
 
@@ -122,7 +133,7 @@ def _inputs(unfetched: str) -> Iterable[Finding]:
         said = f"{folder}: {', '.join(held)}"
     else:
         said = f"WORKBENCH_DATA is {folder}, which holds no data"
-    yield Finding("Inputs", "data", bool(held), said, NO_DATA)
+    yield Finding("Inputs", "data", bool(held), said, NO_DATA, needed=False)
 
 
 def _places() -> Iterable[Finding]:

@@ -1,5 +1,6 @@
 """The doctor: each thing that is missing is named, with the way to get it."""
 
+import dataclasses
 import json
 
 import pytest
@@ -23,16 +24,33 @@ def test_everything_is_looked_at(findings):
 def test_text_names_what_is_missing(monkeypatch):
     monkeypatch.setattr(backends, "version", lambda package: "")
     said = doctor.text(doctor.examine())
-    assert "vllm            no   not installed" in said
+    assert "vllm            no        not installed" in said
     assert "make setup" in said
     last = said.splitlines()[-1]
     assert last.startswith("Missing: ")
     assert "vllm" in last
+    for optional in ("GPU", "cuda", "nvcc", "hipcc", "data"):
+        assert optional not in last
     assert said.isascii()
 
 
 def test_nothing_missing_is_said():
     assert doctor.text([doctor.Finding("A", "b", True, "c")]).endswith("Nothing is missing.")
+
+
+def test_what_is_not_needed_is_optional():
+    finding = doctor.Finding("A", "thing", False, "none", "buy one", needed=False)
+    assert doctor.text([finding]) == "A\n  thing  optional  none\n                   buy one\n\nNothing is missing."
+    needed = dataclasses.replace(finding, needed=True)
+    assert doctor.text([needed]) == "A\n  thing  no  none\n             buy one\n\nMissing: thing."
+
+
+@pytest.mark.parametrize("gpus", [(), ("NVIDIA X, driver 1.2",)])
+def test_cuda_is_needed_where_there_is_a_gpu(monkeypatch, gpus):
+    monkeypatch.setattr(backends, "gpus", lambda: gpus)
+    monkeypatch.setattr(backends, "_torch_cuda", lambda: "")
+    states = {f.what: f.state for f in doctor.examine()}
+    assert (states["GPU"], states["cuda"]) == (("yes", "no") if gpus else ("optional", "optional"))
 
 
 def test_data(monkeypatch, tmp_path):
@@ -92,4 +110,4 @@ def test_nothing_is_left_behind(monkeypatch, tmp_path):
 def test_json(capsys):
     assert cli.call(["doctor", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert {"group", "what", "ok", "detail", "how"} == set(told[0])
+    assert {"group", "what", "ok", "detail", "how", "needed"} == set(told[0])
