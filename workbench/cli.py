@@ -1,6 +1,6 @@
 """The command `workbench`: lab, list, doctor, run, bench, report, mm2. Results go to stdout, everything else to stderr.
 
-Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C.
+Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, TextIO
 import typer
 from typer.core import TyperGroup
 
+from workbench import sigterm
 from workbench.lazy import group
 
 if TYPE_CHECKING:
@@ -27,7 +28,8 @@ app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions
 DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a failure")]
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout")]
 
-CANCELLED = 130
+CANCELLED, TERMINATED = 130, 143  # 128 and the signal's number, as shells have it
+CANCELLABLE = ("run", "report", "bench")  # they start runs; the others leave SIGTERM to end them at once, as is usual
 
 
 class Wrong(typer.TyperException):
@@ -53,10 +55,13 @@ def call(args: Sequence[str]) -> int:
     if args in ([], ["run"]):
         args = [*args, "--help"]
     try:
-        code = typer.main.get_command(app).main(args, prog_name="workbench", standalone_mode=False) or 0
+        with sigterm.raises() if args[0] in CANCELLABLE else contextlib.nullcontext():
+            code = typer.main.get_command(app).main(args, prog_name="workbench", standalone_mode=False) or 0
         return _fail("cancelled", code) if code == CANCELLED else code  # typer turns Ctrl-C into this code
     except (KeyboardInterrupt, typer.Abort):
         return _fail("cancelled", CANCELLED)
+    except sigterm.Terminated:
+        return _fail("terminated", TERMINATED)
     except typer.TyperException as error:
         return _fail(" ".join(error.format_message().split()), error.exit_code)
     except Exception as error:  # noqa: BLE001  the last stop: whatever failed becomes a line and an exit code
@@ -205,14 +210,14 @@ app.add_typer(group("workbench.mm2.cli", "Map long reads as minimap2 does, or in
 
 
 def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None, as_json: bool) -> None:
-    from pydantic import ValidationError
-
     from workbench import runner
     from workbench.flags import wrong
+    from workbench.system import ConfigError
+    from workbench.terminal import words
 
     try:
         config = target.make(preset, **changes)
-    except ValidationError as error:
+    except ConfigError as error:
         raise Wrong(wrong(error)) from error
     except ValueError as error:
         raise Wrong(str(error)) from error
@@ -225,7 +230,7 @@ def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None,
     if as_json:
         print(json.dumps(_plain(_facts(going, result) | {"files": files}), allow_nan=False))
     else:
-        print(_words(target, result))
+        print(words(target.title, result))
     where = f"recorded as {going.record.id}" if going.record is not None else going.unrecorded
     print("\n".join([where, *(f"wrote {name}" for name in files)]), file=sys.stderr)
     if refused:
@@ -305,27 +310,6 @@ def runner_code(going: Run) -> str:
     from workbench.runner import to_code
 
     return to_code(going.system, going.config)
-
-
-def _words(target: System, result: Result) -> str:
-    """A result for a terminal: its sentence, its numbers with their badges, the paper's numbers beside ours."""
-    badges = result.provenance.badges
-    summary = [(name, f"{value:.6g}", badges.get(name, "")) for name, value in result.summary().items()]
-    parts = [result.sentence(), table(("number", "value", "how it was had"), summary)]
-    claims = [(c.what, f"{c.paper:.4g} {c.unit}", "not in this run" if c.ours is None else f"{c.ours:.4g} {c.unit}",
-               c.badge, c.source) for c in result.claims()]  # fmt: skip
-    if claims:
-        parts.append(table((f"claim of {target.title}", "paper", "ours", "how ours was had", "source"), claims))
-    from_ = result.provenance
-    parts.append(f"{from_.backend} on {from_.device}; commit {from_.commit}")
-    return "\n\n".join(parts)
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Aligned columns under a head."""
-    widths = [max(len(row[i]) for row in (head, *rows)) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(w) for cell, w in zip(row, widths, strict=True)).rstrip() for row in (head, *rows)]
-    return "\n".join([lines[0], "  ".join("-" * w for w in widths), *lines[1:]])
 
 
 def _export(result: Result, folder: Path, name: str) -> tuple[list[str], str]:

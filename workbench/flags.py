@@ -9,10 +9,10 @@ from collections.abc import Callable
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from workbench.system import Config
+from workbench.system import Config, ConfigError
 
 _BOUNDS = {"ge": "at least", "gt": "more than", "le": "at most", "lt": "less than", "multiple_of": "a multiple of"}
 _WORDS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
@@ -66,14 +66,12 @@ def parse(text: str, annotation: Any) -> Any:
     return text
 
 
-def wrong(error: ValidationError) -> str:
+def wrong(error: ConfigError) -> str:
     """What is wrong with a config, in one line that names each field by its flag."""
-    parts = []
-    for each in error.errors(include_url=False):
-        where = flag(str(each["loc"][0])) + ": " if each["loc"] else ""
-        said = each["msg"].removeprefix("Value error, ")
-        parts.append(f"{where}{said}" + (f", not {each['input']!r}" if each["loc"] else ""))
-    return "; ".join(parts)
+    return "; ".join(
+        (f"{flag(f.field)}: " if f.field else "") + f.said + (f", not {f.given}" if f.given else "")
+        for f in error.faults
+    )
 
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:

@@ -57,7 +57,7 @@ class Record:
     def config(self) -> Config:
         """The run's config. ValueError when it is damaged or does not fit this version of the system."""
         with self._told("record.json"):
-            return system(self.system).config.model_validate(json.loads(self._read("record.json"))["config"])
+            return system(self.system).make(None, **json.loads(self._read("record.json"))["config"])
 
     def result(self) -> Result:
         """The run's result. ValueError says so when the run had none or the file is damaged."""
@@ -97,9 +97,8 @@ class Record:
         except OSError as error:  # pyarrow's carry no strerror
             said = error.strerror or error
             raise ValueError(f"run {self.id}: {name} cannot be read ({said}); delete the run") from error
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
-            said = str(error) if isinstance(error, ValueError) else f"{type(error).__name__}: {error}"
-            raise ValueError(f"run {self.id}: {name} is damaged or of another version: {said}") from error
+        except Exception as error:
+            raise ValueError(f"run {self.id}: {name} is damaged or of another version: {_why(error)}") from error
 
 
 def read_result(target: System, text: str) -> Result:
@@ -108,10 +107,15 @@ def read_result(target: System, text: str) -> Result:
         data = json.loads(text)
         if not isinstance(data, dict):
             raise ValueError("it holds no fields")
-        data["config"] = target.config.model_validate(data["config"])
+        data["config"] = target.make(None, **data["config"])
         return target.result.model_validate(data)
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"not a {target.name} result of this version: {error}") from error
+    except Exception as error:  # arrays in arrays without end, say, are a RecursionError
+        raise ValueError(f"not a {target.name} result of this version: {_why(error)}") from error
+
+
+def _why(error: Exception) -> str:
+    """What was wrong with a file, in words: the error's own, after its kind where they mean nothing without it."""
+    return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
 
 
 def save(run: Run, state: str, begun: float) -> Record:
@@ -209,8 +213,8 @@ def history(name: str | None = None) -> History:
         for path in paths:
             try:
                 found.append(_load(path))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                skipped.append(f"{path.name}: {error}")
+            except Exception as error:  # noqa: BLE001  one damaged folder must not hide the others, whatever it raises
+                skipped.append(f"{path.name}: {_why(error)}")
     return History(sorted(found, key=lambda r: r.id, reverse=True), skipped)
 
 

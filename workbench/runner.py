@@ -171,7 +171,7 @@ def _config(name: str, config: Config | None, preset: str | None, changes: dict[
         raise ValueError("give a config or a preset, not both")
     if not isinstance(config, target.config):
         raise TypeError(f"{name} takes a {target.config.__name__}, not a {type(config).__name__}")
-    return target.config.model_validate(config.model_dump() | changes)
+    return target.make(None, **(config.model_dump() | changes))
 
 
 def to_code(target: System, config: Config, verb: str = "run") -> str:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 NAMES = ("cake", "mm2")  # the catalogue, in the order it is shown; each is the package workbench.<name>
 
-Badge = Literal["measured", "modelled", "paper"]
+Badge = Literal["measured", "modelled", "paper", "set"]  # set: a setting of the run, shown among its numbers
 Why = Mapping[str, float | str]
 
 
@@ -37,6 +37,53 @@ class Config(BaseModel):
     backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
         "auto", description="Where the work runs; auto takes the best that this machine has"
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """One thing that is wrong with a config: the field to change ("" when none is named), why, and the value given.
+
+    `given` is "" for a check over several fields: what that field holds may be a default that nobody gave.
+    """
+
+    field: str
+    said: str
+    given: str = ""
+
+
+def faults(error: ValidationError, fields: Collection[str]) -> list[Fault]:
+    """Pydantic's errors as faults. A validator of several fields names the one to change as "field: why"."""
+    found = []
+    for each in error.errors(include_url=False):
+        said = each["msg"].removeprefix("Value error, ")
+        name, _, why = said.partition(": ")
+        if each["loc"]:
+            value = repr(each["input"])
+            found.append(Fault(str(each["loc"][0]), said, value if len(value) <= 80 else value[:77] + "..."))
+        else:
+            found.append(Fault(name, why) if name in fields else Fault("", said))
+    return found
+
+
+class ConfigError(ValueError):
+    """Settings that a system does not take, a line each: "cake: link_mb_s: must be 0 or more (you gave -1)".
+
+    `faults` holds them one by one, `errors()` as pydantic gives them.
+    """
+
+    def __init__(self, system: str, error: ValidationError, fields: Collection[str]) -> None:
+        self.faults = faults(error, fields)
+        self._error = error
+        lines = (
+            ": ".join(part for part in (system, f.field, f.said) if part)
+            + (f" (you gave {f.given})" if f.given else "")
+            for f in self.faults
+        )
+        super().__init__("\n".join(lines))
+
+    def errors(self) -> list[Any]:
+        """Pydantic's own: a mapping with "loc", "msg" and "input" for each."""
+        return list(self._error.errors(include_url=False))
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +241,10 @@ class System:
     detail: Callable[[Span], str] | None = None  # a span's decision in words
 
     def make(self, /, preset: str | None = None, **changes: Any) -> Config:
-        """A config: the preset's (tiny, small, paper, ...) with `changes`. ValueError names a wrong field."""
+        """A config: the preset's (tiny, small, paper, ...) with `changes`. ValueError names what is wrong in it.
+
+        It is a ConfigError where a value is wrong, and a plain one for a field or preset that there is not.
+        """
         if preset is not None and preset not in self.presets:
             raise ValueError(f"{self.name} has no preset {preset!r}; it has {', '.join(self.presets)}")
         base = self.presets[preset].model_dump() if preset else {}
@@ -202,7 +252,10 @@ class System:
         if unknown:
             fields = ", ".join(self.config.model_fields)
             raise ValueError(f"{self.name} has no setting {', '.join(unknown)}; it has {fields}")
-        return self.config.model_validate(base | changes)
+        try:
+            return self.config.model_validate(base | changes)
+        except ValidationError as error:
+            raise ConfigError(self.name, error, self.config.model_fields) from None  # its text is the whole story
 
 
 @cache

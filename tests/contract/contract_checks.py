@@ -12,14 +12,14 @@ import time
 from datetime import datetime
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import pandas as pd
 import psutil
 import pytest
-from pydantic import ValidationError
 
 from workbench import backends, records, runner, theme
-from workbench.system import Note, Point, Progress, Span
+from workbench.system import Badge, ConfigError, Note, Point, Progress, Span
 
 WAIT_S = 120.0  # of a tiny run on a busy machine; a hang is named by run.wait
 CANCEL_S = 2.0
@@ -84,9 +84,11 @@ def descriptions(s):
 
 def wrong_field_named(s):
     for name in s.system.config.model_fields:
-        with pytest.raises(ValidationError) as caught:
+        with pytest.raises(ConfigError) as caught:
             s.system.make("tiny", **{name: object()})
         assert any(e["loc"][:1] == (name,) for e in caught.value.errors()), f"the error does not name {name}"
+        for line in str(caught.value).splitlines():
+            assert re.match(rf"{s.system.name}: {name}: .+ \(you gave <object object at 0x\w+>\)$", line), line
     with pytest.raises(ValueError, match="no setting nonsense"):
         s.system.make("tiny", nonsense=1)
     with pytest.raises(ValueError, match="no preset 'nonsense'"):
@@ -156,7 +158,7 @@ def summary(s):
     for name, value in numbers.items():
         assert isinstance(value, int | float), name
         assert math.isfinite(value), f"{name} is {value}"
-        assert s.result.provenance.badges.get(name) in ("measured", "modelled", "paper"), f"{name} has no badge"
+        assert s.result.provenance.badges.get(name) in get_args(Badge), f"{name} has no badge"
 
 
 def provenance(s):
@@ -250,7 +252,7 @@ def no_downgrade(s):
     for name in gone:
         try:
             config = s.system.make("tiny", backend=name)
-        except ValidationError as error:
+        except ConfigError as error:
             assert error.errors()[0]["loc"] == ("backend",)  # noqa: PT017
             continue
         run = runner.Run(s.system, config).start().wait(WAIT_S)

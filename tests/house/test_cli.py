@@ -184,6 +184,7 @@ def test_flags_become_fields(call, line, changes):
         ("run contract_toy --steps many", "--steps: "),
         ("run contract_toy --mode three", "--mode: "),
         ("run contract_toy --factor -1", "--factor: "),
+        ("run cake --preset tiny --prompt-tokens 100 --grain 64", "--prompt-tokens: must hold more than two grains"),
         ("run contract_toy --stps 3", "--stps"),
         ("run contract_toy --steps", "--steps"),
         ("run contract_toy extra", "extra"),

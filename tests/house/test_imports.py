@@ -29,12 +29,15 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "lm": {"backends", "kernels"},
     "records": {"runner", "system"},
     "runner": {"bar", "records", "system"},
-    "ui": {"backends", "records", "runner", "system", "theme", "trace"},
+    "ui": {"backends", "records", "runner", "system", "terminal", "theme", "trace"},
     "flags": {"system"},
     "lazy": set(),
+    "sigterm": set(),
+    "terminal": {"system"},
     "doctor": {"backends", "kernels", "lm", "records"},
     "benches": {"backends"},
-    "cli": {"backends", "bar", "benches", "doctor", "flags", "lazy", "lm", "records", "runner", "system", "ui"},
+    "cli": {"backends", "bar", "benches", "doctor", "flags", "lazy", "lm", "records", "runner", "sigterm", "system"}
+    | {"terminal", "ui"},
 } | {name: HOUSE | {"lm", "kernels"} for name in NAMES}
 
 

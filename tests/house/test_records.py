@@ -146,14 +146,17 @@ def test_a_fault_of_the_system_ends_the_run_all_the_same(monkeypatch):
     assert list(folder().iterdir()) == []
 
 
+DEEP = "[" * 100_000
+HUGE = '{"format": 1, "config": {}, "seconds": 1' + "0" * 400 + "}"
 ODD = '{"format": 1, "config": {}, "system": 3, "state": "done", "started_at": "", "seconds": 1, "code": ""}'
 
 
 @pytest.mark.parametrize(
     ("name", "text"),
     [("record.json", "{"), ("record.json", "{}"), ("record.json", None), ("record.json", '{"format": 0}'),
-     ("record.json", "5"), ("record.json", "[1]"), ("record.json", ODD)],
-    ids=["cut off", "empty", "gone", "other version", "number", "list", "odd field"],
+     ("record.json", "5"), ("record.json", "[1]"), ("record.json", ODD), ("record.json", DEEP),
+     ("record.json", HUGE)],
+    ids=["cut off", "empty", "gone", "other version", "number", "list", "odd field", "deep", "huge number"],
 )  # fmt: skip
 def test_a_damaged_record_is_skipped_and_named(name, text):
     good, bad = run(), run()
@@ -164,7 +167,8 @@ def test_a_damaged_record_is_skipped_and_named(name, text):
     found = records.history("contract_toy")
     assert [r.id for r in found] == [good.record.id]
     assert len(found.skipped) == 1
-    assert found.skipped[0].startswith(bad.record.id)
+    assert found.skipped[0].startswith(f"{bad.record.id}: ")
+    assert text is None or len(found.skipped[0].split()) >= 3, "it does not say what is wrong"
 
 
 @pytest.mark.parametrize(
@@ -196,6 +200,10 @@ def test_a_lost_file_is_named():
         ("record.json", "5", records.Record.config),
         ("record.json", "{}", records.Record.config),
         ("record.json", '{"config": {"steps": 0}}', records.Record.config),
+        ("record.json", '{"config": 5}', records.Record.config),
+        ("record.json", DEEP, records.Record.config),
+        ("events.jsonl", DEEP, records.Record.events),
+        ("result.json", DEEP, records.Record.result),
         ("frame.parquet", "no table", records.Record.frame),
         ("frame.parquet", None, records.Record.frame),
         ("record.json", None, records.Record.config),

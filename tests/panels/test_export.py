@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+from typing import get_args
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ import toy
 import workbench as wb
 from workbench import records, theme
 from workbench.runner import Run
+from workbench.system import Badge
 from workbench.ui import export, show
 from workbench.ui.compare import compare
 
@@ -112,6 +114,36 @@ def test_comparison_has_ratio_badges_and_differences(results, system):
     assert theme.problems(both.figure()) == []
     assert "text/html" in both._repr_mimebundle_()
     assert compare(run.record, run).differences() == {}
+
+
+def test_comparison_is_text_outside_a_notebook(results, system):
+    run = Run(system, toy.Toy(chunks=9, seed=1)).start().wait(30)
+    said = str(wb.compare(results[0], run)).splitlines()
+    assert repr(wb.compare(results[0], run)).splitlines() == said
+    assert said[0].startswith("Settings that differ: ")
+    assert "chunks = 4 (a), 9 (b)" in said[0]
+    table = [re.split(r"  +", line) for line in said[2:]]
+    assert table[0] == ["number", "a", "b", "b / a", "how it was had"]
+    assert ["speedup", "1.6", "1.6", "1 x", "modelled"] in table
+    assert ["chunks", "4", "9", "2.25 x", "measured"] in table
+    three = str(wb.compare(results[0], run, results[1], names=["x", "y", "z"])).splitlines()
+    assert re.split(r"  +", three[2]) == ["number", "x", "y", "z", "y / x", "z / x", "how it was had"]
+
+
+@pytest.mark.parametrize("name", get_args(Badge))
+def test_every_badge_has_a_look_that_can_be_read_and_a_meaning(name, results):
+    ink, ground, meaning = show._BADGES[name]
+    assert theme.contrast(ink, ground) >= 4.5
+    assert f'title="{meaning}"' in show.badge(name)
+    assert len({look[2] for look in show._BADGES.values()}) == len(get_args(Badge))
+    assert show.badge(name) in export.report([results[0]]), "the legend leaves it out"
+
+
+def test_a_setting_among_the_numbers_wears_set(results):
+    told = results[0].provenance.model_copy(update={"badges": results[0].provenance.badges | {"chunks": "set"}})
+    shown = results[0].model_copy(update={"provenance": told})
+    assert 'title="as asked, neither measured nor modelled">set<' in show.summary_html(shown)
+    assert 'title="as asked, neither measured nor modelled">set<' in compare(shown, shown).html()
 
 
 def test_comparison_refuses_what_it_cannot_compare(results, system):

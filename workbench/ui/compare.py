@@ -11,6 +11,7 @@ from workbench import theme
 from workbench.records import Record
 from workbench.runner import Run
 from workbench.system import Result
+from workbench.terminal import table as plain_table
 from workbench.ui.show import PLOTLY, badge, figure_json
 from workbench.ui.view import table
 
@@ -98,6 +99,22 @@ class Comparison:
         note = f"In brackets: the ratio to {self.names[0]}"
         return f"<p>{escape(self.sentence())}</p>{table(head, rows, caption=note, numeric=1)}"
 
+    def text(self) -> str:
+        """The same for a terminal."""
+        ratios = [self._ratio(name) for name in self.names[1:]]
+        badges = [f"badge_{name}" for name in self.names]
+        rows = [
+            [
+                theme.split_unit(row["number"])[0],
+                *(theme.quantity(row["number"], row[name]) for name in self.names),
+                *("" if math.isnan(row[ratio]) else f"{theme.number(row[ratio])} x" for ratio in ratios),
+                ", ".join(dict.fromkeys(row[badge] for badge in badges if row[badge])),
+            ]
+            for row in self.to_frame().to_dict("records")
+        ]
+        heads = ["number", *self.names, *([f"{self.names[1]} / {self.names[0]}"] if len(ratios) == 1 else ratios)]
+        return f"{self.sentence()}\n\n{plain_table([*heads, 'how it was had'], rows)}"
+
     def _ratio(self, name: str) -> str:
         return "ratio" if len(self.names) == 2 else f"{name} / {self.names[0]}"
 
@@ -112,7 +129,7 @@ class Comparison:
         put({"text/plain": self.sentence(), PLOTLY: figure_json(self.figure())}, raw=True)
 
     def __repr__(self) -> str:
-        return f"Comparison({', '.join(self.names)})"
+        return self.text()
 
 
 def compare(

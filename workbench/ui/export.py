@@ -15,10 +15,11 @@ import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
+from typing import get_args
 from urllib.parse import quote
 
 from workbench import theme
-from workbench.system import Result, Span, System, systems
+from workbench.system import Badge, Result, Span, System, systems
 from workbench.trace import chrome_trace
 from workbench.ui import show
 from workbench.ui.view import table
@@ -51,7 +52,7 @@ def report(
     parts = [_section(at, result, stem) for at, (result, stem) in enumerate(zip(results, stems, strict=True))]
     parts += [_failure(name, why) for name, why in (failed or {}).items()]
     style = _STYLE.read_text(encoding="utf-8")
-    badges = " ".join(map(show.badge, ("measured", "modelled", "paper")))
+    badges = " ".join(map(show.badge, get_args(Badge)))
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}"><style>{style}</style>'

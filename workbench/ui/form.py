@@ -12,7 +12,7 @@ from typing import Any
 import ipywidgets as widgets
 from pydantic import ValidationError
 
-from workbench.system import Config, System
+from workbench.system import Config, ConfigError, System, faults
 from workbench.ui.fields import Field
 
 _CHANGED = "(changed)"
@@ -85,15 +85,8 @@ class Form(widgets.VBox):  # type: ignore[misc]
         try:
             return self.system.config.model_validate(values), {}
         except ValidationError as error:
-            for one in error.errors():
-                text = message(one)
-                name, _, rest = text.partition(": ")
-                if one["loc"]:
-                    errors.setdefault(str(one["loc"][0]), text)
-                elif name in self.fields:  # a check over several fields that names the one to change
-                    errors.setdefault(name, rest)
-                else:
-                    errors.setdefault("", text)
+            for fault in faults(error, self.fields):
+                errors.setdefault(fault.field, fault.said)
         return None, errors
 
     def _refresh(self) -> None:
@@ -136,16 +129,11 @@ class Form(widgets.VBox):  # type: ignore[misc]
         return f"Form({self.system.name!r})"
 
 
-def message(error: Any) -> str:
-    """One of pydantic's errors, in its words without its prefix."""
-    return str(error["msg"]).removeprefix("Value error, ")
-
-
 def plain(error: ValueError) -> str:
     """What is wrong in one line: "chunks: Input should be less than or equal to 400"."""
-    if not isinstance(error, ValidationError):
+    if not isinstance(error, ConfigError):
         return str(error)
-    return "; ".join(": ".join([*map(str, one["loc"]), message(one)]) for one in error.errors())
+    return "; ".join(f"{fault.field}: {fault.said}" if fault.field else fault.said for fault in error.faults)
 
 
 def _ordered(config: type[Config]) -> list[tuple[str, Any]]:

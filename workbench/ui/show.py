@@ -18,6 +18,7 @@ _BADGES: dict[str, tuple[str, str, str]] = {  # badge -> text, background, meani
     "measured": ("#0B5A3C", "#D9F2E6", "measured on the device named below"),
     "modelled": ("#6B4300", "#FBEBCB", "computed by a cost model, not measured"),
     "paper": ("#234A84", "#E1EBFA", "as printed in the paper"),
+    "set": ("#444C56", "#E9ECEF", "as asked, neither measured nor modelled"),
 }
 
 
