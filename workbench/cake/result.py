@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs
-from workbench.system import Claim, Result, Span
+from workbench.system import Badge, Claim, Result, Span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -269,7 +269,8 @@ class CakeResult(Result):
         }
 
 
-def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Literal["measured", "modelled"]]:
-    """Badge of every summary number: the oracle and the bound are computed from measured times, a link is set."""
-    modelled = {"oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle", "link_mb_s"}
-    return {name: "measured" if measured and name not in modelled else "modelled" for name in numbers}
+def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Badge]:
+    """Badge of every summary number: oracle and bound are computed from measured times, length and link are set."""
+    known: dict[str, Badge] = dict.fromkeys(("oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle"), "modelled")
+    known |= dict.fromkeys(("prompt_tokens", "link_mb_s"), "set")
+    return {name: known.get(name, "measured" if measured else "modelled") for name in numbers}
