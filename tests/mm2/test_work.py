@@ -13,7 +13,7 @@ from workbench.mm2 import SYSTEM, loops, mapper, rivals, source, stages
 from workbench.mm2.index import build_of
 from workbench.mm2.io import Record, SequenceError, read
 from workbench.mm2.presets import preset_of
-from workbench.mm2.result import FULL, MINIMAP2, Checks, ours, theirs
+from workbench.mm2.result import FULL, MAPPY, MINIMAP2, Checks, ours, theirs
 from workbench.mm2.satellites import with_satellites
 from workbench.system import Note, Point, Progress, Span
 
@@ -197,6 +197,24 @@ def test_a_program_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
     with pytest.raises(rivals.Stopped):
         rivals.minimap2(*call[:-1], stop)
     assert time.monotonic() - began < 5
+
+
+def test_a_rival_that_fails_is_left_out(monkeypatch):
+    monkeypatch.setattr(rivals, "minimap2_version", lambda: "2.99")
+
+    def fails(*_):
+        raise RuntimeError("minimap2 ended with code 3: no room")
+
+    monkeypatch.setattr(rivals, "minimap2", fails)
+    monkeypatch.setattr(rivals, "mappy_is_here", lambda: True)
+    monkeypatch.setattr(rivals, "mappy", lambda *_: 1.5)
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **FEW), record=False).start().wait(60)
+    said = " ".join(n.text for n in events(done, Note))
+    assert "minimap2, skip 25 is left out: minimap2 ended with code 3: no room" in said
+    assert "minimap2 2.99 is here; equal lines are only due from 2.24" in said
+    assert done.result.names("mapping") == [ours("exact_skip25"), ours("full"), MAPPY]
+    assert done.result.summary()["mappy_total_s"] == 1.5
+    assert done.result.paf_equal == {}
 
 
 def failed(**changes):

@@ -62,7 +62,8 @@ def minimap2_version() -> str:
 
 def mappy_is_here() -> bool:
     """Whether mappy can be imported."""
-    return importlib.util.find_spec("mappy") is not None
+    found = importlib.util.find_spec("mappy")
+    return found is not None and found.origin is not None  # without an origin it is any folder of that name
 
 
 def ours(mapper: Mapper, reads: Path, stop: Flag) -> Mapping:

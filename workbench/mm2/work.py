@@ -214,10 +214,9 @@ class _Run:
 
     def _mappers(self, index: Index, folder: Path) -> dict[str, Any]:
         """Whole mapping: ours in both modes, minimap2 in both, mappy; in turn."""
-        config, reads, reference = self.config, folder / "reads.fa", folder / "reference.fa"
-        here = self._rivals()
+        config, here = self.config, self._rivals()
         if here:
-            for _ in source.write_fasta(iter(self.genome), reference):
+            for _ in source.write_fasta(iter(self.genome), folder / "reference.fa"):
                 self._look()
         mapper = {
             mode: Mapper(index, config.map_preset, mode, config.kernel if mode == config.mode else "auto")
@@ -227,24 +226,21 @@ class _Run:
         names = [n for mode in mapper for n in (ours(mode), theirs(mode)) if n == ours(mode) or "minimap2" in here]
         names += [MAPPY] if "mappy" in here else []
         for number in range(config.rounds):
-            for at, name in enumerate(names):
+            for at, name in enumerate(list(names)):
                 self._look()
                 done = (number + at / len(names)) / config.rounds
                 self.say(Progress(72 + 22 * done, 100, f"mapping by {name}, round {number + 1}"))
                 start = time.monotonic()
-                mode = "full" if name in (ours("full"), theirs("full")) else "exact_skip25"
                 try:
-                    if name == MAPPY:
-                        seconds = rivals.mappy(reference, reads, config.map_preset, folder, self.stop)
-                    else:
-                        found = (
-                            rivals.ours(mapper[mode], reads, self.stop)
-                            if name == ours(mode)
-                            else rivals.minimap2(reference, reads, config.map_preset, mode, folder, self.stop)
-                        )
-                        seconds, paf[name] = found.seconds, found.paf
+                    seconds, lines = self._mapped(name, mapper, folder)
                 except rivals.Stopped:
                     raise Cancelled from None
+                except RuntimeError as error:  # another program's fault is no reason to lose what was measured
+                    self._note(f"{name} is left out: {error}")
+                    names.remove(name)
+                    continue
+                if lines is not None:
+                    paf[name] = lines
                 self._span("mappers", start, f"{name}, round {number + 1}", _kind(name), {"cpu_s": seconds})
                 self.rows.append(self._mapping(name, number, seconds))
         equal = {
@@ -254,6 +250,18 @@ class _Run:
         }
         differs = 1 - rivals.equal_fraction(paf[ours("full")], paf[ours("exact_skip25")], self.names)
         return {"paf_equal": equal, "heuristic_differs": differs, "rival": here.get("minimap2", "")}
+
+    def _mapped(self, name: str, mapper: dict[str, Mapper], folder: Path) -> tuple[float, bytes | None]:
+        """Processor seconds of one mapper's pass, and its PAF where it is one to compare."""
+        reads, reference = folder / "reads.fa", folder / "reference.fa"
+        mode = "full" if name in (ours("full"), theirs("full")) else "exact_skip25"
+        if name == MAPPY:
+            return rivals.mappy(reference, reads, self.config.map_preset, folder, self.stop), None
+        if name == ours(mode):
+            found = rivals.ours(mapper[mode], reads, self.stop)
+        else:
+            found = rivals.minimap2(reference, reads, self.config.map_preset, mode, folder, self.stop)
+        return found.seconds, found.paf
 
     def _mapping(self, name: str, number: int, seconds: float) -> Timing:
         t = self.totals
