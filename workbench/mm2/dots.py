@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
     Anchors = NDArray[np.uint64]
 
-GRID = (360, 240)  # places over the width and the height of the plot
-MOST = 6000  # places that may be drawn; where more are taken, the grid is made coarser
+GRID = (240, 160)  # places over the width and the height of the plot
+MOST = 4000  # places that may be drawn; where more are taken, the grid is made coarser
 MOST_CHAINS = 60
-CORNERS = 40  # of a chain's line
+CORNERS = 24  # of a chain's line
 
 
 def placed(anchors: Anchors, length: int) -> tuple[Any, Any, Any, Any]:

@@ -67,20 +67,20 @@ def _strokes(fig: go.Figure, plan: Plan) -> None:
     units = sorted((lane for lane in lanes if lane.startswith("unit")), key=lambda lane: int(lane[5:]))
     order = [*(lane for lane in lanes if not lane.startswith("unit")), *units]
     for kind in KINDS:
-        x, y, text = list[float](), list[float](), list[str]()
+        x, y, said = list[float](), list[float](), list[tuple[float, float]]()
         for s in (s for s in plan.strokes if s.kind == kind):
             low = order.index(s.lane) - 0.38
             start, end = s.start_s * 1e3, s.end_s * 1e3
             x += [start, end, end, start, start, np.nan]
             y += [low, low, low + 0.76, low + 0.76, low, np.nan]
-            pairs = float(s.why.get("pairs", 0))
-            text += [f"{s.lane}: {s.label}, {end - start:.3g} ms, {pairs / 1e6:,.1f} million pairs", *[""] * 5]
+            said += [(end - start, float(s.why.get("pairs", 0)) / 1e6)] * 6
         if not x:
             continue
         style = theme.kind(kind)
         fig.add_trace(
             go.Scatter(
-                x=np.array(x, np.float32), y=np.array(y, np.float32), text=text, hoverinfo="text", name=kind,
+                x=np.array(x, np.float32), y=np.array(y, np.float32), customdata=np.array(said, np.float32),
+                hovertemplate="%{customdata[0]:.3g} ms, %{customdata[1]:,.1f} million pairs", name=kind,
                 mode="lines", fill="toself", line={"color": style.colour, "width": 1}, fillcolor=_faded(style.colour),
                 fillpattern={"shape": style.pattern, "fgcolor": style.colour, "size": 6, "solidity": 0.3}
                 if style.pattern else None,
@@ -130,7 +130,8 @@ def _levels(fig: go.Figure, plan: Plan) -> None:
         style = theme.series(LINES.get(name, 5))
         fig.add_trace(
             go.Scatter(
-                x=[at * 1e3 for at, _ in levels], y=[level for _, level in levels], mode="lines", name=name,
+                x=np.array([at * 1e3 for at, _ in levels], np.float32),
+                y=np.array([level for _, level in levels], np.int16), mode="lines", name=name,
                 line={"shape": "hv", "color": style.colour, "dash": style.dash, "width": 2},
                 hovertemplate="%{x:.2f} ms: %{y} units<extra>" + name + "</extra>",
             ),
@@ -153,14 +154,15 @@ def _lorenz(fig: go.Figure, plan: Plan) -> None:
         style = theme.series((0, 1)[at])
         fig.add_trace(
             go.Scatter(
-                x=[100 * v for v in x], y=[100 * v for v in y], mode="lines", name=f"{name}, most work first",
+                x=np.array(x, np.float32) * 100, y=np.array(y, np.float32) * 100, mode="lines",
+                name=f"{name}, most work first",
                 line={"color": style.colour, "dash": style.dash, "width": 2.5},
                 hovertemplate="%{x:.3g} % of " + name + " hold %{y:.3g} % of pairs<extra></extra>",
             ),
             row=2, col=2,
         )  # fmt: skip
     even = {"color": theme.QUIET, "dash": "dot", "width": 1.2}
-    ramp = np.geomspace(1e-3, 100, 30)
+    ramp = np.geomspace(1e-3, 100, 30, dtype=np.float32)
     fig.add_trace(go.Scatter(x=ramp, y=ramp, mode="lines", name="if all were alike", line=even), row=2, col=2)
     fig.update_xaxes(title_text="share of segments or reads (%)", type="log", range=[-2.4, 2], dtick=1, row=2, col=2)
     fig.update_yaxes(title_text="share of all pairs (%)", range=[0, 102], row=2, col=2)

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from workbench.mm2.mapper import Mapper
 
 STROKES = 900  # spans of the timeline that are kept
-LEVELS = 160  # steps of a curve
+LEVELS = 100  # steps of a curve
 SHOWN = ("full design", "not split", "not sorted", "not pooled", "none of these")
 PREVIEW_MB = 0.6  # reads that the preview seeds
 
