@@ -59,7 +59,7 @@ SYSTEM = System(
     about=(
         "Mapping a long read means chaining its exact matches with a reference, and the work of that grows with the "
         "read. minimap2 cuts it short by a heuristic. Here every predecessor is looked at, to the bit as minimap2 "
-        "would without its heuristic, and faster than with it; and a GPU's schedule for it is modelled."
+        "would without its heuristic, and mostly faster than with it; a GPU's schedule for it is modelled."
     ),
     config=Mm2Config,
     result=Mm2Result,

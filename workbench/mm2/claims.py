@@ -44,7 +44,7 @@ def claims(result: Mm2Result) -> list[Claim]:
         note = "first pass and long join; ours is vectorised, theirs is minimap2's own"
         for end, value in zip(("least", "most"), CHAINING_PCT, strict=True):
             what = f"share of chaining in processor time, {end}"
-            found.append(_claim(what, value, share, "%", "measured", "paper, section on profiling", note))
+            found.append(_claim(what, value, share, "%", "measured", "abstract and README: minimap2 on a CPU", note))
     long_pct = 100 * result.plan.classes["long"][1]
     note = f"segments of more than {MID:,} anchors, cut at every gap; theirs are cut at some"
     what = "share of pairs in long segments, reads of 140-150 kb; ours: all reads"
