@@ -80,7 +80,8 @@ def _strokes(fig: go.Figure, plan: Plan) -> None:
         fig.add_trace(
             go.Scatter(
                 x=np.array(x, np.float32), y=np.array(y, np.float32), customdata=np.array(said, np.float32),
-                hovertemplate="%{customdata[0]:.3g} ms, %{customdata[1]:,.1f} million pairs", name="mid kernel" if kind == "mid" else kind,
+                hovertemplate="%{customdata[0]:.3g} ms, %{customdata[1]:,.1f} million pairs",
+                name="mid kernel" if kind == "mid" else kind,
                 mode="lines", fill="toself", line={"color": style.colour, "width": 1}, fillcolor=_faded(style.colour),
                 fillpattern={"shape": style.pattern, "fgcolor": style.colour, "size": 6, "solidity": 0.3}
                 if style.pattern else None,
