@@ -207,3 +207,9 @@ def quantity(name: str, value: float | None) -> str:
     """A summary number with the unit of its name: ("ttft_s", 1.234) -> "1.23 s"."""
     unit = split_unit(name)[1]
     return f"{number(value)} {unit}".rstrip()
+
+
+def faded(colour: str, opacity: float = 0.28) -> str:
+    """A colour "#RRGGBB" as the filling of an outlined area."""
+    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
+    return f"rgba({r},{g},{b},{opacity:g})"

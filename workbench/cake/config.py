@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
@@ -160,6 +161,15 @@ class CakeConfig(Config):
         if self.engine == "vllm" and self.requests > 1:
             raise ValueError("requests: the vLLM run measures one prompt at a time; use engine='embedded' for several")
         return self
+
+
+def own_text(path: str) -> str:
+    """The text of a prompt_file. ValueError when it cannot be read as text."""
+    try:
+        return Path(path).expanduser().read_text(encoding="utf-8")
+    except (OSError, RuntimeError, ValueError) as error:
+        why = error.strerror if isinstance(error, OSError) else error
+        raise ValueError(f"prompt_file: {path} cannot be read as text: {why}") from error
 
 
 PRESETS = {

@@ -91,7 +91,7 @@ def _pointers(fig: go.Figure, strokes: Sequence[Stroke], ends: Sequence[tuple[st
                 x=np.array(x, np.float32), y=np.array(y, np.float32), name=name, text=hover, hoverinfo="text",
                 mode="lines", fill="toself", legendgroup=lane,
                 line={"color": style.colour, "width": 1}, fillpattern={"shape": style.pattern, "fgcolor": style.colour,
-                "size": 6, "solidity": 0.35} if style.pattern else None, fillcolor=_faded(style.colour),
+                "size": 6, "solidity": 0.35} if style.pattern else None, fillcolor=theme.faded(style.colour),
             ),
             row=1, col=1,
         )  # fmt: skip
@@ -198,11 +198,6 @@ def _levels(fig: go.Figure, result: CakeResult) -> None:
         elif rows:
             level = median(r.ttft_s for r in rows)
             _line(fig, ends, [level, level], name, {"color": style.colour, "dash": style.dash, "width": 1.6})
-
-
-def _faded(colour: str) -> str:
-    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({r},{g},{b},0.28)"
 
 
 def preview(config: CakeConfig) -> go.Figure:

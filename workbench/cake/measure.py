@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from workbench import lm
-from workbench.cake.config import CakeConfig
+from workbench.cake.config import CakeConfig, own_text
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
 from workbench.cake.policy import TAIL, Mode, Policy, Stopped
@@ -175,12 +175,7 @@ def prompts(config: CakeConfig, model: lm.LM) -> list[list[int]]:
     lengths = config.lengths
     if config.prompt_file is None:
         return [lm.prompt(model, n, config.seed + i) for i, n in enumerate(lengths)]
-    try:
-        text = Path(config.prompt_file).expanduser().read_text(encoding="utf-8")
-    except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {why}") from error
-    ids = model.tokenizer.encode(text)
+    ids = model.tokenizer.encode(own_text(config.prompt_file))
     if len(ids) < lengths[0] + config.requests - 1:
         raise ValueError(f"prompt_file: has {len(ids)} tokens, prompt_tokens asks for {lengths[0]}: ask for fewer")
     return [ids[i : i + n] for i, n in enumerate(lengths)]

@@ -7,13 +7,12 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from workbench import backends
 from workbench.cake import model_time, paper
 from workbench.cake.claims import paper_claims
-from workbench.cake.config import CakeConfig
+from workbench.cake.config import CakeConfig, own_text
 from workbench.cake.costs import Costs
 from workbench.cake.policy import TAIL, Mode, Policy, Stopped
 from workbench.cake.result import CakeResult, Model, Row, summary_badges, to_stroke
@@ -34,7 +33,8 @@ def work(config: CakeConfig) -> Work:
     if unused := config.unused():
         kind = "simulated" if where == "sim" else "measured"
         yield Note(f"a {kind} run does not use {', '.join(unused)}", "warning")
-    check_prompt(config)
+    if config.prompt_file is not None and where != "sim":
+        own_text(config.prompt_file)  # a wrong one is named before a model is loaded
     if where == "sim":
         return (yield from pump(partial(_simulated, config)))
     if config.engine == "vllm":
@@ -44,18 +44,6 @@ def work(config: CakeConfig) -> Work:
     from workbench.cake.measure import measure
 
     return (yield from pump(partial(measure, config)))
-
-
-def check_prompt(config: CakeConfig) -> None:
-    """ValueError for a prompt_file that a measured run could not read, before anything is loaded."""
-    if config.prompt_file is None or config.backend == "sim":
-        return
-    try:
-        with Path(config.prompt_file).expanduser().open(encoding="utf-8") as file:
-            file.read(1)
-    except (OSError, RuntimeError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise ValueError(f"prompt_file: {config.prompt_file} cannot be read as text: {why}") from error
 
 
 def assemble(config: CakeConfig, where: str, began: float, facts: dict[str, Any]) -> CakeResult:

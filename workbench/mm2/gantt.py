@@ -82,7 +82,8 @@ def _strokes(fig: go.Figure, plan: Plan) -> None:
                 x=np.array(x, np.float32), y=np.array(y, np.float32), customdata=np.array(said, np.float32),
                 hovertemplate="%{customdata[0]:.3g} ms, %{customdata[1]:,.1f} million pairs",
                 name="mid kernel" if kind == "mid" else kind,
-                mode="lines", fill="toself", line={"color": style.colour, "width": 1}, fillcolor=_faded(style.colour),
+                mode="lines", fill="toself", line={"color": style.colour, "width": 1},
+                fillcolor=theme.faded(style.colour, 0.3),
                 fillpattern={"shape": style.pattern, "fgcolor": style.colour, "size": 6, "solidity": 0.3}
                 if style.pattern else None,
             ),
@@ -167,11 +168,6 @@ def _lorenz(fig: go.Figure, plan: Plan) -> None:
     fig.add_trace(go.Scatter(x=ramp, y=ramp, mode="lines", name="if all were alike", line=even), row=2, col=2)
     fig.update_xaxes(title_text="share of segments or reads (%)", type="log", range=[-2.4, 2], dtick=1, row=2, col=2)
     fig.update_yaxes(title_text="share of all pairs (%)", range=[0, 102], row=2, col=2)
-
-
-def _faded(colour: str) -> str:
-    r, g, b = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({r},{g},{b},0.3)"
 
 
 def preview(config: Mm2Config) -> go.Figure:
