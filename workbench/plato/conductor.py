@@ -8,7 +8,7 @@ The same code drives real engines and the virtual clock (sim.py), and all ways o
     nodes         the plan's nodes one after the other, each seeing all before it; the plan costs nothing
     sot           Skeleton-of-Thought: the outline first, then all its points at once, none seeing another's answer
     independent   all nodes as their lines come, each with a prompt and KV of its own
-    plato         the plan's graph; the trunk (finished nodes) grows in one fixed order and is forked to those that start
+    plato         the plan's graph; the trunk (finished nodes) grows in one fixed order, forked to those that start
 
 Plato may hedge: the plain answer is decoded beside the planner, and when the plan is there the judge lets one of the
 two go on. Source: Plato (arXiv 2402.12280) for pipelining and the growing trunk; what it does not say is ours.
@@ -83,7 +83,7 @@ class _Run:
                 yield from self._planned()
             else:
                 asks.append(writes)
-        if s.way == "plain" or (s.hedge and asks) or (s.way != "plain" and not asks and self.plan is None):
+        if s.way == "plain" or (s.hedge and asks) or (not asks and self.plan is None):
             asks.append(self._plain())
         self.waiting += asks
 
@@ -157,9 +157,9 @@ class _Run:
             )
         return ask
 
-    def _block(self, id: int) -> tuple[int, ...]:
-        known = self.settings.known.get(id)
-        return self.layout.block(self.nodes[id], self.parts[f"node {id}"].ids if known is None else known)
+    def _block(self, node: int) -> tuple[int, ...]:
+        known = self.settings.known.get(node)
+        return self.layout.block(self.nodes[node], self.parts[f"node {node}"].ids if known is None else known)
 
     def _start(self, ask: Ask) -> Iterator[Happening]:
         self.engine.start(ask)
@@ -282,10 +282,10 @@ class _Run:
 
     def _append(self) -> Iterator[Happening]:
         """What ended in this step joins the trunk, in the order of its ids: from here on it never moves."""
-        for id in sorted(self.fresh):
+        for node in sorted(self.fresh):
             if self.settings.way not in ("sot", "independent"):
-                self.trunk += self._block(id)
-            self.order.append(id)
+                self.trunk += self._block(node)
+            self.order.append(node)
         self.fresh = []
         yield from ()
 

@@ -110,9 +110,9 @@ class Plan:
         """Each node needs the one before: nothing is parallel."""
         return self.with_needs({node.id: (node.id - 1,) if node.id > 1 else () for node in self.nodes})
 
-    def descendants(self, id: int) -> list[int]:
-        """Ids of `id` and of all that build on it: what an edit of it makes stale."""
-        stale = {id}
+    def descendants(self, of: int) -> list[int]:
+        """Ids of `of` and of all that build on it: what an edit of it makes stale."""
+        stale = {of}
         for node in self.nodes:
             if stale.intersection(node.needs):
                 stale.add(node.id)

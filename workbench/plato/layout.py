@@ -1,4 +1,4 @@
-"""How a prompt is laid out: what is shared stands first and never moves, so that its KV is computed once.
+r"""How a prompt is laid out: what is shared stands first and never moves, so that its KV is computed once.
 
     chat(system, query)                      shared by the planner, every node and the plain answer
     Part 1: question\nanswer\n\n             finished parts, in the order in which they finished, each appended once
