@@ -1,0 +1,157 @@
+"""What a Plato run can be asked: the fields of the form and the flags of the command line."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from workbench.dag import DagError, read
+from workbench.plato.graph import MOST_NODES, Node, Plan, PlanError
+from workbench.system import Config
+
+ADVANCED: dict[str, Any] = {"group": "advanced"}
+ENDPOINT: dict[str, Any] = {"group": "endpoint"}
+SIMULATION: dict[str, Any] = {"group": "simulation"}
+Example = Literal["wide", "join", "diamond", "levels", "chain", "eight", "single"]
+
+
+class PlatoConfig(Config):
+    """Answer a query by a graph of parts that are decoded in parallel. Lengths in tokens, times in seconds."""
+
+    backend: Literal["auto", "cpu", "sim"] = Field(
+        "auto", description="cpu decodes with a real model and measures; sim runs the same scheduler on a cost model"
+    )
+    engine: Literal["embedded", "vllm", "endpoint"] = Field(
+        "embedded",
+        description="Which engine decodes: the built-in one, real vLLM in a process of its own, or any "
+        "OpenAI-compatible server of yours",
+    )
+    model: Literal["smollm2", "tiny"] = Field(
+        "smollm2", description="smollm2: SmolLM2-135M-Instruct; tiny: a random Llama for tests"
+    )
+    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of weights and KV cache")
+    example: Example = Field("join", description="A bundled query and plan; a query or plan of your own replaces it")
+    query: str | None = Field(
+        None,
+        max_length=20_000,
+        json_schema_extra={"widget": "text", "none": "the example's"},
+        description="What is asked",
+    )
+    plan: str | None = Field(
+        None,
+        max_length=20_000,
+        json_schema_extra={"widget": "dag", "none": "the example's"},
+        description="The plan as lines, '3 <- 1, 2 [48]: question': id, what it needs, tokens if not node_tokens",
+    )
+    planner: Literal["script", "given", "model", "free", "rules"] = Field(
+        "script",
+        description="Who plans. script: the plan above is written token by token, each at the price of the model's "
+        "own; given: it is there at no cost; model: the model plans under a grammar; free: without one; rules: the "
+        "query is cut at its lists and conjunctions",
+    )
+    node_tokens: int = Field(64, ge=1, le=2048, description="Tokens of a part, where its line does not say")
+    whole: bool = Field(
+        True, description="Every part decodes exactly its tokens, so that all ways write equally much; no: it may end"
+    )
+    way: Literal["plato", "sot", "independent", "nodes", "plain"] = Field(
+        "plato",
+        description="Way under test; the others are measured beside it. plain: no plan; nodes: one part after the "
+        "other; sot: Skeleton-of-Thought; independent: all parts at once, nothing shared",
+    )
+    refuse: bool = Field(
+        True, description="The scheduler may refuse a plan that is not faster, and let the plain answer go on"
+    )
+    pipeline: bool = Field(True, description="A part starts while the plan is still being written")
+    context: Literal["growing", "needs"] = Field(
+        "growing", description="What a part sees: all finished parts in one fixed order, or only those it needs"
+    )
+    rounds: int = Field(2, ge=1, le=20, description="Interleaved repetitions of each way; medians are shown")
+    quality_tasks: int = Field(
+        0, ge=0, le=64, description="Generated tasks with known answers on which the ways are scored, each"
+    )
+    temperature: float = Field(0.0, ge=0, le=4, description="0: the likeliest token", json_schema_extra=ADVANCED)
+    most_running: int = Field(
+        16, ge=1, le=64, description="Most sequences decoded together", json_schema_extra=ADVANCED
+    )
+    pad: bool = Field(
+        True, description="Pad a step to a wider one where that is faster on this machine", json_schema_extra=ADVANCED
+    )
+    threads: int = Field(1, ge=1, le=64, description="Compute threads", json_schema_extra=ADVANCED)
+    endpoint_url: str = Field(
+        "http://127.0.0.1:8000/v1", description="Base URL of the server", json_schema_extra=ENDPOINT
+    )
+    endpoint_model: str = Field("", description="Model's name there; empty: its first", json_schema_extra=ENDPOINT)
+    endpoint_key_variable: str = Field(
+        "OPENAI_API_KEY",
+        description="Environment variable that holds the key; it is never recorded",
+        json_schema_extra=ENDPOINT,
+    )
+    endpoint_timeout_s: float = Field(
+        60.0, gt=0, le=3600, description="Longest silence of the server, s", json_schema_extra=ENDPOINT
+    )
+    sim_machine: Literal["one CPU core, bfloat16", "one CPU core, float32", "flat", "llama.cpp Q4_1"] = Field(
+        "one CPU core, bfloat16",
+        description="Whose steps are simulated. flat: a step costs the same at any width, the bound of memory-bound "
+        "decoding; llama.cpp Q4_1: published widths of a quantized model on two cores",
+        json_schema_extra=SIMULATION,
+    )
+
+    def unused(self) -> list[str]:
+        """Settings that differ from their defaults and mean nothing to this run."""
+        served = ("endpoint_url", "endpoint_model", "endpoint_key_variable", "endpoint_timeout_s")
+        names: tuple[str, ...] = ("sim_machine",) if self.backend != "sim" else ("engine", "model", "dtype", "threads")
+        if self.engine != "endpoint" or self.backend == "sim":
+            names += served
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+
+    @model_validator(mode="after")
+    def _fits(self) -> PlatoConfig:
+        if self.query is not None and not self.query.strip():
+            raise ValueError("query: is empty; ask something, or None for the example's")
+        if self.plan is not None:
+            plan_from(self.plan, self.node_tokens)
+        if self.query is not None and self.plan is None and self.planner in ("script", "given"):
+            raise ValueError(
+                f"planner: {self.planner!r} needs a plan for a query of your own: give one, or let 'model' or 'rules' "
+                f"plan"
+            )
+        if self.backend == "sim" and self.planner in ("model", "free"):
+            raise ValueError("planner: a simulated run has no model that plans; take 'script', 'given' or 'rules'")
+        if self.engine == "endpoint" and not self.endpoint_url.startswith(("http://", "https://")):
+            raise ValueError("endpoint_url: must begin with http:// or https://")
+        if self.engine == "vllm" and self.threads != 1:
+            raise ValueError("threads: the vLLM run computes on one thread; use engine='embedded' for more")
+        if self.quality_tasks and (self.engine != "embedded" or self.backend == "sim"):
+            raise ValueError("quality_tasks: the ways are scored with the embedded engine only")
+        return self
+
+
+def plan_from(text: str, node_tokens: int) -> Plan:
+    """The plan that a setting holds. ValueError names the line."""
+    try:
+        found = read(text)
+        if not found:
+            raise PlanError("no line in it")
+        if len(found) > MOST_NODES:
+            raise PlanError(f"{len(found)} nodes, where at most {MOST_NODES} are decoded")
+        return Plan(tuple(Node(v.id, v.label, v.needs, v.weight or node_tokens) for v in found))
+    except (DagError, PlanError) as error:
+        raise ValueError(f"plan: {error}") from None
+
+
+PRESETS = {
+    "tiny": PlatoConfig(model="tiny", dtype="float32", example="diamond", node_tokens=12, rounds=1),
+    "small": PlatoConfig(),
+    "chain": PlatoConfig(example="chain"),
+    "quality": PlatoConfig(example="join", rounds=1, quality_tasks=6),
+    "vllm": PlatoConfig(engine="vllm"),
+    "paper": PlatoConfig(backend="sim", example="eight", sim_machine="flat"),
+}
+
+BASELINES: dict[str, dict[str, Any]] = {
+    "no pipeline": {"pipeline": False},
+    "only what is needed": {"context": "needs"},
+    "plan given": {"planner": "given"},
+    "never refuses": {"refuse": False},
+}
