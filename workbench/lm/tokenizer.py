@@ -24,6 +24,7 @@ class FileTokenizer:
     def __init__(self, folder: Path) -> None:
         import tokenizers
 
+        self.folder = folder
         self._tokenizer = tokenizers.Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._template = _chat_template(folder)
 
