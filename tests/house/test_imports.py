@@ -16,13 +16,17 @@ LINES = 400
 CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
-HOUSE = {"system", "backends", "pump", "theme", "trace"}  # what a system may stand on, beside lm and kernels
+# What a system may stand on, beside lm and kernels.
+HOUSE = {"system", "backends", "child", "dag", "leash", "pump", "theme", "trace"}
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
     "__init__": {"records", "runner", "system", "ui"},
     "system": {"ui"},  # only how a result shows itself, fetched when it is shown
     "backends": {"__init__", "system"},
     "pump": {"system"},
+    "dag": set(),
+    "leash": set(),
+    "child": {"leash"},
     "bar": set(),
     "theme": set(),
     "trace": {"system"},

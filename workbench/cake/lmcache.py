@@ -35,8 +35,8 @@ import numpy as np
 import torch
 import xxhash
 
+from workbench import leash
 from workbench.backends import BackendUnavailable, version
-from workbench.cake import leash
 from workbench.cake.store import Layout, StoreError, grain_keys
 
 VERSION = "0.5."

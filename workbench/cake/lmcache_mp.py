@@ -22,7 +22,7 @@ from typing import Any
 
 import psutil
 
-from workbench.cake import leash
+from workbench import leash
 
 START_S, ANSWER_S = 240.0, 180.0
 STORED_S = 2.0  # stores run behind the answer, and nothing says when they are done

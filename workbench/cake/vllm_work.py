@@ -10,28 +10,22 @@ FD. Its stdout and stderr, where the engine logs, go to a file whose end is quot
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import selectors
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from workbench import backends
 from workbench.backends import BackendUnavailable
-from workbench.cake import leash
 from workbench.cake.config import CakeConfig
 from workbench.cake.work import assemble
+from workbench.child import Child, ChildDied
 from workbench.system import Event, Note, Point, Progress, Result, Span
 
 START_S = 300.0  # from the start of the child to its first word from inside the engine
 SILENCE_S = 600.0  # without a word after that
-END_S = 1.0  # a process whose pipe has ended gets so long to end itself
 BEAT_S = 0.05
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note)}
 # One compute thread: a second would take the loader's core. In one process: the engine needs no workers of its own.
@@ -46,10 +40,6 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "PYTHONHASHSEED": "0",
 }
-
-
-class ChildDied(RuntimeError):
-    """The measuring process ended, hung or failed; the message says how, with the end of its log."""
 
 
 def measured_vllm(config: CakeConfig) -> Generator[Event, None, Result]:
@@ -71,78 +61,29 @@ def measured_vllm(config: CakeConfig) -> Generator[Event, None, Result]:
 
 def _child(config: CakeConfig, folder: Path) -> Generator[Event, None, dict[str, Any]]:
     """Start the child, pass on its events, return its facts; nothing of it is left afterwards."""
-    log = folder / "log.txt"
-    ours, theirs = os.pipe()
-    environment = os.environ | ENVIRONMENT | {"TMPDIR": str(folder)}
-    with log.open("wb") as out:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "workbench.cake.vllm_bench", str(theirs)],
-            stdin=subprocess.PIPE,
-            stdout=out,
-            stderr=subprocess.STDOUT,
-            env=environment,
-            pass_fds=[theirs],
-            start_new_session=True,
-        )
-    os.close(theirs)
+    child = Child([sys.executable, "-m", "workbench.cake.vllm_bench"], folder, ENVIRONMENT, "vLLM")
     try:
-        assert process.stdin is not None
-        with contextlib.suppress(BrokenPipeError), process.stdin as stdin:  # a dead child is named below, by its log
-            stdin.write(config.model_dump_json().encode())
-        with open(ours, encoding="utf-8") as pipe:
-            return (yield from _listen(pipe, process, log))
+        child.send_text(config.model_dump_json(), last=True)
+        return (yield from _listen(child))
     finally:
-        leash.end(process)
+        child.end()
 
 
-def _listen(pipe: TextIO, process: subprocess.Popen[bytes], log: Path) -> Generator[Event, None, dict[str, Any]]:
-    shown = Progress(0, 1, "starting vLLM")
-    heard, patience = time.monotonic(), START_S
-    for line in _lines(pipe):
-        if line is None:
-            if time.monotonic() - heard > patience:
-                raise ChildDied(f"vLLM said nothing for {patience:.0f} s at '{shown.note}'. {_tail(log)}")
+def _listen(child: Child) -> Generator[Event, None, dict[str, Any]]:
+    shown, patience = Progress(0, 1, "starting vLLM"), START_S
+    while True:
+        said = child.read(BEAT_S)
+        if not said:
+            child.check_silence(patience)
             yield shown
-            continue
-        heard, patience = time.monotonic(), SILENCE_S
-        fields = json.loads(line)
-        kind = fields.pop("is")
-        if kind == "facts":
-            return dict(fields)
-        if kind == "error":
-            raise ChildDied(f"vLLM run failed: {fields['text']}. {_tail(log)}")
-        event = KINDS[kind](**fields)
-        if isinstance(event, Progress):
-            shown = event
-        yield event
-    code: object = "unknown: it goes on without a word"
-    with contextlib.suppress(subprocess.TimeoutExpired):
-        code = process.wait(END_S)
-    raise ChildDied(f"the vLLM process ended with code {code} at '{shown.note}'. {_tail(log)}")
-
-
-def _lines(pipe: TextIO) -> Iterator[str | None]:
-    """Lines as they come; None whenever BEAT_S went by without one; ends with the pipe."""
-    os.set_blocking(pipe.fileno(), False)
-    kept = ""
-    with selectors.DefaultSelector() as waiting:
-        waiting.register(pipe, selectors.EVENT_READ)
-        while True:
-            if not waiting.select(BEAT_S):
-                yield None
-                continue
-            part = os.read(pipe.fileno(), 1 << 20)
-            if not part:
-                return
-            kept += part.decode("utf-8", "replace")
-            *whole, kept = kept.split("\n")
-            yield from (line for line in whole if line)
-
-
-def _tail(log: Path) -> str:
-    """The last lines of the child's log, for an error."""
-    with contextlib.suppress(OSError):
-        lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
-        if lines:
-            return "Its log ends: " + " | ".join(lines[-4:])[-1500:]
-    return "It logged nothing."
+        for fields in said:
+            patience = SILENCE_S
+            kind = fields.pop("is")
+            if kind == "facts":
+                return fields
+            if kind == "error":
+                raise ChildDied(f"vLLM run failed: {fields['text']}. {child.tail()}")
+            event = KINDS[kind](**fields)
+            if isinstance(event, Progress):
+                shown, child.doing = event, event.note
+            yield event

@@ -9,12 +9,12 @@ import time
 import psutil
 import pytest
 
-from workbench.cake import leash
+from workbench import leash
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(60)"]
 OWNER = """
 import os, subprocess, sys, time
-from workbench.cake import leash
+from workbench import leash
 how, pid_file = sys.argv[1:]
 helper = leash.start({command!r}, open(os.devnull, "wb")) if how != "no leash" else subprocess.Popen({command!r})
 print(helper.pid, flush=True)
