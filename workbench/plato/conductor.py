@@ -165,7 +165,7 @@ class _Run:
         self.engine.start(ask)
         node = int(ask.name.removeprefix("node ")) if ask.name.startswith("node ") else 0
         kind = "node" if node else ask.name
-        part = Part(ask.name, kind, node, start_s=self._now(), saw=self._saw(node))  # type: ignore[arg-type]
+        part = Part(ask.name, kind, node, start_s=self._now(), saw=self._saw(node), prompt=ask.ids)  # type: ignore[arg-type]
         key = ask.name if ask.name not in self.parts else f"{ask.name} {len(self.parts)}"
         self.parts[key] = part
         if ask.name == TRUNK:

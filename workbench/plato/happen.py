@@ -90,6 +90,7 @@ class Part:
     prefilled: int = 0
     ended: str = ""
     saw: tuple[int, ...] = ()  # nodes in its context
+    prompt: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
