@@ -1,15 +1,19 @@
 """`workbench mm2 map` and `index`: PAF on stdout, one clear line for whatever fails."""
 
+import re
+import signal
 import subprocess
 import sys
 
 import pytest
 
 from workbench import mm2
+from workbench.kernels import chain as kernel
 from workbench.mm2.cli import _Told
 from workbench.mm2.io import read
 from workbench.mm2.reads import ecoli, simulate
 
+FULL = kernel.ChainParams(max_skip=None)
 CALL = """
 import workbench.cli, workbench.mm2.cli
 if "mm2" not in [group.name for group in workbench.cli.app.registered_groups]:
@@ -101,6 +105,56 @@ def test_faults_are_one_line(folder, tmp_path):
     assert "needs k=19" in said(call("map", folder / "ref.idx", bad, "-x", "map-hifi"))
     assert "no mode 'x'" in said(call("map", folder / "ref.idx", bad, "--mode", "x"))
     assert "/none/x.idx: No such file" in said(call("index", folder / "ref.fa", "/none/x.idx"))
+
+
+@pytest.mark.parametrize("out", ["reads.fa", "ref.fa", "ref.idx", "link.fa"])
+def test_what_is_read_is_never_written_to(folder, tmp_path, out):
+    for name in ("reads.fa", "ref.fa", "ref.idx"):
+        (tmp_path / name).write_bytes((folder / name).read_bytes())
+    (tmp_path / "link.fa").symlink_to(tmp_path / "reads.fa")
+    before = (tmp_path / out).read_bytes()
+    reference = tmp_path / ("ref.fa" if out == "ref.fa" else "ref.idx")
+    line = said(call("map", reference, tmp_path / "reads.fa", "-o", tmp_path / out))
+    assert f"{out}: is read from, so it cannot be written to" in line
+    assert (tmp_path / out).read_bytes() == before
+    if out == "ref.fa":
+        assert "is read from" in said(call("index", tmp_path / out, tmp_path / out))
+        assert (tmp_path / out).read_bytes() == before
+
+
+def test_an_earlier_output_stays_until_there_is_a_new_one(folder, tmp_path):
+    out = tmp_path / "out.paf"
+    out.write_text("from before\n" * 100)
+    for wrong in ([folder / "none.fa", folder / "reads.fa"], [folder / "ref.idx", folder / "none.fa"]):
+        assert "none.fa: No such file" in said(call("map", *wrong, "-o", out))
+        assert out.read_text().startswith("from before")
+    assert "no mode 'x'" in said(call("map", folder / "ref.idx", folder / "reads.fa", "--mode", "x", "-o", out))
+    assert "backend 'x'" in said(call("map", folder / "ref.idx", folder / "reads.fa", "--backend", "x", "-o", out))
+    assert out.read_text().startswith("from before")
+    assert call("map", folder / "ref.idx", folder / "reads.fa", "-o", out).returncode == 0
+    assert out.read_bytes() == want(folder)
+
+
+def test_every_backend_that_help_names_is_one(folder):
+    text = " ".join(call("map", "--help").stdout.decode().split())
+    named = re.search(r"--backend NAME (.*?) \[default", text)[1]
+    known = {"auto", "scalar", "avx2", "avx512", "one_source"}
+    assert known <= set(re.findall(r"\w+", named))
+    for mode, able in (("exact_skip25", {"auto", "scalar"}), ("full", {"auto", *kernel.available(FULL)} & known)):
+        for name in able:
+            done = call("map", folder / "ref.idx", folder / "reads.fa", "--mode", mode, "--backend", name)
+            assert (done.returncode, len(done.stdout) > 0) == (0, True), done.stderr
+
+
+def test_ctrl_c_ends_it_in_one_line(folder):
+    with subprocess.Popen(command("map", folder / "ref.idx", *[folder / "reads.fa"] * 500, "-t", "2"),
+                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:  # fmt: skip
+        assert process.stderr.readline().startswith("the reference has")
+        process.send_signal(signal.SIGINT)
+        errors = process.stderr.read()
+        assert process.wait(20) == 130
+    assert errors.splitlines()[-1] == "workbench: cancelled"
+    assert "Traceback" not in errors
 
 
 def test_progress_is_said_now_and_then(capsys):

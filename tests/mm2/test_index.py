@@ -161,6 +161,8 @@ def test_an_mmi_by_hand(tmp_path):
         (mmi()[:30], "truncated"),
         (b"MMI\x02\x01", "truncated"),
         (mmi(flag=4), "without the names"),
+        (b"MMI\x03" + mmi()[4:], "not a minimap2 index of the known version"),
+        (b"MMI\x02" + b"\xff" * 1000, "damaged"),
         (mmi([(b"r", 9), (b"r", 9)]), "two sequences of one name"),
         (mmi(k=40), "damaged"),
         (mmi(w=0), "damaged"),

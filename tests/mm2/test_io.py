@@ -2,6 +2,7 @@
 
 import gzip
 import io
+import random
 import re
 import sys
 import zlib
@@ -110,6 +111,18 @@ def test_truncated_gzip(tmp_path):
         assert re.search(r"cut.fa.gz, record \d+ \(r\d+\).*truncated", error)
         assert names == [f"r{n}" for n in range(len(names))]
         assert len(names) < 300
+
+
+def test_all_records_before_the_end_of_a_truncated_gzip_are_given(tmp_path):
+    """Also where less than a block could be unpacked: the record that breaks off is the one that is named."""
+    rng = random.Random(4)
+    text = b"".join(b">r%d\n%s\n" % (n, bytes(rng.choices(b"ACGT", k=3000))) for n in range(200))
+    packed = gzip.compress(text)[:100_000]
+    whole = zlib.decompressobj(wbits=31).decompress(packed).count(b">")
+    names, error = until_error(put(tmp_path, packed, "cut.fa.gz"))
+    assert whole > 50
+    assert len(names) == whole - 1
+    assert f"record {whole} (r{whole - 1})" in error
 
 
 @pytest.mark.parametrize("size", [3, 9, 12])

@@ -1,7 +1,9 @@
 """A run of mm2: what it maps, measures and compares, and what it says when something is not there."""
 
+import errno
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -235,6 +237,43 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     assert isinstance(failed(reads="file", reads_file=str(tmp_path / "text.fa"), satellite_kbp=0.0), SequenceError)
     (tmp_path / "empty.fa").write_text("")
     assert "holds no reads" in str(failed(reads="file", reads_file=str(tmp_path / "empty.fa"), satellite_kbp=0.0))
+
+
+@pytest.mark.parametrize("backend", ["cpu", "sim"])
+def test_reads_without_bases_are_told_and_only_n_is_fine(tmp_path, backend):
+    own = {"reads": "file", "reads_file": str(tmp_path / "reads.fa"), "satellite_kbp": 0.0, "backend": backend}
+    for content, message in ((">a\n>b\n\n", "holds no reads with bases"), ("", "holds no reads")):
+        (tmp_path / "reads.fa").write_text(content)
+        assert f"reads.fa: {message}" in str(failed(**own))
+    (tmp_path / "reads.fa").write_text(">a\n" + "N" * 3000 + "\n>b\n\n")
+    result = wb.run("mm2", preset="tiny", **own)
+    assert result.summary()["reads"] == 2
+    assert not {"exact_fraction", "dp_speedup_vs_minimap2", "pairs_per_s"} & result.summary().keys()
+    told = "nothing to chain" if backend == "cpu" else "nothing to schedule"
+    assert told in result.sentence()
+    for picture in (result.figure(), result.schedule()):
+        assert picture.layout.meta["text"]
+    assert result.claims()
+    assert result.decided() == wb.run("mm2", preset="tiny", **own).decided()
+
+
+def test_a_reference_that_is_no_good_is_told_with_its_name(tmp_path):
+    ref = tmp_path / "ref.fa"
+    ref.write_text(">a\nACGT\n>a\nACGT\n")
+    assert "ref.fa, record 2: the name 'a' is already" in str(failed(reference_file=str(ref)))
+    ref.write_text(">a\n" + "N" * 200_000 + "\n")
+    gone = str(failed(reference_file=str(ref), satellite_kbp=0.0))
+    assert "ref.fa: no " in gone
+    assert "take shorter reads" in gone
+
+
+def test_a_full_disk_names_file_and_record(tmp_path):
+    records = source.write_fasta(iter([Record("first", b"ACGT" * 5000)]), Path("/dev/full"))
+    with pytest.raises(OSError, match=r"while writing first; TMPDIR names .*'/dev/full'") as told:
+        list(records)
+    assert told.value.errno == errno.ENOSPC
+    assert [r.name for r in source.write_fasta(iter([Record("x", b"AC")]), tmp_path / "x.fa")] == ["x"]
+    assert (tmp_path / "x.fa").read_bytes() == b">x\nAC\n"
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,9 @@ def map_(
     threads: Annotated[
         int | None, typer.Option("--threads", "-t", min=1, help="Default: every core it may use")
     ] = None,
-    backend: Annotated[str, typer.Option(metavar="NAME", help="What chains: auto, or one that doctor lists")] = "auto",
+    backend: Annotated[
+        str, typer.Option(metavar="NAME", help="auto or scalar; with --mode full also avx2, avx512, one_source")
+    ] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here, not to stdout")] = None,
 ) -> None:
     """Write a PAF line for every hit, in the order of the reads."""
@@ -58,12 +60,15 @@ def map_(
     from workbench.mm2.mapper import Mapper, map_reads
     from workbench.mm2.paf import write_paf
 
-    with _said(), _output(out) as paf:
+    with _said(), _output(out, reference, *reads) as paf:
+        _look_for(reads)
         told = _Told("the reference has", "sequences")
         index = open_index(reference, preset, told)
         told(len(index.names), sum(index.lengths))
         told.end()
         mapper = Mapper(index, preset, mode, backend)  # type: ignore[arg-type]
+        mapper.chains(mapper.seeds(b""))  # says now what this backend cannot run
+        paf.begin()
         told = _Told("mapped", "reads")
         records = (record for path in reads for record in read(path))
         mapped = map_reads(mapper, records, threads=threads or usable_cores(), progress=told)
@@ -82,10 +87,25 @@ def index(
 
     told = _Told("indexed", "sequences")
     with _said():
+        _spare(out, reference)
         built = build(reference, preset, told)
     with _said(str(out)):
         built.save(out)
     told.end()
+
+
+def _spare(out: Path, *inputs: Path) -> None:
+    """ValueError where the file to write is one of those to read: it would be empty before it is read."""
+    for path in inputs:
+        if str(path) != "-" and out.exists() and path.exists() and out.samefile(path):
+            raise ValueError(f"{out}: is read from, so it cannot be written to; name another file")
+
+
+def _look_for(reads: list[Path]) -> None:
+    """OSError, before any work, for reads that are not there or may not be read."""
+    for path in reads:
+        if str(path) != "-" and not path.is_fifo():
+            path.open("rb").close()
 
 
 @contextmanager
@@ -104,6 +124,11 @@ class _Counting:
 
     def __init__(self, file: IO[bytes], name: str) -> None:
         self.file, self.name, self.lines = file, name, 0
+
+    def begin(self) -> None:
+        """From here on there is something to write: what a file of that name held goes only now."""
+        if self.file is not sys.stdout.buffer and Path(self.name).is_file():
+            self.file.truncate(0)
 
     def write(self, line: bytes) -> int:
         with self._told():
@@ -126,10 +151,11 @@ class _Counting:
 
 
 @contextmanager
-def _output(path: Path | None) -> Iterator[Any]:
+def _output(path: Path | None, *inputs: Path) -> Iterator[Any]:
     """The file to write to, flushed at the end, so that a full disk is seen before success is said."""
     if path is not None:
-        with path.open("wb") as file:
+        _spare(path, *inputs)
+        with path.open("ab") as file:
             counting = _Counting(file, str(path))
             try:
                 yield counting

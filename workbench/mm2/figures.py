@@ -51,8 +51,10 @@ def overview(result: Mm2Result) -> go.Figure:
     legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
     fig.update_layout(barmode="group", bargap=0.22, margin={"b": 140, "t": 84})
     s = result.summary()
-    speed = f"{s['dp_speedup_vs_minimap2']:.2f}x minimap2's loop"
-    title = f"Chains of {s['reads']:,.0f} reads, exact on {100 * s['exact_fraction']:.4g} %, {speed} (measured)"
+    title = f"{s['reads']:,.0f} reads, nothing to chain (measured)"
+    if (speed := s.get("dp_speedup_vs_minimap2")) is not None:
+        exact = f"exact on {100 * s['exact_fraction']:.4g} %" if "exact_fraction" in s else "none found"
+        title = f"Chains of {s['reads']:,.0f} reads, {exact}, {speed:.2f}x minimap2's loop (measured)"
     return theme.finish(fig, title, result.sentence(), height=900)
 
 

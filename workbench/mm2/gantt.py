@@ -106,7 +106,7 @@ def _ends(fig: go.Figure, plan: Plan) -> None:
     names = list(plan.ends_s)
     ends = [plan.ends_s[name] * 1e3 for name in names]
     full = plan.ends_s["full design"]
-    text = [f"{plan.ends_s[name] / full:.2f}x" for name in names]
+    text = [f"{plan.ends_s[name] / full:.2f}x" if full else "" for name in names]
     fig.add_trace(
         go.Bar(y=names, x=ends, orientation="h", text=text, textposition="outside", cliponaxis=False,
                name="end of the batch", showlegend=False, hovertemplate="%{y}: %{x:.2f} ms<extra></extra>",
@@ -122,7 +122,7 @@ def _ends(fig: go.Figure, plan: Plan) -> None:
         row=1, col=2,
     )  # fmt: skip
     fig.update_yaxes(autorange="reversed", title_text="design", type="category", row=1, col=2)
-    fig.update_xaxes(title_text="batch (ms)", range=[0, max(ends) * 1.17], row=1, col=2)
+    fig.update_xaxes(title_text="batch (ms)", range=[0, max(ends) * 1.17 or 1], row=1, col=2)
 
 
 def _levels(fig: go.Figure, plan: Plan) -> None:
@@ -146,7 +146,7 @@ def _levels(fig: go.Figure, plan: Plan) -> None:
         )  # fmt: skip
         fig.add_trace(go.Scatter(x=[], y=[], showlegend=False), row=2, col=1)
     shown = [plan.ends_s[name] for name in plan.levels if name != "none of these"]  # that one may go on and on
-    end = 1.08e3 * max(shown, default=1.0)
+    end = 1.08e3 * max(shown, default=1.0) or 1.0
     fig.update_xaxes(title_text="time since the batch began (ms)", range=[0, end], row=2, col=1)
     fig.update_yaxes(title_text="units at work (units)", rangemode="tozero", row=2, col=1)
 

@@ -145,7 +145,7 @@ def open_index(
     if str(path) != "-":
         with Path(path).open("rb") as file:
             magic = file.read(len(MAGIC))
-    if magic == MAGIC or magic.startswith(MMI):
+    if magic == MAGIC or magic.startswith(MMI[:3]):
         index = load(path) if magic == MAGIC else load_mmi(path)
         index.check(chosen, path)
         return index
@@ -202,10 +202,10 @@ def load_mmi(path: str | Path) -> Index:
     data = np.fromfile(path, np.uint8)
     reader = _Mmi(data, path)
     w, k, bits, count, flag = reader.take("<5I")
-    if flag & NO_NAME:
-        raise IndexFileError(f"{path}: made without the names of its sequences")
     if not (0 < k <= 28 and 0 < w < 256 and bits <= 2 * k and bits < 28):
         raise IndexFileError(f"{path}: damaged (k={k}, w={w}, {bits} bits of buckets)")
+    if flag & NO_NAME:
+        raise IndexFileError(f"{path}: made without the names of its sequences")
     names, lengths = [], []
     for _ in range(count):
         (size,) = reader.take("<B")

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, NoReturn, cast
 
 BLOCK = 1 << 20  # bytes read at a time
+PIECE = 1 << 16  # bytes unpacked at a time
 MOST = (1 << 31) - 1  # bases of one sequence: positions have 31 bits
 LETTERS = bytes(range(ord("A"), ord("Z") + 1)) + bytes(range(ord("a"), ord("z") + 1)) + b"*-."
 LINE_ENDS = b"\r\n"
@@ -141,7 +142,7 @@ def _fasta(stream: IO[bytes], header: bytes, place: _Place) -> Iterator[Record]:
     place.name = _name(_whole_line(stream, header, place), place)
     body: list[bytes] = []
     at_line_start = True
-    while block := stream.read(BLOCK):
+    while block := _more(stream):
         begin = 0
         while (cut := _next_header(block, begin, at_line_start)) >= 0:
             body.append(block[begin:cut])
@@ -156,6 +157,11 @@ def _fasta(stream: IO[bytes], header: bytes, place: _Place) -> Iterator[Record]:
         body.append(block[begin:])
         at_line_start = block.endswith(b"\n") if begin < len(block) else True
     yield Record(place.name, _bases(body, place))
+
+
+def _more(stream: IO[bytes]) -> bytes:
+    """What can be had now, at most a block: of a gzip stream that breaks off everything up to there, then its error."""
+    return cast("BufferedReader", stream).read1(BLOCK if isinstance(stream, BufferedReader) else PIECE)
 
 
 def _next_header(block: bytes, begin: int, at_line_start: bool) -> int:

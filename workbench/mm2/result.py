@@ -79,12 +79,17 @@ class Totals(Base):
 
 
 class Checks(Base):
-    """What was compared with what, in reads; `caught`: an anchor moved on purpose was seen to change the scores."""
+    """What was compared with what, in reads; `caught`: an anchor moved on purpose was seen to change the scores.
+
+    `moved`: in how many reads there was a chain, so that an anchor of one could be moved; 0: nothing was checked, None:
+    a record of before this was counted.
+    """
 
     reads: int = 0
     equal: int = 0
     defined: int = 0  # reads whose first anchors went through the definition in Python, in both modes
     defined_equal: int = 0
+    moved: int | None = None
     caught: bool = False
     against: list[str] = Field(default_factory=list)
     auto: str = ""  # the loop that kernel='auto' takes
@@ -205,8 +210,13 @@ class Mm2Result(Result):
 
     @property
     def exact_fraction(self) -> float:
-        """Share of the checked reads with the definition's scores and chains from every loop; 0 without a control."""
+        """Share of the checked reads with the definition's scores and chains from every loop.
+
+        0 where the control failed, nan where no read has a chain, so that there was nothing to check.
+        """
         c = self.checks
+        if c.moved == 0:
+            return math.nan
         if not c.reads or not c.caught or c.defined != c.defined_equal:
             return 0.0
         return c.equal / c.reads
@@ -217,8 +227,8 @@ class Mm2Result(Result):
         pairs = next((r.pairs for r in self.timings if r.what == "loop"), 0)
         mode = self.config.mode
         numbers = {
-            "dp_speedup_vs_minimap2": theirs_s / loop_s if loop_s else nan,
-            "pairs_per_s": pairs / loop_s if loop_s else nan,
+            "dp_speedup_vs_minimap2": theirs_s / loop_s if loop_s and pairs else nan,
+            "pairs_per_s": pairs / loop_s if loop_s and pairs else nan,
             "exact_fraction": self.exact_fraction if self.measured else nan,
             "truth_accuracy": nan if self.truth_accuracy is None else self.truth_accuracy,
             "total_s": self.median_s("mapping", ours(mode)),
@@ -285,6 +295,8 @@ class Mm2Result(Result):
         """The schedule in one sentence."""
         p = self.plan
         end = p.ends_s["full design"]
+        if not end:
+            return f"Modelled on the {p.device}: the reads have no anchors, so there is nothing to schedule."
         worst = max(p.ends_s, key=lambda name: p.ends_s[name])
         share = f"with '{worst}' it takes {p.ends_s[worst] / end:.2f} times as long"
         return (
@@ -302,25 +314,44 @@ class Mm2Result(Result):
         total = f"; reads to PAF took {s['total_s']:.2f} s of processor"
         if "minimap2_total_s" in s:
             total += f", minimap2 {self.rival.partition('-')[0]} as users run it {s['minimap2_total_s']:.2f} s"
-        exact = f"{self.checks.equal:,} of {self.checks.reads:,} reads chained exactly as defined"
+        reads = f"{t.reads:,} reads ({t.bases / 1e6:.1f} Mb, {_many(t.pairs)} pairs of anchors)"
+        where = f"Measured on {self.provenance.device}, one thread: {reads}"
+        if "dp_speedup_vs_minimap2" not in s:
+            return f"{where}; there was nothing to chain, so no loop has a speed{total}."
+        speed = s["dp_speedup_vs_minimap2"]
         return (
-            f"Measured on {self.provenance.device}, one thread: {t.reads:,} reads ({t.bases / 1e6:.1f} Mb, "
-            f"{t.pairs / 1e9:.2f} billion pairs of anchors); '{self.tested}' scores chains "
-            f"{s['dp_speedup_vs_minimap2']:.2f} times as fast as minimap2's heuristic loop{total}; {exact}."
+            f"{where}; '{self.tested}' scores chains {speed:.2f} times as fast as minimap2's heuristic loop"
+            f"{total}; {self._exactness()}."
         )
+
+    def _exactness(self) -> str:
+        c = self.checks
+        if c.moved == 0:
+            return "no read has a chain, so there was nothing to be exact about"
+        if not c.caught or c.defined != c.defined_equal:
+            return "a control of exactness failed, so nothing is said of it"
+        return f"{c.equal:,} of {c.reads:,} reads chained exactly as defined"
 
     def decided(self) -> dict[str, Any]:
         return {
             "reads": self.reads_hash,
             "paf": self.paf_hash,
             "totals": {name: getattr(self.totals, name) for name in ("reads", "bases", "mapped", "anchors", "pairs")},
-            "exact": self.exact_fraction,
+            "exact": None if math.isnan(self.exact_fraction) else self.exact_fraction,
             "schedule": self.plan.ends_s,
         }
 
 
 MAPPY = "mappy (with base alignment)"
 MODE_WORDS = {"exact_skip25": "skip 25", "full": "every predecessor"}
+
+
+def _many(count: int) -> str:
+    """2.79 billion, 17.1 million, 812."""
+    for size, word in ((1e9, "billion"), (1e6, "million")):
+        if count >= size:
+            return f"{count / size:.3g} {word}"
+    return f"{count:,}"
 
 
 def ours(mode: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from workbench.mm2 import reads
 from workbench.mm2.config import Mm2Config
-from workbench.mm2.io import Record, read
+from workbench.mm2.io import Record, SequenceError, read, read_reference
 from workbench.mm2.satellites import with_satellites
 
 NO_DATA = (
@@ -19,7 +19,8 @@ NO_DATA = (
 def reference(config: Mm2Config) -> Iterator[Record]:
     """Sequences to map onto. SequenceError or OSError names what is wrong with a file."""
     path = Path(config.reference_file) if config.reference_file else reads.ecoli()
-    return with_satellites(read(path), config.satellite_kbp, config.seed) if config.satellite_kbp else read(path)
+    records = read_reference(path)
+    return with_satellites(records, config.satellite_kbp, config.seed) if config.satellite_kbp else records
 
 
 def query(config: Mm2Config, genome: list[Record] | None = None) -> Iterator[Record]:
@@ -29,17 +30,28 @@ def query(config: Mm2Config, genome: list[Record] | None = None) -> Iterator[Rec
     """
     limit = round(config.megabases * 1e6)
     if config.reads == "simulated":
-        return reads.simulate(
+        simulated = reads.simulate(
             genome if genome is not None else reference(config),
             bases=limit,
             length=(round(config.length_kbp_min * 1000), round(config.length_kbp_max * 1000)),
             identity=1 - config.error_pct / 100,
             seed=config.seed,
         )
+        return _cut(simulated, config.reference_file or "the shipped genome")
     path = reads.real_reads() if config.reads == "real" else Path(config.reads_file or "")
     if path is None:
         raise FileNotFoundError(NO_DATA)
     return _first(read(path), limit)
+
+
+def _cut(records: Iterator[Record], reference: str) -> Iterator[Record]:
+    """The same records; what cannot be cut from the reference is told with its name."""
+    try:
+        yield from records
+    except SequenceError:
+        raise
+    except ValueError as error:
+        raise ValueError(f"{reference}: {error}; take shorter reads (length_kbp_min, length_kbp_max)") from error
 
 
 def _first(records: Iterator[Record], bases: int) -> Iterator[Record]:
@@ -52,8 +64,17 @@ def _first(records: Iterator[Record], bases: int) -> Iterator[Record]:
 
 
 def write_fasta(records: Iterator[Record], path: Path) -> Iterator[Record]:
-    """The records as they pass, each also written to a file: what another mapper is given."""
-    with path.open("wb") as file:
+    """The records as they pass, each also written to a file: what another mapper is given.
+
+    OSError names the record and the file where it cannot be written, as on a full disk.
+    """
+    with path.open("wb", buffering=0) as file:
         for record in records:
-            file.write(b">%b\n%b\n" % (record.name.encode("utf-8", "surrogateescape"), record.sequence))
+            line = b">%b\n%b\n" % (record.name.encode("utf-8", "surrogateescape"), record.sequence)
+            try:
+                while line:
+                    line = line[file.write(line) :]
+            except OSError as error:
+                why = f"{error.strerror} while writing {record.name}; TMPDIR names the folder for such files"
+                raise OSError(error.errno, why, str(path)) from error
             yield record

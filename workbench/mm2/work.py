@@ -84,6 +84,7 @@ class _Run:
             self._count(record, int(found.anchors.sum()), found)
             share = self.totals["bases"] / (self.config.megabases * 1e6)
             say(Progress(5 + 70 * min(1.0, share), 100, f"seeding, {self.totals['reads']:,} reads"))
+        self._some()
         return self._result({})
 
     def _prepare(self) -> Index:
@@ -115,8 +116,7 @@ class _Run:
                 hits += found
             lane = f", thread {threads.setdefault(batch.thread, len(threads) + 1)}" if config.threads > 1 else ""
             self._tell(batch, lane)
-        if not self.totals["reads"]:
-            raise ValueError(f"{config.reads_file or 'reads'}: holds no reads")
+        self._some()
         simulated = config.reads == "simulated"
         return {"truth_accuracy": truth_accuracy(hits, self.names) if simulated else None}
 
@@ -158,7 +158,8 @@ class _Run:
         done = self.totals["bases"] / 1e6
         self.say(Point("mapped: throughput (Mb/s)", done, batch.bases / 1e6 / took))
         for span in spans:
-            self.say(Point(f"{span.kind}: time per base (ns)", done, (span.end_s - span.start_s) * 1e9 / batch.bases))
+            a_base = (span.end_s - span.start_s) * 1e9 / max(batch.bases, 1)
+            self.say(Point(f"{span.kind}: time per base (ns)", done, a_base))
         note = f"mapping, {self.totals['reads']:,} reads, {batch.bases / 1e6 / took:.1f} Mb/s"
         self.say(Progress(5 + 25 * min(1.0, done / self.config.megabases), 100, note))
 
@@ -305,6 +306,11 @@ class _Run:
     def _look(self) -> None:
         if self.stop.is_set():
             raise Cancelled
+
+    def _some(self) -> None:
+        if not self.totals["bases"]:
+            what = "reads" if not self.totals["reads"] else "reads with bases; all of them are empty"
+            raise ValueError(f"{self.config.reads_file or 'reads'}: holds no {what}")
 
     def _result(self, facts: dict[str, Any]) -> Mm2Result:
         """Model the schedule and put everything together."""
