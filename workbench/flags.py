@@ -6,6 +6,7 @@ import inspect
 import json
 import types
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import typer
@@ -37,7 +38,7 @@ def with_flags(config: type[Config], call: Callable[..., None]) -> Callable[...,
 
     def command(**given: Any) -> None:
         changes = {
-            name: value if isinstance(value, bool) else parse(value, config.model_fields[name].annotation)
+            name: value if isinstance(value, bool) else _given(value, config.model_fields[name])
             for name, value in given.items()
             if name not in taken and value is not None
         }
@@ -66,6 +67,34 @@ def parse(text: str, annotation: Any) -> Any:
     return text
 
 
+def _given(text: str, field: FieldInfo) -> Any:
+    """The value of a flag. A field of several lines takes @FILE too, and a graph backslash and n for a line's end.
+
+    @@ begins a text with one @. BadParameter when the file cannot be read.
+    """
+    kind = widget(field)
+    if kind not in LONG:
+        return parse(text, field.annotation)
+    if text.startswith("@@"):
+        return text[1:]
+    if text.startswith("@"):
+        try:
+            return Path(text[1:]).read_text(encoding="utf-8").strip("\n")
+        except (OSError, UnicodeDecodeError) as error:
+            said = getattr(error, "strerror", None) or "it is not UTF-8 text"
+            raise typer.BadParameter(f"{text[1:]} cannot be read: {said}") from error
+    return parse(text.replace("\\n", "\n") if kind == "dag" else text, field.annotation)
+
+
+LONG = {"text": "@FILE reads it from a file", "dag": r"Lines end with \n, or @FILE reads them from a file"}
+
+
+def widget(field: FieldInfo) -> str:
+    """What the field asks to be edited with: "text" for several lines, "dag" for a graph (workbench.dag), else ""."""
+    extra = field.json_schema_extra
+    return str(extra.get("widget", "")) if isinstance(extra, dict) else ""
+
+
 def wrong(error: ConfigError) -> str:
     """What is wrong with a config, in one line that names each field by its flag."""
     return "; ".join(
@@ -76,7 +105,8 @@ def wrong(error: ConfigError) -> str:
 
 def _option(name: str, field: FieldInfo) -> inspect.Parameter:
     options = _alternatives(field.annotation)
-    help_ = ". ".join(part for part in (field.description or "", _bounds(field)) if part)
+    parts = (field.description or "", _bounds(field), LONG.get(widget(field), ""))
+    help_ = ". ".join(part for part in parts if part)
     kind: Any
     if bool in options:
         names, kind, metavar = f"{flag(name)}/--no-{flag(name)[2:]}", bool | None, None

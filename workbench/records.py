@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import platformdirs
 
-from workbench.system import NAMES, Config, Event, Note, Point, Progress, Result, Span, System, system
+from workbench.system import NAMES, Config, Event, Note, Point, Progress, Result, Span, System, Text, Vertex, system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workbench.runner import Run
 
 FORMAT = 1
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note)}
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note, Vertex, Text)}
 
 
 def home() -> Path:
@@ -170,6 +170,8 @@ def _event(line: dict[str, Any]) -> tuple[float, Event]:
     if kind not in _KINDS:
         raise ValueError(f"no event is called {kind!r}")
     at = float(line.pop("t"))
+    if "needs" in line:
+        line["needs"] = tuple(line["needs"])  # JSON has lists
     return at, _KINDS[kind](**line)
 
 

@@ -1,6 +1,6 @@
 """The contract: every system is a function from a frozen config to a stream of events and a result.
 
-    work(config) yields Progress, Point, Span and Note while it works, and returns a Result.
+    work(config) yields Progress, Point, Span, Note, Vertex and Text while it works, and returns a Result.
 
 Panels, command line, history, comparison, traces and tests are written once, against the names in this file.
 """
@@ -111,7 +111,8 @@ class Point:
 class Span:
     """Something that took from `start_s` to `end_s` (seconds since the run began) in a lane of the timeline.
 
-    `kind` groups spans by colour; `why` is the decision behind it: the inputs of the policy at that instant.
+    `kind` groups spans by colour; `why` is the decision behind it: the inputs of the policy at that instant. A span
+    that ends where it starts is an instant, drawn as a mark on its lane: what was had without any time.
     """
 
     lane: str
@@ -130,7 +131,38 @@ class Note:
     level: Literal["info", "warning", "error"] = "info"
 
 
-Event = Progress | Point | Span | Note
+@dataclass(frozen=True, slots=True)
+class Vertex:
+    """A part of the run's graph as it is now; of several with one name the latest holds.
+
+    `needs` are names of vertices that were told before, so the graph has no cycle. `name` is short (an id), `label`
+    may be a sentence, `share` is how much of it is done, 0 to 1, `note` a few words beside its state. `weight` is the
+    size that was planned for it, where there is one. A run tells at most MOST_VERTICES, and leaves none waiting or
+    running when it returns.
+    """
+
+    name: str
+    label: str
+    needs: tuple[str, ...] = ()
+    state: Literal["waiting", "running", "done", "cut"] = "waiting"
+    share: float = 0.0
+    critical: bool = False
+    note: str = ""
+    weight: int | None = None
+
+
+MOST_VERTICES = 64  # more cannot be drawn so that each is read
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """More of what the vertex `name` says, as it is written; where no vertex has the name, a stream of its own."""
+
+    name: str
+    added: str
+
+
+Event = Progress | Point | Span | Note | Vertex | Text
 Work = Generator[Event, None, "Result"]
 
 

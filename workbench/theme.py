@@ -55,13 +55,18 @@ STYLES = tuple(Style(*look) for look in zip(PALETTE, _DASHES, _MARKERS, _PATTERN
 
 KINDS = {  # a span's kind -> place in STYLES; other kinds get one of the rest by their name
     "compute": 0,
+    "prefill": 0,
     "load": 1,
+    "plain": 1,
     "decode": 2,
     "oracle": 2,
     "capture": 3,
+    "plan": 3,
     "hedge": 4,
     "retry": 4,
+    "join": 4,
     "transfer": 5,
+    "reuse": 5,
     "wait": 6,
     "idle": 6,
 }

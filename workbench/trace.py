@@ -1,4 +1,7 @@
-"""Spans to the Chrome trace format, which chrome://tracing and ui.perfetto.dev open."""
+"""Spans to the Chrome trace format, which chrome://tracing and ui.perfetto.dev open.
+
+A trace is of what took time: progress, points, notes, graphs and texts are not in it.
+"""
 
 from __future__ import annotations
 

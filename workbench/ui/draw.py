@@ -56,21 +56,15 @@ def lanes(
         parts.append(f'<rect class="wb-track" x="0" y="{top}" width="100%" height="{bar}" rx="2"/>')
     drawn = _thinned(spans, lo, hi, chosen)
     entry = chosen if chosen in [at for at, _, _ in drawn] else next((at for at, _, _ in drawn), None)
-    for at, start, end in drawn:
+    for at, start, end in sorted(drawn, key=lambda d: _instant(spans[d[0]])):  # instants over the spans beside them
         span = spans[at]
         left, width = 100 * (start - lo) / (hi - lo), max(100 * (end - start) / (hi - lo), 0.15)
-        parts.append(
-            _rect(
-                span,
-                left,
-                width,
-                tops[span.lane],
-                bar,
-                f"wbh{serial}-{kinds.index(span.kind)}",
-                _pick(span, at, entry) if pickable else "",
-                at == chosen,
-            )
-        )
+        pick = _pick(span, at, entry) if pickable else ""
+        if _instant(span) and start == end:
+            parts.append(_diamond(span, left, tops[span.lane], bar, pick, at == chosen))
+            continue
+        hatch = f"wbh{serial}-{kinds.index(span.kind)}"
+        parts.append(_rect(span, left, width, tops[span.lane], bar, hatch, pick, at == chosen))
     height = 16 + len(names) * row + 2
     parts.append(_ticks(lo, hi, height - 6))
     text = describe(spans)
@@ -168,6 +162,21 @@ def _rect(span: Span, left: float, width: float, top: int, bar: int, hatch: str,
     )
 
 
+def _instant(span: Span) -> bool:
+    return span.start_s == span.end_s
+
+
+def _diamond(span: Span, left: float, top: int, bar: int, pick: str, chosen: bool) -> str:
+    """What took no time: a mark in its lane, of its kind's colour, `left` in per cent."""
+    half = min(bar, 18) / 2
+    name = "wb-span wb-instant wb-chosen" if chosen else "wb-span wb-instant"
+    shape = f"M0,{bar / 2 - half:g} L{half:g},{bar / 2:g} L0,{bar / 2 + half:g} L{-half:g},{bar / 2:g} z"
+    return (
+        f'<svg x="{left:.3f}%" y="{top}" width="1" height="{bar}" class="{name}"{pick}><title>{escape(_tip(span))}'
+        f'</title><path d="{shape}" fill="{theme.kind(span.kind).colour}"/></svg>'
+    )
+
+
 def _pick(span: Span, at: int, entry: int | None) -> str:
     """What makes a span one that can be chosen: Tab reaches one of them, arrow keys go on from there (ui/view.py)."""
     stop = 0 if at == entry else -1
@@ -175,6 +184,8 @@ def _pick(span: Span, at: int, entry: int | None) -> str:
 
 
 def _tip(span: Span) -> str:
+    if _instant(span):
+        return f"{span.label}: at {theme.number(span.start_s)} s"
     return f"{span.label}: {theme.number(span.start_s)} s to {theme.number(span.end_s)} s"
 
 

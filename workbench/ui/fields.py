@@ -12,7 +12,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 import ipywidgets as widgets
 from pydantic.fields import FieldInfo
 
-from workbench import theme
+from workbench import dag, theme
+from workbench.ui.editor import DagEdit
 
 _SLIDER_STEPS = 400  # wider ranges than this are typed, not slid
 
@@ -28,7 +29,8 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._set: Any = None  # value given from outside, kept exact while its widget is not touched
         self._shown: Any = None
         tip = info.description or ""
-        self._read, self.input = _widget(kind, _bounds(info), tip)
+        self._read, self.input = _widget(kind, _bounds(info), tip, str(extra.get("widget", "")))
+        self.wide = isinstance(self.input, DagEdit)  # needs more room than a form's column
         self.input.add_class("wb-input")
         self._none = widgets.Checkbox(
             value=False, description=str(extra.get("none", "automatic")), indent=False, tooltip=tip
@@ -40,7 +42,7 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._error.add_class("wb-error")
         label = widgets.HTML(f'<label title="{escape(tip)}">{escape(theme.label(name))}</label>')
         note = widgets.HTML(f'<div class="wb-help">{escape(tip)}{_range(info)}</div>')
-        super().__init__([label, widgets.HBox(parts), self._error, note])
+        super().__init__([label, (widgets.VBox if self.wide else widgets.HBox)(parts), self._error, note])
         self.add_class("wb-field")
         for part in parts:
             part.observe(self._on_change, "value")
@@ -65,9 +67,9 @@ class Field(widgets.VBox):  # type: ignore[misc]
             self.input,
             (widgets.FloatSlider, widgets.FloatLogSlider, widgets.FloatText, widgets.IntText, widgets.IntSlider),
         )
-        plain = isinstance(self.input, (widgets.Dropdown, widgets.Checkbox, widgets.Text)) and not isinstance(
-            value, (tuple, list)
-        )
+        plain = isinstance(
+            self.input, (widgets.Dropdown, widgets.Checkbox, widgets.Text, widgets.Textarea, DagEdit)
+        ) and not isinstance(value, (tuple, list))
         self.input.value = value if numeric or plain else repr(value)
         self._set, self._shown = value, self.input.value
 
@@ -121,9 +123,15 @@ def _range(info: FieldInfo) -> str:
     return f' <span class="wb-range">({escape(" ".join(parts))})</span>' if parts else ""
 
 
-def _widget(kind: Any, bounds: tuple[float | None, float | None], tip: str) -> tuple[Callable[[Any], Any], Any]:
-    """(how to read the widget's value, the widget) for a setting of type `kind`."""
+def _widget(
+    kind: Any, bounds: tuple[float | None, float | None], tip: str, wish: str
+) -> tuple[Callable[[Any], Any], Any]:
+    """(how to read the widget's value, the widget) for a setting of type `kind` that asks for the widget `wish`."""
     lo, hi = bounds
+    if wish == "dag":
+        return _graph, DagEdit()
+    if wish == "text":
+        return str, widgets.Textarea(rows=4, continuous_update=False, tooltip=tip)
     if get_origin(kind) is Literal:
         return _same, widgets.Dropdown(options=list(get_args(kind)), tooltip=tip)
     if kind is bool:
@@ -159,6 +167,12 @@ def _same(value: Any) -> Any:
 def _round(value: float) -> float:
     """Sliders of floats give 29.999999: four significant digits are what was meant."""
     return float(f"{value:.4g}")
+
+
+def _graph(text: str) -> str:
+    if not dag.read(text):
+        raise ValueError("write at least one line, as 1: question")
+    return text
 
 
 def _literal(text: str) -> Any:

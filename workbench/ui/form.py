@@ -5,21 +5,26 @@ form = Form(system); form.load(config); form.config        ValueError names the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
 import ipywidgets as widgets
 from pydantic import ValidationError
 
-from workbench.system import Config, ConfigError, System, faults
+from workbench import theme
+from workbench.system import Config, ConfigError, System, Vertex, faults
+from workbench.ui.editor import from_vertices
 from workbench.ui.fields import Field
 
 _CHANGED = "(changed)"
 
 
 class Form(widgets.VBox):  # type: ignore[misc]
-    """The form of one system. `on_change(call)` hears of every change, valid or not."""
+    """The form of one system. `on_change(call)` hears of every change, valid or not.
+
+    `wide` holds the settings that need more room than its column, to be put where there is some.
+    """
 
     def __init__(self, system: System, config: Config | None = None) -> None:
         self.system = system
@@ -34,6 +39,8 @@ class Form(widgets.VBox):  # type: ignore[misc]
         self._general.add_class("wb-error")
         super().__init__([self.preset, self._general, *self._groups()])
         self.add_class("wb-form")
+        self.wide = widgets.VBox([_folded(theme.label(f.name), [f]) for f in self.fields.values() if f.wide])
+        self.wide.add_class("wb-wide")
         self.load(config or next(iter(system.presets.values())))
         self.preset.observe(self._on_preset, "value")
         for field in self.fields.values():
@@ -71,6 +78,18 @@ class Form(widgets.VBox):  # type: ignore[misc]
     def on_change(self, call: Callable[[], None]) -> None:
         """`call()` after every change."""
         self._calls.append(call)
+
+    @property
+    def takes_graph(self) -> bool:
+        """Whether a graph is among the settings."""
+        return bool(self.wide.children)
+
+    def take_graph(self, vertices: Sequence[Vertex]) -> None:
+        """Make the graph of a run the first setting that holds one, and unfold it."""
+        folded = self.wide.children[0]
+        folded.children[0].children[0].value = from_vertices(vertices)
+        folded.selected_index = 0
+        self._refresh()
 
     def _parse(self) -> tuple[Config | None, dict[str, str]]:
         values: dict[str, Any] = {}
@@ -116,17 +135,23 @@ class Form(widgets.VBox):  # type: ignore[misc]
         """Fields without a group, then a folded accordion a group."""
         groups: dict[str, list[Field]] = {}
         for name, info in _ordered(self.system.config):
+            if self.fields[name].wide:
+                continue
             extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
             groups.setdefault(str(extra.get("group", "")), []).append(self.fields[name])
         parts: list[Any] = groups.pop("", [])
         for title, fields in groups.items():
-            folded = widgets.Accordion([widgets.VBox(fields)], titles=(title.capitalize(),), selected_index=None)
-            folded.add_class("wb-group")
-            parts.append(folded)
+            parts.append(_folded(title, fields))
         return parts
 
     def __repr__(self) -> str:
         return f"Form({self.system.name!r})"
+
+
+def _folded(title: str, fields: list[Field]) -> Any:
+    group = widgets.Accordion([widgets.VBox(fields)], titles=(title.capitalize(),), selected_index=None)
+    group.add_class("wb-group")
+    return group
 
 
 def plain(error: ValueError) -> str:

@@ -1,4 +1,4 @@
-"""The live strip: progress, one status line and up to three small pictures, folded from a run's events.
+"""The live strip: progress, one status line, small pictures, and the graph, folded from a run's events.
 
 `Story` is the fold and knows no widget; `Live` paints a story, as often as its owner asks. Replay paints the same way.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from workbench.system import Event, Note, Point, Progress, Span
+from workbench.system import Event, Note, Point, Progress, Span, Text, Vertex
 from workbench.ui import draw
+from workbench.ui.parts import Parts
 from workbench.ui.view import View
 
 STATES = {  # state -> icon; the word is always beside it
@@ -25,7 +26,7 @@ _HIGH = 205  # pixels for lanes or curves; more lanes than fit are scrolled to
 
 
 class Story:
-    """What has been said so far: the latest progress, all spans, curves and notes."""
+    """What has been said so far: the latest progress, all spans, curves, notes, the graph and its texts."""
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
         self.at_s, self.count = 0.0, 0
@@ -33,6 +34,8 @@ class Story:
         self.spans: list[Span] = []
         self.curves: dict[str, list[tuple[float, float]]] = {}
         self.notes: list[Note] = []
+        self.vertices: dict[str, Vertex] = {}
+        self.texts: dict[str, list[str]] = {}
         self.take(events)
 
     def take(self, events: Iterable[tuple[float, Event]]) -> None:
@@ -48,6 +51,10 @@ class Story:
                     self.curves.setdefault(series, []).append((x, y))
                 case Note():
                     self.notes.append(event)
+                case Vertex():
+                    self.vertices[event.name] = event
+                case Text(name, added):
+                    self.texts.setdefault(name, []).append(added)
 
     @property
     def share(self) -> float:
@@ -57,10 +64,10 @@ class Story:
 
 
 class Live:
-    """Two panes, `head` (state, status, progress) and `body` (pictures); each paint is one message a pane."""
+    """`head` (state, status, progress), `body` (pictures), `parts` (the graph); a paint is one message a pane."""
 
     def __init__(self) -> None:
-        self.head, self.body = View(), View()
+        self.head, self.body, self.parts = View(), View(), Parts()
         self.paints = 0
 
     def paint(self, story: Story, state: str, text: str) -> None:
@@ -70,6 +77,7 @@ class Live:
         self.head.html = head
         if self.body.html != body:
             self.body.html = body
+        self.parts.paint(story.vertices, story.texts)
 
 
 def by_quantity(series: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, list[tuple[float, float]]]]:

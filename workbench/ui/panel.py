@@ -145,11 +145,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         help_text = "Copy this call, or paste another one and press Enter: the form follows."
         code = widgets.VBox([self.code, widgets.HTML(f'<div class="wb-help">{help_text}</div>'), self.code_told])
         code.add_class("wb-codebox")
-        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.replay])
+        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.live.parts, self.replay])
         work.add_class("wb-work")
         body = widgets.HBox([self.form, work])
         body.add_class("wb-body")
-        return [header, code, body, self.caption, self.results, footer]
+        wide = [self.form.wide] if self.form.takes_graph else []
+        return [header, code, *wide, body, self.caption, self.results, footer]
 
     def _connect(self) -> None:
         self.run_button.on_click(lambda _: self.start())
@@ -158,6 +159,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.save_button.on_click(lambda _: self._save())
         self.code.observe(self._on_code, "value")
         self.form.on_change(self._on_form)
+        if self.form.takes_graph:
+            self.live.parts.on_edit(self.form.take_graph)
         self.results.past.on_open = self.reopen
         self.results.past.on_delete = lambda record: self.results.beside.drop(record.id)
         if self.results.preview:

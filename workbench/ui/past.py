@@ -14,6 +14,7 @@ from workbench.ui.live import STATES
 from workbench.ui.view import View
 
 _LISTED = 100
+_CALL = 160  # letters of a call: a setting may hold a whole graph
 
 
 class Past(widgets.VBox):  # type: ignore[misc]
@@ -96,5 +97,6 @@ class Past(widgets.VBox):  # type: ignore[misc]
 
 def _line(record: Record) -> str:
     call = record.code.removeprefix(f'wb.run("{record.system}", ').removesuffix(")")
+    call = call if len(call) <= _CALL else f"{call[: _CALL - 1]}…"
     day = record.started_at[:19].replace("T", " ")
     return f"{STATES.get(record.state, '')} {record.state} · {day} · {theme.number(record.seconds)} s · {call}"

@@ -10,8 +10,8 @@ import ipywidgets as widgets
 
 from workbench import theme
 from workbench.records import Record
-from workbench.system import Event, Note, Point, Progress, Result, Span, System
-from workbench.ui import export, show
+from workbench.system import Event, Note, Point, Progress, Result, Span, System, Text, Vertex
+from workbench.ui import export, graph, show
 from workbench.ui.beside import Beside
 from workbench.ui.pane import FigurePane
 from workbench.ui.past import Past
@@ -21,6 +21,8 @@ from workbench.ui.view import View, table
 
 _CARDS = 8  # numbers over the figure, in the order of the summary
 _EVENTS = 300  # rows of the event table
+_GATHER_S = 1.0  # a text comes token by token: so much of it is one row
+_QUOTE = 120.0  # about that many letters of it
 _BLANK = '<div class="wb-blank">{} appears when a run is done.</div>'
 
 
@@ -64,8 +66,10 @@ class Results(widgets.Tab):  # type: ignore[misc]
 
     def say(self, events: Sequence[tuple[float, Event]]) -> None:
         """List the last events."""
-        rows = [[f"{at:.3f}", type(event).__name__, _words(event)] for at, event in reversed(events[-_EVENTS:])]
-        more = f" The last {_EVENTS} are shown." if len(events) > _EVENTS else ""
+        told = _gathered(events)
+        rows = [[f"{at:.3f}", type(event).__name__, _words(event)] for at, event in reversed(told[-_EVENTS:])]
+        more = " Texts and vertices are gathered by the second." if len(told) < len(events) else ""
+        more += f" The last {_EVENTS} are shown." if len(told) > _EVENTS else ""
         caption = f"{len(events)} events, the newest first.{more}"
         body = table(["after (s)", "what", "said"], rows, caption=caption)
         self.said.html = f'<div class="wb-scroll">{body}</div>'
@@ -107,6 +111,25 @@ def _headline(result: Result) -> str:
     return f'{sentence}<div class="wb-cards">{"".join(cards)}</div>{rest}'
 
 
+def _gathered(events: Sequence[tuple[float, Event]]) -> list[tuple[float, Event]]:
+    """The events, with the texts of one name within _GATHER_S as one, and of a vertex in one state the latest."""
+    told: list[tuple[float, Event]] = []
+    open_rows: dict[tuple[str, ...], int] = {}
+    for at, event in events:
+        key = ("text", event.name) if isinstance(event, Text) else ()
+        key = (event.name, event.state) if isinstance(event, Vertex) else key
+        row = open_rows.get(key) if key else None
+        if row is None or at - told[row][0] > _GATHER_S:
+            told.append((at, event))
+            open_rows |= {key: len(told) - 1} if key else {}
+        else:
+            begun, before = told[row]
+            if isinstance(event, Text) and isinstance(before, Text):
+                event = Text(event.name, before.added + event.added)  # noqa: PLW2901  the row's, which grows
+            told[row] = (begun, event)
+    return told
+
+
 def _words(event: Event) -> str:
     match event:
         case Progress(done, total, note):
@@ -118,3 +141,7 @@ def _words(event: Event) -> str:
             return escape(f"{event.lane}: {event.label} ({event.kind}), {took}")
         case Note(text, level):
             return f"<b>{level}</b> {escape(text)}"
+        case Vertex():
+            return escape(graph.told(event))
+        case Text(name, added):
+            return f"{escape(name)}: <q>{escape(graph.fit(added, _QUOTE, 1.0))}</q>"

@@ -1,0 +1,90 @@
+// A pane of HTML. What changes is patched into what is there, so that focus, scroll places and a press of the mouse
+// that is under way survive a picture that is drawn ten times a second.
+
+const key = (node) => node.dataset?.pick ?? node.dataset?.key;
+
+function morph(old, fresh) {
+  for (const { name, value } of fresh.attributes) if (old.getAttribute(name) !== value) old.setAttribute(name, value);
+  for (const { name } of [...old.attributes]) if (!fresh.hasAttribute(name)) old.removeAttribute(name);
+  patch(old, fresh);
+}
+
+function patch(old, fresh) {
+  const before = [...old.childNodes];
+  const after = [...fresh.childNodes];
+  after.forEach((node, at) => {
+    const was = before[at];
+    if (!was) old.append(node);
+    else if (was.nodeName !== node.nodeName || key(was) !== key(node)) was.replaceWith(node);
+    else if (node.nodeType === Node.ELEMENT_NODE) morph(was, node);
+    else if (was.data !== node.data) was.data = node.data;
+  });
+  before.slice(after.length).forEach((node) => node.remove());
+}
+
+// the part next to `part` in the direction of an arrow key, by where they are on the screen
+function beside(part, all, arrow) {
+  const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[arrow];
+  const centre = (each) => {
+    const box = each.getBoundingClientRect();
+    return [box.x + box.width / 2, box.y + box.height / 2];
+  };
+  const [x, y] = centre(part);
+  let best, least = Infinity;
+  for (const each of all) {
+    const [u, v] = centre(each);
+    const along = (u - x) * dx + (v - y) * dy;
+    const far = along + 3 * Math.abs((u - x) * dy + (v - y) * dx);
+    if (each !== part && along > 4 && far < least) [best, least] = [each, far];
+  }
+  return best;
+}
+
+export default {
+  render({ model, el }) {
+    // Tab reaches one part, arrows, Home and End the others; the focus survives that the html is drawn anew
+    const parts = () => [...el.querySelectorAll("[data-pick]")];
+    const focus = (part) => {
+      parts().forEach((each) => each.setAttribute("tabindex", each === part ? "0" : "-1"));
+      if (document.activeElement !== part) part.focus();
+    };
+    const sticky = () => [...el.querySelectorAll("[data-stick]")];
+    const draw = () => {
+      const held = el.contains(document.activeElement) ? document.activeElement.dataset?.pick : undefined;
+      const left = new Set(sticky().filter((each) => each.scrollHeight - each.scrollTop - each.clientHeight > 8));
+      const fresh = document.createElement("div");
+      fresh.innerHTML = model.get("html");
+      patch(el, fresh);
+      sticky().filter((each) => !left.has(each)).forEach((each) => (each.scrollTop = each.scrollHeight));
+      const again = held === undefined ? undefined : parts().find((part) => part.dataset.pick === held);
+      if (again) focus(again);
+    };
+    const pick = (part) => model.send({ pick: part.dataset.pick });
+    el.addEventListener("click", (event) => {
+      const part = event.target.closest("[data-pick]");
+      if (part) { focus(part); pick(part); }
+    });
+    el.addEventListener("keydown", (event) => {
+      const part = event.target.closest("[data-pick]");
+      if (!part || event.ctrlKey || event.metaKey || event.altKey) return;
+      const all = parts(), at = all.indexOf(part), plane = part.closest("[data-arrows=plane]");
+      const ends = { Home: all[0], End: all[all.length - 1] };
+      const line = { ArrowRight: all[Math.min(at + 1, all.length - 1)], ArrowLeft: all[Math.max(at - 1, 0)] };
+      const arrow = event.key.startsWith("Arrow");
+      const to = arrow && plane ? beside(part, plane.querySelectorAll("[data-pick]"), event.key) : { ...line, ...ends }[event.key];
+      if (event.key === "Enter" || event.key === " ") pick(part);
+      else if (to) focus(to);
+      else if (!(arrow && plane)) return;
+      event.preventDefault();
+      event.stopPropagation();
+    });
+    // plotly's widget measures itself before it is in the page: a pane with data-resize beside it has it look again
+    const nudge = () => { if (el.querySelector("[data-resize]")) window.dispatchEvent(new Event("resize")); };
+    const redraw = () => { draw(); [300, 1000, 3000].forEach((ms) => setTimeout(nudge, ms)); };
+    const shown = new ResizeObserver(() => setTimeout(nudge, 50));
+    shown.observe(el);
+    model.on("change:html", redraw);
+    draw();
+    return () => { model.off("change:html", redraw); shown.disconnect(); };
+  },
+};
