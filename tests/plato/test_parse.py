@@ -188,12 +188,22 @@ def test_the_funnel_tells_the_steps_apart():
 
 # -- anything ----------------------------------------------------------------------------------------------------------
 
-BITS = st.sampled_from(
-    [*'123:[]{}"\\é\x00\t\r\n', "17", ": ", " <- ", "<-", ", ", "\n\n", '"id"', '"ask"', '"needs"', "```", "json", "- "]
-    + ["**", "(needs 1, 2)", "Part ", "Who?", "What for?", "<think>", "</think>", "[48]", "\ud800", "\u2028", "1e999"]
-    + ["null", "true", '{"id": 1, "ask": "Who?"}', '{"id": 2, "ask": "Why?", "needs": [1, 9]}', "9" * 30]
-    + ["1: Who?\n", "2 <- 1: What?\n", "3 <- 3, 9, 1: Why?\n", "1: Again?\n"]
+WORDS = ("17", ": ", " <- ", "<-", ", ", "\n\n", '"id"', '"ask"', '"needs"', "```", "json", "- ", "**", "Part ", "Who?")
+MORE = (
+    "(needs 1, 2)",
+    "What for?",
+    "<think>",
+    "</think>",
+    "[48]",
+    "\ud800",
+    "\u2028",
+    "1e999",
+    "null",
+    "true",
+    "9" * 30,
 )
+PARTS = ('{"id": 1, "ask": "Who?"}', '{"id": 2, "ask": "Why?", "needs": [1, 9]}', "1: Who?\n", "3 <- 3, 9, 1: Why?\n")
+BITS = st.sampled_from([*'123:[]{}"\\é\x00\t\r\n', *WORDS, *MORE, *PARTS])
 TEXTS = st.lists(BITS, max_size=60).map("".join) | st.text(max_size=300)
 
 
