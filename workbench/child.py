@@ -20,7 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import psutil
 
@@ -136,15 +136,19 @@ class Child:
             self.process.stdin.close()
 
 
-def serve_lines(source: TextIO, take: Callable[[dict[str, Any]], None]) -> threading.Thread:
-    """In the child: a thread that hands each line of `source` to `take`.
+def serve_lines(source: int, take: Callable[[dict[str, Any]], None]) -> threading.Thread:
+    """In the child: a thread that hands each line of a file descriptor to `take`.
 
-    When the other side hangs up, what this process started is killed and the process ends.
+    When the other side hangs up, what this process started is killed and the process ends. It reads the descriptor and
+    not sys.stdin, whose lock a process forked meanwhile would find taken for ever.
     """
 
     def listen() -> None:
-        for line in source:
-            take(json.loads(line))
+        kept = b""
+        while part := os.read(source, _PIECE):
+            *whole, kept = (kept + part).split(b"\n")
+            for line in whole:
+                take(json.loads(line))
         for one in psutil.Process().children():
             leash.end(one)
         os._exit(0)

@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from engine_child import Ask, Engine, draw_ids
 
 from workbench.cake.store import DiskStore
-from workbench.cake.vllm_tiny import write_tiny
+from workbench.lm.tiny_folder import write_tiny
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(300)]
 

@@ -22,8 +22,8 @@ from workbench.cake.config import CakeConfig
 from workbench.cake.lmcache import start_server
 from workbench.cake.vllm_bench import apart
 from workbench.cake.vllm_settings import Asked, Settings
-from workbench.cake.vllm_tiny import write_tiny
 from workbench.cake.vllm_work import measured_vllm
+from workbench.lm.tiny_folder import write_tiny
 from workbench.system import Point, Progress, Span
 
 pytestmark = [pytest.mark.vllm, pytest.mark.lmcache, pytest.mark.timeout(500)]

@@ -19,7 +19,7 @@ pipe = os.fdopen(int(sys.argv[1]), "w")
 def say(**fields):
     print(json.dumps(fields), file=pipe, flush=True)
 """
-ECHO = "serve_lines(sys.stdin, lambda fields: say(back=fields))\ntime.sleep(60)"
+ECHO = "serve_lines(0, lambda fields: say(back=fields))\ntime.sleep(60)"
 GRANDCHILD = "subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'], pass_fds=[pipe.fileno()])\n"
 
 
@@ -144,7 +144,7 @@ time.sleep(60)
 @pytest.mark.parametrize("listens", [True, False])
 def test_it_ends_with_an_owner_that_is_killed(tmp_path, listens):
     """Only one that listens does: the other is the control."""
-    listen = "serve_lines(sys.stdin, print)\n" if listens else ""
+    listen = "serve_lines(0, print)\n" if listens else ""
     code = HEAD + GRANDCHILD.replace("subprocess.Popen", "below = subprocess.Popen")
     code += listen + "say(pids=[os.getpid(), below.pid])\ntime.sleep(60)"
     owner = subprocess.Popen(

@@ -26,7 +26,7 @@ from workbench.cake.result import Row, RowMode, restore_name
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import in_memory
 from workbench.cake.vllm_facts import Run, apart, facts, fitted
-from workbench.cake.vllm_tiny import write_tiny
+from workbench.lm.tiny_folder import write_tiny
 from workbench.system import Event, Note, Point, Progress, Span
 
 TOP = 20  # log-probabilities of the first token that are compared

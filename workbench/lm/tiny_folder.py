@@ -32,8 +32,11 @@ SHARPNESS = 1.5  # on q and k: attention picks keys out instead of averaging
 EMBED_STD = 0.2  # small beside what the layers add
 
 
-def write_tiny(folder: Path, seed: int = 0) -> Path:
-    """Write config and fp32 weights, the same for the same seed; returns the folder. No tokenizer."""
+def write_tiny(folder: Path, seed: int = 0, tokenizer: bool = False) -> Path:
+    """Write config and fp32 weights, the same for the same seed; returns the folder.
+
+    With a tokenizer: a token is a byte and its id the byte's value, as in ByteTokenizer; ids above are special.
+    """
     import torch
     from safetensors.torch import save_file
 
@@ -62,4 +65,32 @@ def write_tiny(folder: Path, seed: int = 0) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG))
+    if tokenizer:
+        _write_tokenizer(folder)
     return folder
+
+
+def _write_tokenizer(folder: Path) -> None:
+    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+
+    made = Tokenizer(models.BPE(vocab={sign: byte for byte, sign in _signs().items()}, merges=[]))
+    made.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    made.decoder = decoders.ByteLevel()
+    names = {CONFIG["bos_token_id"]: "<bos>", CONFIG["eos_token_id"]: "<eos>"}
+    rest = range(256, CONFIG["vocab_size"])
+    made.add_special_tokens([AddedToken(names.get(i, f"<{i}>"), special=True, normalized=False) for i in rest])
+    made.save(str(folder / "tokenizer.json"))
+    about = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "bos_token": "<bos>",
+        "eos_token": "<eos>",
+        "chat_template": "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}assistant: ",
+    }
+    (folder / "tokenizer_config.json").write_text(json.dumps(about))
+
+
+def _signs() -> dict[int, str]:
+    """The sign that byte-level BPE writes for each byte: itself where it prints, else one from 256 on, in order."""
+    prints = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    other = [byte for byte in range(256) if byte not in prints]
+    return {byte: chr(byte) for byte in prints} | {byte: chr(256 + at) for at, byte in enumerate(other)}

