@@ -44,8 +44,13 @@ def test_badges_stand_in_titles(result):
     assert "(modelled)" in result.schedule().layout.title.text
 
 
-def test_the_main_picture_holds_all_four_parts(result):
+def test_the_main_picture_holds_all_six_parts(result):
     fig = result.figure()
+    assert len(list(fig.select_xaxes())) == 6
+    x, y = result.plan.lorenz["segments"]
+    curve = next(t for t in fig.data if t.name == "segments, most work first")
+    assert list(curve.x) == pytest.approx([100 * v for v in x], rel=1e-5)
+    assert list(curve.y) == pytest.approx([100 * v for v in y], rel=1e-5)
     loops = [t for t in fig.data if t.type == "bar" and t.orientation != "h"]
     assert {t.name for t in loops} == {n for n in result.names("loop") if n != "minimap2's loop"}
     for trace in loops:
@@ -61,6 +66,21 @@ def test_the_main_picture_holds_all_four_parts(result):
     assert sum(sum(t.x) for t in ours) == pytest.approx(result.summary()["total_s"])
     reads = next(t for t in fig.data if t.name == "read")
     assert len(reads.x) == len([r for r in result.reads if r.pairs])
+
+
+def test_what_the_modes_chain_differently_is_in_the_main_picture(result):
+    found = anchors_of(3000, seed=4)
+    lax = chains_of(ChainParams(max_skip=None, min_score=2000), found)
+    full = chains_of(ChainParams(max_skip=None), found)
+    near = dots.dots("read", 200_000, ["c"], [400_000], full, lax, near=True)
+    fig = result.model_copy(update={"differs": near}).figure()
+    drawn = [t.name for t in fig.data if t.yaxis == "y2"]
+    assert "chain, only with every predecessor" in drawn
+    assert "anchor" in drawn
+    assert not [a for a in fig.layout.annotations if "same in both modes" in a.text]
+    same = result.model_copy(update={"differs": None}).figure()
+    assert [a for a in same.layout.annotations if "same in both modes" in a.text]
+    assert not [t for t in same.data if t.yaxis == "y2" and t.name]
 
 
 def test_a_hundred_thousand_anchors_stay_fluid():

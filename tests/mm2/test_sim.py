@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from workbench.mm2 import plan, shape, sim
-from workbench.mm2.config import Mm2Config
+from workbench.mm2.config import BASELINES, Mm2Config
 
 MI210 = sim.DEVICES["MI210"]
 LOST = 1.01  # the full design may be this much behind an ablation: greedy orders are not the best ones
@@ -65,6 +65,17 @@ def test_each_part_is_worth_something_somewhere(lost):
     full = sim.schedule(parts, MI210, base)
     without = sim.schedule(parts, MI210, replace(base, **{lost: False}))
     assert without.makespan_s >= 1.1 * full.makespan_s
+
+
+def test_an_ablation_takes_one_part_out():
+    full = vars(sim.Design())
+    lost = {name: [k for k, v in vars(design).items() if v != full[k]] for name, design in sim.ABLATIONS.items()}
+    assert lost.pop("full design") == []
+    assert sorted(lost.pop("none of these")) == ["longest_first", "persistent", "pooled", "split"]
+    assert [len(parts) for parts in lost.values()] == [1] * 5
+    changed = [changes for changes in BASELINES.values() if not {"mode", "kernel"} & changes.keys()]
+    asked = [sim.design_of(Mm2Config(**changes)) for changes in changed]
+    assert {name for name in lost if sim.ABLATIONS[name] in asked} == set(lost)  # a baseline is the same as its bar
 
 
 def test_even_work_needs_no_design():
@@ -126,5 +137,5 @@ def test_nothing_to_do():
 
 def test_what_a_config_asks_for():
     config = Mm2Config(persistent=False, segmented=False)
-    assert sim.design_of(config) == sim.Design(segmented=False, persistent=False, split=False)
+    assert sim.design_of(config) == sim.Design(segmented=False, persistent=False)
     assert sim.design_of(Mm2Config()) == sim.Design()

@@ -15,9 +15,9 @@ from workbench.mm2 import SYSTEM, loops, mapper, rivals, source, stages
 from workbench.mm2.index import build_of
 from workbench.mm2.io import Record, SequenceError, read
 from workbench.mm2.presets import preset_of
-from workbench.mm2.result import FULL, MAPPY, MINIMAP2, Checks, ours, theirs
+from workbench.mm2.result import FULL, MINIMAP2, Checks, ours, theirs
 from workbench.mm2.satellites import with_satellites
-from workbench.system import Note, Point, Progress, Span
+from workbench.system import Point, Progress, Span
 
 FEW = {"megabases": 0.2, "length_kbp_max": 20.0, "satellite_kbp": 0.0}
 
@@ -63,7 +63,7 @@ def test_it_says_what_it_does_while_it_does_it(run):
     for lane in stages.STAGES:
         own = [s for s in spans if s.lane == lane]
         assert sum(s.why["reads"] for s in own) == run.result.totals.reads
-        assert sum(s.end_s - s.start_s for s in own) == pytest.approx(getattr(run.result.totals, f"{lane}_s"), abs=1e-5)
+        assert 0 < getattr(run.result.totals, f"{lane}_s") <= sum(s.end_s - s.start_s for s in own) + 1e-3
     assert {p.series for p in events(run, Point)} >= {"mapped: throughput (Mb/s)", "chain: time per base (ns)"}
     assert "mapping, " in " ".join(p.note for p in events(run, Progress))
 
@@ -89,6 +89,18 @@ def test_stages_over_a_batch_are_the_mapper(index, small_genome):
         assert [[h.paf() for h in hits] for batch in found for hits in batch.hits] == want
         assert [batch.number for batch in found] == list(range(len(found)))
     assert any(batch.joined for batch in found)
+
+
+def test_time_that_others_take_is_not_a_stages(index, small_genome, monkeypatch):
+    """Seconds of a stage are of the processor: beside total_s, which is so too, they must not grow with the load."""
+    reads = list(source.reads.simulate(small_genome, count=4, length=(500, 2000)))
+    one = mapper.Mapper(index)
+    seeds = one.seeds
+    monkeypatch.setattr(one, "seeds", lambda bases: (time.sleep(0.1), seeds(bases))[1])
+    batch = stages.run(one, 0, reads, threading.Event())
+    begin, end = batch.times["seed"]
+    assert end - begin >= 0.4
+    assert 0 < batch.cpu_s["seed"] < 0.2
 
 
 def test_a_stopped_pass_ends(index, small_genome):
@@ -164,59 +176,6 @@ def test_times_of_bins_add_up(index, small_genome):
     stopped.set()
     assert np.isnan(bench.time(loops.loops(params)[1], 1, stopped))
     assert len(bench.rows) == 4
-
-
-def test_paf_is_compared_read_by_read():
-    one = b"a\t1\nb\t2\nb\t3\n"
-    assert rivals.equal_fraction(one, one, ["a", "b", "unmapped"]) == 1
-    assert rivals.equal_fraction(one, b"a\t1\nb\t3\nb\t2\n", ["a", "b"]) == 0.5
-    assert rivals.equal_fraction(one, b"", ["a", "b", "c", "d"]) == 0.5
-
-
-def test_without_minimap2_it_says_so(monkeypatch):
-    monkeypatch.setattr(rivals.shutil, "which", lambda _: None)
-    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **FEW), record=False).start().wait(60)
-    said = [n.text for n in events(done, Note)]
-    assert any("minimap2 is not installed" in text and "apt-get install minimap2" in text for text in said)
-    assert done.result.paf_equal == {}
-    assert "minimap2_total_s" not in done.result.summary()
-    assert done.result.summary()["dp_speedup_vs_minimap2"] > 0
-    assert [n for n in done.result.names("mapping") if n.startswith("minimap2")] == []
-
-
-def test_a_program_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
-    fake = tmp_path / "minimap2"
-    fake.write_text("#!/bin/sh\necho no room >&2\nexit 3\n")
-    fake.chmod(0o755)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    call = ("ref.fa", "reads.fa", "map-ont", "full", tmp_path, threading.Event())
-    with pytest.raises(RuntimeError, match="code 3: no room"):
-        rivals.minimap2(*call)
-    fake.write_text("#!/bin/sh\nexec sleep 60\n")
-    stop = threading.Event()
-    threading.Timer(0.2, stop.set).start()
-    began = time.monotonic()
-    with pytest.raises(rivals.Stopped):
-        rivals.minimap2(*call[:-1], stop)
-    assert time.monotonic() - began < 5
-
-
-def test_a_rival_that_fails_is_left_out(monkeypatch):
-    monkeypatch.setattr(rivals, "minimap2_version", lambda: "2.99")
-
-    def fails(*_):
-        raise RuntimeError("minimap2 ended with code 3: no room")
-
-    monkeypatch.setattr(rivals, "minimap2", fails)
-    monkeypatch.setattr(rivals, "mappy_is_here", lambda: True)
-    monkeypatch.setattr(rivals, "mappy", lambda *_: 1.5)
-    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **FEW), record=False).start().wait(60)
-    said = " ".join(n.text for n in events(done, Note))
-    assert "minimap2, skip 25 is left out: minimap2 ended with code 3: no room" in said
-    assert "minimap2 2.99 is here; equal lines are only due from 2.24" in said
-    assert done.result.names("mapping") == [ours("exact_skip25"), ours("full"), MAPPY]
-    assert done.result.summary()["mappy_total_s"] == 1.5
-    assert done.result.paf_equal == {}
 
 
 def failed(**changes):

@@ -95,7 +95,7 @@ class Mm2Config(Config):
         if self.length_kbp_min > self.length_kbp_max:
             raise ValueError("length_kbp_min: must not exceed length_kbp_max")
         if self.satellite_kbp and self.reads != "simulated":
-            raise ValueError("satellite_kbp: the repeats are put in for simulated reads; others do not come from them")
+            raise ValueError("satellite_kbp: others than simulated reads do not come from repeats put in; set it to 0")
         if self.mode == "exact_skip25" and self.kernel not in ("auto", "scalar"):
             raise ValueError("kernel: only the scalar loop follows minimap2's heuristic; mode='full' takes the others")
         return self

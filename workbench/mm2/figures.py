@@ -1,4 +1,4 @@
-"""Pictures of a measured run: a read's dot plot, work over read length, loops over read length, whole mappers."""
+"""Pictures of a measured run: dot plot, what the modes chain differently, work and how it lies, loops, mappers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench import theme
-from workbench.mm2.gantt import legends
+from workbench.mm2.gantt import legends, lorenz
 from workbench.mm2.result import MAPPY, MINIMAP2, MODE_WORDS, bins, ours, theirs
 
 if TYPE_CHECKING:
@@ -27,38 +27,53 @@ STAGES = {"seed": 5, "chain": 0, "join": 3, "hits": 4}
 
 
 def overview(result: Mm2Result) -> go.Figure:
-    """Dot plot and work per base above; loops against minimap2's and whole mappers below."""
+    """A read and what the modes chain differently; work per read and how it lies; loops and whole mappers."""
     fig = make_subplots(
-        rows=2,
+        rows=3,
         cols=2,
         column_widths=[0.5, 0.5],
         horizontal_spacing=0.2,
-        vertical_spacing=0.3,
+        vertical_spacing=0.178,
         subplot_titles=(
-            "A read against the reference",
-            "Longer reads, more work per base",
+            "The read with most work, against the reference",
+            "Where the two modes chain differently",
+            "Work per base by read length",
+            "How unevenly work lies",
             "Scoring chains, against minimap2's heuristic loop",
             "Reads to PAF, one thread",
         ),
     )
-    if result.dots is not None:
-        _anchors(fig, result.dots, 1, 1)
-        _chains(fig, result.dots, 1, 1, ("both", "full", "exact_skip25"))
-    _axes(fig, result.dots, 1, 1)
+    for col, dots in ((1, result.dots), (2, result.differs)):
+        if dots is not None:
+            _anchors(fig, dots, 1, col)
+            _chains(fig, dots, 1, col, ("both", "full", "exact_skip25"))
+        _axes(fig, dots, 1, col)
+    if result.differs is None:
+        alike(fig, "every chain of the reads with most work<br>is the same in both modes")
     _work(fig, result.reads)
+    lorenz(fig, result.plan)
     _loops(fig, result)
     _mappers(fig, result)
-    legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
+    legends(fig, {1 + at: (0.6 * (at % 2), (0.735, 0.344, -0.05)[at // 2]) for at in range(6)})
     fig.update_layout(barmode="group", bargap=0.22, margin={"b": 140, "t": 84})
     s = result.summary()
     title = f"{s['reads']:,.0f} reads, nothing to chain (measured)"
     if (speed := s.get("dp_speedup_vs_minimap2")) is not None:
         exact = f"exact on {100 * s['exact_fraction']:.4g} %" if "exact_fraction" in s else "none found"
         title = f"Chains of {s['reads']:,.0f} reads, {exact}, {speed:.2f}x minimap2's loop (measured)"
-    return theme.finish(fig, title, result.sentence(), height=900)
+    return theme.finish(fig, title, result.sentence(), height=1340)
 
 
-def _anchors(fig: go.Figure, dots: Dots, row: int, col: int) -> None:
+def alike(fig: go.Figure, text: str) -> None:
+    """Words in the place of the second plot, which has nothing to show."""
+    fig.add_annotation(
+        text=text, showarrow=False, x=0.5, y=0.5, xref="x2 domain", yref="y2 domain",
+        font={"size": 13, "color": theme.QUIET},
+    )  # fmt: skip
+    fig.add_trace(go.Scatter(x=[], y=[], showlegend=False), row=1, col=2)
+
+
+def _anchors(fig: go.Figure, dots: Dots, row: int, col: int, told: bool = True) -> None:
     """One mark an anchor, forward and reverse told apart by shade and shape."""
     reverse = np.array(dots.reverse, bool)
     x, y = np.array(dots.x, np.float64) / 1e3, np.array(dots.y, np.float64) / 1e3
@@ -70,7 +85,7 @@ def _anchors(fig: go.Figure, dots: Dots, row: int, col: int) -> None:
                     x=x[own].astype(np.float32), y=y[own].astype(np.float32), mode="markers", name=name,
                     hovertemplate="reference %{x:,.1f} kb, read %{y:,.1f} kb<extra>" + name + "</extra>",
                     marker={"size": 3, "color": colour, "symbol": symbol, "opacity": 0.75},
-                    showlegend=col == 1 and not on,
+                    showlegend=told,
                 ),
                 row=row, col=col,
             )  # fmt: skip
@@ -131,7 +146,7 @@ def _work(fig: go.Figure, reads: Sequence[Read]) -> None:
             mode="markers", name="read", hovertemplate="%{x:,.1f} kb: %{y:,.0f} pairs a base<extra></extra>",
             marker={"size": 5, "color": theme.SKY, "symbol": "diamond", "opacity": 0.65},
         ),
-        row=1, col=2,
+        row=2, col=1,
     )  # fmt: skip
     if known:
         lengths = np.array([r.length for r in known])
@@ -143,10 +158,10 @@ def _work(fig: go.Figure, reads: Sequence[Read]) -> None:
                 y=[sum(r.pairs for r in part) / sum(r.length for r in part) for part in parts],
                 mode="lines+markers", name="mean of reads of like length", **theme.series(1).line(),
             ),
-            row=1, col=2,
+            row=2, col=1,
         )  # fmt: skip
-    fig.update_xaxes(title_text="read length (kb)", type="log", dtick="D2", row=1, col=2)
-    fig.update_yaxes(title_text="pairs of anchors per base (1/base)", type="log", dtick="D2", row=1, col=2)
+    fig.update_xaxes(title_text="read length (kb)", type="log", dtick="D2", row=2, col=1)
+    fig.update_yaxes(title_text="pairs of anchors per base (1/base)", type="log", dtick="D2", row=2, col=1)
 
 
 def _loops(fig: go.Figure, result: Mm2Result) -> None:
@@ -163,11 +178,11 @@ def _loops(fig: go.Figure, result: Mm2Result) -> None:
                 hovertemplate="%{x} kb: %{y:.2f} times minimap2's loop<extra>" + name + "</extra>",
                 **bold, **theme.series((4, 2, 0, 3, 5, 1)[at % 6]).bar(),
             ),
-            row=2, col=1,
+            row=3, col=1,
         )  # fmt: skip
-    fig.add_hline(y=1, line={"color": theme.INK, "dash": "dash", "width": 1.4}, row=2, col=1)
-    fig.update_xaxes(title_text="read length (kb)", type="category", row=2, col=1)
-    fig.update_yaxes(title_text="speed over minimap2's loop (×)", rangemode="tozero", row=2, col=1)
+    fig.add_hline(y=1, line={"color": theme.INK, "dash": "dash", "width": 1.4}, row=3, col=1)
+    fig.update_xaxes(title_text="read length (kb)", type="category", row=3, col=1)
+    fig.update_yaxes(title_text="speed over minimap2's loop (×)", rangemode="tozero", row=3, col=1)
 
 
 def _mappers(fig: go.Figure, result: Mm2Result) -> None:
@@ -185,21 +200,21 @@ def _mappers(fig: go.Figure, result: Mm2Result) -> None:
             go.Bar(y=[labels[n] for n in names], x=x, orientation="h", name=f"ours, {MODE_WORDS[mode]}: {stage}",
                    offsetgroup="one", base=_stacked(traced, stage, whole, total, names, ours(mode)),
                    hovertemplate=stage + ": %{x:.3f} s<extra></extra>", **theme.series(at).bar()),
-            row=2, col=2,
+            row=3, col=2,
         )  # fmt: skip
     rest = [0 if n == ours(mode) else total[n] for n in names]
     fig.add_trace(
         go.Bar(y=[labels[n] for n in names], x=rest, orientation="h", name="all stages together", offsetgroup="one",
                hovertemplate="%{y}: %{x:.3f} s<extra></extra>", **theme.series(6).bar()),
-        row=2, col=2,
+        row=3, col=2,
     )  # fmt: skip
     for n in names:
         fig.add_annotation(
             x=total[n], y=labels[n], text=f" {theme.number(total[n])} s", showarrow=False, xanchor="left",
-            font={"size": 12, "color": theme.INK}, row=2, col=2,
+            font={"size": 12, "color": theme.INK}, row=3, col=2,
         )  # fmt: skip
-    fig.update_yaxes(title_text="mapper", type="category", row=2, col=2)
-    fig.update_xaxes(title_text="processor time (s)", range=[0, max(total.values(), default=1) * 1.16], row=2, col=2)
+    fig.update_yaxes(title_text="mapper", type="category", row=3, col=2)
+    fig.update_xaxes(title_text="processor time (s)", range=[0, max(total.values(), default=1) * 1.16], row=3, col=2)
 
 
 def _stacked(
@@ -216,7 +231,7 @@ def difference(dots: Dots) -> go.Figure:
         cols=2, shared_yaxes=True, horizontal_spacing=0.05, subplot_titles=("Every predecessor", "minimap2's heuristic")
     )
     for col, mode in ((1, "full"), (2, "exact_skip25")):
-        _anchors(fig, dots, 1, col)
+        _anchors(fig, dots, 1, col, told=col == 1)
         _chains(fig, dots, 1, col, ("both", mode) if col == 1 else (mode,))
         if col == 2:
             _again(fig, dots)

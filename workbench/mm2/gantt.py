@@ -41,7 +41,7 @@ def overview(plan: Plan, sentence: str) -> go.Figure:
     _strokes(fig, plan)
     _ends(fig, plan)
     _levels(fig, plan)
-    _lorenz(fig, plan)
+    lorenz(fig, plan)
     legends(fig, {1: (0.0, 0.57), 2: (0.6, 0.57), 3: (0.0, -0.08), 4: (0.6, -0.08)})
     fig.update_layout(barmode="overlay", margin={"b": 140, "t": 84})
     end, best = plan.asked, plan.asked_bound_s
@@ -50,7 +50,7 @@ def overview(plan: Plan, sentence: str) -> go.Figure:
 
 
 def legends(fig: go.Figure, at: dict[int, tuple[float, float]]) -> None:
-    """A legend below each plot of a 2 x 2 grid (1 to 4, by row), and its title above, both left."""
+    """A legend below each plot of a grid (from 1, by row), and its title above, both left."""
     for number, (x, y) in at.items():
         name, axis = ("legend", "y") if number == 1 else (f"legend{number}", f"y{number}")
         for trace in fig.data:
@@ -151,7 +151,8 @@ def _levels(fig: go.Figure, plan: Plan) -> None:
     fig.update_yaxes(title_text="units at work (units)", rangemode="tozero", row=2, col=1)
 
 
-def _lorenz(fig: go.Figure, plan: Plan) -> None:
+def lorenz(fig: go.Figure, plan: Plan) -> None:
+    """How much of the batch's work lies in how few of its segments and reads; in row 2, column 2."""
     for at, (name, (x, y)) in enumerate(plan.lorenz.items()):
         style = theme.series((0, 1)[at])
         fig.add_trace(

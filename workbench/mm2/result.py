@@ -64,7 +64,7 @@ class Read(Base):
 
 
 class Totals(Base):
-    """Of all reads, kept or not."""
+    """Of all reads, kept or not; seconds are of the processor, as those of the rivals are."""
 
     reads: int = 0
     bases: int = 0

@@ -31,6 +31,8 @@ CPU = re.compile(r"CPU: ([\d.]+) sec")
 MAPPY_CODE = """
 import json, sys, time, mappy
 index = mappy.Aligner(sys.argv[1], preset=sys.argv[3], n_threads=1)
+if not index:
+    sys.exit("mappy cannot index " + sys.argv[1])
 began, hits = time.process_time(), 0
 for name, bases, _ in mappy.fastx_read(sys.argv[2]):
     for hit in index.map(bases):
@@ -89,12 +91,15 @@ def minimap2(reference: Path, reads: Path, preset: str, mode: str, folder: Path,
     return Mapping(max(float(total[1]) - wall_s * cores, 1e-3), out.read_bytes())
 
 
-def mappy(reference: Path, reads: Path, preset: str, folder: Path, stop: Flag) -> float:
-    """Processor seconds of one pass of mappy, base alignment included."""
+def mappy(reference: Path, reads: Path, preset: str, folder: Path, stop: Flag) -> tuple[float, int]:
+    """Processor seconds of one pass of mappy, base alignment included, and its hits. RuntimeError when it fails."""
     out = folder / "mappy.json"
     _told([sys.executable, "-c", MAPPY_CODE, str(reference), str(reads), preset], out, stop)
-    seconds, _ = json.loads(out.read_text())
-    return float(seconds)
+    try:
+        seconds, hits = json.loads(out.read_text())
+    except ValueError as error:
+        raise RuntimeError(f"mappy did not say what it took: {out.read_text()[:100]!r}") from error
+    return float(seconds), int(hits)
 
 
 def _told(command: Sequence[str], out: Path, stop: Flag) -> str:

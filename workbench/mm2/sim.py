@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -94,7 +94,7 @@ ABLATIONS = {
     "not persistent": Design(persistent=False),
     "not pooled": Design(pooled=False),
     "none of these": Design(pooled=False, persistent=False, longest_first=False, split=False),
-    "no segmentation": Design(segmented=False, split=False),
+    "no segmentation": Design(segmented=False),
 }
 
 
@@ -344,5 +344,4 @@ def _levels(changes: list[tuple[float, int]]) -> list[tuple[float, int]]:
 def design_of(config: Any) -> Design:
     """The design that a config asks for."""
     names = ("segmented", "pooled", "persistent", "longest_first", "split")
-    found = replace(Design(), **{name: getattr(config, name) for name in names})
-    return found if found.segmented else replace(found, split=False)  # what is not cut is no unit that can be shared
+    return Design(**{name: getattr(config, name) for name in names})

@@ -13,7 +13,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from threading import Event as Flag
 from threading import get_ident
-from time import monotonic
+from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
 from workbench.mm2.io import batches
@@ -41,6 +41,7 @@ class Batch:
     chains: list[int] = field(default_factory=list)
     hits: list[list[Hit]] = field(default_factory=list)
     times: dict[str, tuple[float, float]] = field(default_factory=dict)  # stage -> begin, end (time.monotonic)
+    cpu_s: dict[str, float] = field(default_factory=dict)  # stage -> processor seconds of this thread
     joined: int = 0  # reads of which the anchors were chained a second time
     thread: int = 0
 
@@ -69,12 +70,12 @@ def run(mapper: Mapper, number: int, records: list[Record], stop: Flag) -> Batch
     seeds, found = list[Any](), list[Any]()
 
     def stage(name: str, items: Iterable[Any], do: Any) -> None:
-        begin = monotonic()
+        begin, worked = monotonic(), thread_time()
         for item in items:
             if stop.is_set():
                 return
             do(*item)
-        batch.times[name] = (begin, monotonic())
+        batch.times[name], batch.cpu_s[name] = (begin, monotonic()), thread_time() - worked
 
     def join(at: int) -> None:
         again = mapper.join(found[at], len(records[at].sequence))

@@ -63,6 +63,7 @@ class _Run:
         self.kept_names: list[str] = []
         self.strokes: list[Stroke] = []
         self.notes: list[str] = []
+        self.rivals: dict[str, str] = {}  # mapper -> version, of those that were timed
         self.reads_hash, self.paf_hash = hashlib.sha256(), hashlib.sha256()
 
     def whole(self, say: Say, stop: Flag) -> Mm2Result:
@@ -150,7 +151,7 @@ class _Run:
         """Spans of a batch, how fast it went, how far the run is."""
         spans = list(batch.spans(self.began, lane))
         for span in spans:
-            self.totals[f"{span.kind}_s"] += span.end_s - span.start_s
+            self.totals[f"{span.kind}_s"] += batch.cpu_s[span.kind]
             self.say(span)
             if len(self.strokes) < MOST_STROKES:
                 self.strokes.append(Stroke.of(span))
@@ -250,6 +251,7 @@ class _Run:
             if theirs(mode) in paf
         }
         differs = 1 - rivals.equal_fraction(paf[ours("full")], paf[ours("exact_skip25")], self.names)
+        self.rivals = {name: version for name, version in here.items() if version}
         return {"paf_equal": equal, "heuristic_differs": differs, "rival": here.get("minimap2", "")}
 
     def _mapped(self, name: str, mapper: dict[str, Mapper], folder: Path) -> tuple[float, bytes | None]:
@@ -257,7 +259,8 @@ class _Run:
         reads, reference = folder / "reads.fa", folder / "reference.fa"
         mode = "full" if name in (ours("full"), theirs("full")) else "exact_skip25"
         if name == MAPPY:
-            return rivals.mappy(reference, reads, self.config.map_preset, folder, self.stop), None
+            seconds, _ = rivals.mappy(reference, reads, self.config.map_preset, folder, self.stop)
+            return seconds, None
         if name == ours(mode):
             found = rivals.ours(mapper[mode], reads, self.stop)
         else:
@@ -332,7 +335,7 @@ class _Run:
         totals = {k: round(v, 6) if isinstance(v, float) else v for k, v in self.totals.items()}
         draft = Mm2Result(
             config=config,
-            provenance=backends.provenance(self.where, {}),
+            provenance=backends.provenance(self.where, {}),  # again at the end, with badges and rivals
             timings=self.rows,
             reads=self.reads,
             totals=Totals(**totals),
@@ -345,6 +348,7 @@ class _Run:
         )
         seconds = round(time.monotonic() - self.began, 3)
         told = backends.provenance(self.where, summary_badges(list(draft.summary()), draft.measured), seconds=seconds)
+        told = told.model_copy(update={"versions": told.versions | self.rivals})
         self.say(Progress(100, 100, "done"))
         return draft.model_copy(update={"provenance": told})
 
