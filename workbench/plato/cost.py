@@ -41,7 +41,7 @@ class StepCost:
     source: str = ""
 
     def step_s(self, tokens: int, rows: int = 1, kv_tokens: int = 0) -> float:
-        """A step of `tokens` new tokens in `rows` sequences over `kv_tokens` cached ones; beyond KNOTS by their last slope."""
+        """A step of `tokens` new tokens in `rows` sequences over `kv_tokens` cached ones. Beyond KNOTS: their slope."""
         if tokens < 1 or rows < 1:
             raise ValueError(f"a step has at least one token and one sequence, not {tokens} and {rows}")
         last, before = self.table[-1], self.table[-2]

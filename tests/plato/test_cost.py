@@ -1,0 +1,70 @@
+"""The step's cost: what is measured comes back, padding only where it pays, nonsense is refused."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workbench.plato.cost import KNOTS, Sample, StepCost, fit, shapes
+
+FLAT = StepCost(tuple([0.02] * len(KNOTS)), 0.001, 1e-6)
+RISING = StepCost(tuple(0.01 + 0.002 * k for k in KNOTS), 0.0, 0.0)
+DIP = StepCost((0.037, 0.062, 0.075, 0.058, 0.056, 0.060, 0.080, 0.12, 0.2, 0.3, 0.5, 0.9), 0.0, 0.0)  # 4 beats 2 and 3
+
+
+def samples_of(cost: StepCost, noise: float = 0.0) -> list[Sample]:
+    draw = np.random.default_rng(0)
+    found = []
+    for tokens, rows, context in shapes(8192):
+        seconds = cost.step_s(tokens, rows, rows * context) * (1 + noise * draw.standard_normal())
+        found.append(Sample(tokens, rows, rows * context, seconds))
+    return found
+
+
+@pytest.mark.parametrize("true", [FLAT, RISING, DIP])
+def test_a_cost_is_recovered_from_its_own_steps(true: StepCost) -> None:
+    found = fit(samples_of(true))
+    for tokens, rows, kv in [(1, 1, 300), (4, 4, 2000), (8, 8, 4000), (40, 2, 900), (200, 1, 500)]:
+        assert found.step_s(tokens, rows, kv) == pytest.approx(true.step_s(tokens, rows, kv), rel=0.02)
+    assert found.error < 0.01
+
+
+def test_noise_shows_as_error() -> None:
+    assert fit(samples_of(RISING, noise=0.2)).error > 0.02 > fit(samples_of(RISING)).error
+
+
+def test_padding_only_where_a_wider_step_is_faster() -> None:
+    assert DIP.padded(2) == 4
+    assert DIP.padded(3) == 4
+    assert DIP.padded(1) == 1  # 37 ms beat all
+    assert [RISING.padded(w) for w in range(1, 17)] == list(range(1, 17))  # the control: no dip, no padding
+
+
+def test_beyond_the_table_the_last_slope_goes_on() -> None:
+    assert RISING.step_s(1000) == pytest.approx(0.01 + 2.0)
+
+
+def test_branches_gain_less_than_their_number() -> None:
+    assert 1 < FLAT.width_gain(4) < 4
+    assert StepCost(tuple(0.01 * k for k in KNOTS), 0.0, 0.0).width_gain(4) == pytest.approx(1.0)
+
+
+def test_too_few_samples_are_refused() -> None:
+    with pytest.raises(ValueError, match="three or more widths"):
+        fit([Sample(1, 1, 10, 0.1), Sample(2, 2, 10, 0.1)])
+
+
+@pytest.mark.parametrize(("tokens", "rows"), [(0, 1), (1, 0), (-1, 1)])
+def test_an_empty_step_has_no_cost(tokens: int, rows: int) -> None:
+    with pytest.raises(ValueError, match="at least one token"):
+        FLAT.step_s(tokens, rows)
+
+
+@given(st.lists(st.floats(1e-4, 1.0), min_size=len(KNOTS), max_size=len(KNOTS)), st.floats(0, 0.01), st.floats(0, 1e-5))
+def test_no_fit_has_a_negative_part(table: list[float], row_s: float, kv_s: float) -> None:
+    found = fit(samples_of(StepCost(tuple(table), row_s, kv_s)))
+    assert min(found.table) >= 0
+    assert found.row_s >= 0
+    assert found.kv_s >= 0

@@ -1,0 +1,112 @@
+"""The ways of answering, run one after the other on one engine, interleaved over rounds, each from a cold KV cache."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from workbench.plato.conductor import conduct
+from workbench.plato.config import PlatoConfig
+from workbench.plato.cost import StepCost
+from workbench.plato.engine import Engine
+from workbench.plato.forecast import judge, predict, prior
+from workbench.plato.graph import Plan
+from workbench.plato.happen import Happening, Outcome, Script, Settings, Way
+from workbench.plato.layout import Layout
+
+COMPARED: tuple[Way, ...] = ("plato", "plain", "sot", "independent", "nodes")
+PARTS_UNSEEN = 4  # of a plan that the model still has to write: bounds the plain answer decoded beside it
+
+
+class Stopped(Exception):
+    """The run was cancelled."""
+
+
+class Arms:
+    """One query, one engine, one fitted cost; `script(way)` gives a fresh planner for each answer."""
+
+    def __init__(
+        self,
+        config: PlatoConfig,
+        engine: Engine,
+        query: str,
+        plan: Plan | None,
+        script: Callable[[Way], Script],
+        cost: StepCost | None,
+        stop: threading.Event | None = None,
+    ) -> None:
+        self.config, self.engine, self.query, self.plan = config, engine, query, plan
+        self.script, self.cost, self.stop = script, cost, stop or threading.Event()
+        self.layout = Layout(engine, query)
+        self.prior = prior(cost, len(self.layout.front) + 64) if cost else None
+
+    def order(self, number: int) -> list[Way]:
+        """Ways of a round, the one under test first in the first round (it may have to find the plan), then rotated."""
+        ways = list(dict.fromkeys([self.config.way, *COMPARED]))
+        if number:
+            ways = [w for w in ways if w != "nodes" or self.config.way == "nodes"]  # the slow one is measured once
+        turn = number % len(ways)
+        return ways[turn:] + ways[:turn]
+
+    def settings(self, way: Way) -> Settings:
+        """The config's settings for a way; baselines run as they are, without hedge or refusal."""
+        c = self.config
+        plain = self.plan.tokens if self.plan else PARTS_UNSEEN * c.node_tokens
+        refusing = self._refusing(way)
+        return Settings(
+            way=way,
+            pipeline=c.pipeline or way != "plato",
+            context=c.context if way == "plato" else "growing",
+            whole=c.whole,
+            plain_tokens=plain,
+            hedge=refusing and bool(self.prior and self.prior.hedge),
+            most_running=c.most_running,
+        )
+
+    def _refusing(self, way: Way) -> bool:
+        return way == "plato" and self.config.refuse and self.cost is not None
+
+    def answer(self, way: Way, on: Callable[[Happening], None]) -> Outcome:
+        """One answer, from a cold cache. Stopped when the run is cancelled meanwhile."""
+        self.engine.forget()
+        way_in = "plain" if way == "plato" and self.config.refuse and self.prior and not self.prior.plan else way
+        decide = judge(self.cost, len(self.layout.front)) if self.cost and self._refusing(way) else None
+        going = conduct(self.engine, self.layout, self.script(way), self.settings(way_in), decide)
+        try:
+            outcome = self._follow(going, on)
+        finally:
+            going.close()
+        counts = replace(outcome.counts, widths=list(outcome.counts.widths), tokens=list(outcome.counts.tokens))
+        if self.plan is None and outcome.plan is not None:
+            self.plan = outcome.plan  # from here on the baselines get as many tokens
+        return replace(outcome, counts=counts)
+
+    def _follow(self, going: Iterator[Happening], on: Callable[[Happening], None]) -> Outcome:
+        while True:
+            if self.stop.is_set():
+                raise Stopped("the run was cancelled")
+            try:
+                on(next(going))
+            except StopIteration as done:
+                outcome: Outcome = done.value
+                return outcome
+
+    def predicted_s(self, way: Way, script: Script) -> float | None:
+        """What the scheduler expects of a way, on a virtual clock."""
+        if self.cost is None:
+            return None
+        settings = self.settings(way)
+        decide = judge(self.cost, len(self.layout.front)) if self._refusing(way) else None
+        return predict(self.cost, self.engine, self.query, script, settings, decide).total_s
+
+
+class Clock:
+    """Seconds since the run began."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self) -> float:
+        return time.monotonic() - self.began

@@ -1,0 +1,92 @@
+"""What happens to a query, as events of the contract: a graph that fills, texts that grow, spans, a curve."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Literal
+
+from workbench.plato.graph import Node, Plan
+from workbench.plato.happen import Happening, Part
+from workbench.plato.result import WAYS, Piece
+from workbench.system import Event, Note, Point, Span, Text, Vertex
+
+Say = Callable[[Event], None]
+State = Literal["waiting", "running", "done", "cut"]
+EVERY = 4  # tokens between two paintings of how full a node is
+
+
+class Stage:
+    """Shows one answer. The graph and the texts are those of the way under test (`shown`); spans of all ways."""
+
+    def __init__(self, say: Say, way: str, number: int, offset_s: float, shown: bool, plan: Plan | None) -> None:
+        self.say, self.offset_s, self.shown = say, offset_s, shown
+        self.prefix = f"{WAYS[way]}, round {number + 1}: "
+        self.critical = set(plan.critical_path()) if plan else set[int]()
+        self.running = 0
+        self.nodes: dict[int, Node] = {}
+
+    def take(self, now: Happening) -> None:
+        """Say what `now` means for the user."""
+        match now.kind:
+            case "known" if now.node is not None:
+                self.nodes[now.node.id] = now.node
+                self._vertex(now.node, "waiting", 0.0)
+            case "started" if now.part is not None:
+                self._width(+1, now.at_s)
+                if now.node is not None:
+                    self._vertex(now.node, "running", 0.0, self._reuse(now.part))
+            case "grew" if now.part is not None:
+                self._grew(now.part, now.node, now.added)
+            case "ended" if now.part is not None:
+                self._width(-1, now.at_s)
+                self._ended(now.part, now.node)
+            case "verdict" if now.verdict is not None:
+                word = "branches" if now.verdict.branch else "refuses the plan"
+                self.say(Note(f"{self.prefix}the scheduler {word}: {now.verdict.why}"))
+
+    def close(self, parts: list[Part]) -> None:
+        """What a verdict stopped is shown as cut."""
+        for part in parts:
+            if part.ended == "cancelled":
+                self._spans(part)
+                if part.node in self.nodes:
+                    self._vertex(self.nodes[part.node], "cut", 0.0)
+
+    def _vertex(self, node: Node, state: State, share: float, note: str = "") -> None:
+        if not self.shown:
+            return
+        label = node.ask if len(node.ask) <= 48 else node.ask[:47] + "…"
+        needs = tuple(f"part {n}" for n in node.needs)
+        self.say(Vertex(f"part {node.id}", label, needs, state, share, node.id in self.critical, note, node.budget))
+
+    def _grew(self, part: Part, node: Node | None, added: str) -> None:
+        if not self.shown:
+            return
+        self.say(Text(f"part {node.id}" if node else part.name, added))
+        if node is not None and len(part.ids) % EVERY == 0:
+            self._vertex(node, "running", min(1.0, len(part.ids) / node.budget), self._reuse(part))
+
+    def _ended(self, part: Part, node: Node | None) -> None:
+        self._spans(part)
+        if node is not None:
+            self._vertex(node, "done", 1.0, self._reuse(part))
+
+    def _spans(self, part: Part) -> None:
+        for span in Piece.of(part).spans(self.offset_s, self.prefix):
+            if part.kind != "trunk":
+                self.say(_within(span))
+
+    def _width(self, by: int, at_s: float) -> None:
+        at = round(self.offset_s + at_s, 4)
+        self.say(Point("running: sequences at once", at, float(self.running)))
+        self.running += by
+        self.say(Point("running: sequences at once", at, float(self.running)))
+
+    @staticmethod
+    def _reuse(part: Part) -> str:
+        return f"{part.reused} prompt tokens reused, {part.prefilled} computed" if part.reused + part.prefilled else ""
+
+
+def _within(span: Span) -> Span:
+    return span if span.end_s >= span.start_s else replace(span, end_s=span.start_s)

@@ -1,0 +1,34 @@
+"""A Plato run as the contract has it: pick where it runs, stream what happens, put the result together."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from workbench import backends
+from workbench.plato.config import PlatoConfig
+from workbench.plato.result import PlatoResult, summary_badges
+from workbench.pump import pump
+from workbench.system import Note, Work
+
+
+def work(config: PlatoConfig) -> Work:
+    """Answer the query by every way. BackendUnavailable when what the config names is not there."""
+    where = backends.choose(config.backend, {"cpu", "sim"})
+    if unused := config.unused():
+        kind = "simulated" if where == "sim" else "measured"
+        yield Note(f"a {kind} run does not use {', '.join(unused)}", "warning")
+    if where == "sim":
+        from workbench.plato.simulate import simulate
+
+        return (yield from pump(partial(simulate, config)))
+    from workbench.plato.measure import measure
+
+    return (yield from pump(partial(measure, config)))
+
+
+def stamped(config: PlatoConfig, where: str, seconds: float, facts: dict[str, Any]) -> PlatoResult:
+    """The result with its provenance."""
+    draft = PlatoResult(config=config, provenance=backends.provenance(where, {}), **facts)
+    badges = summary_badges(list(draft.summary()), where != "sim")
+    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=round(seconds, 3))})
