@@ -8,13 +8,15 @@
 Two modes: `max_skip=25` is minimap2's default heuristic, `max_skip=None` looks at every predecessor in the window.
 Backends: `"reference"` is the definition in Python; `"scalar"` does every setting and is the only one with a limit on
 skips; `"avx2"` and `"avx512"` give the same bits in full mode, as does `"one_source"`, the GPU kernels on the CPU.
-`"auto"` takes the best that can do what is asked for.
+`"cuda"` and `"hip"` are the same kernels on a GPU (gpu.py), never run on one here: none was at hand. `"auto"` takes the
+best that can do what is asked for: for one read a CPU's, for many (`dps`) a GPU that passed its self-check, if there is
+one.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,9 +26,11 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Anchors = NDArray[np.uint64]
+    Scored = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]  # f, p, v
 
-Backend = Literal["auto", "reference", "scalar", "avx2", "avx512", "one_source"]
+Backend = Literal["auto", "reference", "scalar", "avx2", "avx512", "one_source", "cuda", "hip"]
 VECTOR = ("avx512", "avx2")  # best first
+GPU = ("cuda", "hip")
 
 
 class Unsupported(ValueError):
@@ -149,12 +153,10 @@ def available(params: ChainParams | None = None) -> list[str]:
     return [*vector, "scalar", "one_source", "reference"]
 
 
-def dp(
-    anchors: Anchors, params: ChainParams, *, backend: str = "auto"
-) -> tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]:
+def dp(anchors: Anchors, params: ChainParams, *, backend: str = "auto") -> Scored:
     """Score f, predecessor p (-1: none) and peak v of every anchor. ValueError: anchors unsorted or out of range.
 
-    Unsupported (a ValueError) when `backend` cannot do these parameters or is not of this processor.
+    Unsupported (a ValueError) when `backend` cannot do these parameters or is not of this machine.
     """
     if backend == "reference":
         from workbench.kernels.chain import reference
@@ -162,6 +164,8 @@ def dp(
         return reference.dp(checked(anchors), params)
     from workbench.kernels.chain import _chain
 
+    if backend in GPU:
+        return dps([anchors], params, backend=backend)[0]
     there = available(params)
     unpruned = {f"{name}_every_pair" for name in there if name in VECTOR}  # what pruning is measured against
     if backend not in {*there, *unpruned, "auto"}:
@@ -174,6 +178,24 @@ def dp(
 
         return one_source.run([anchors], params).reads[0]
     return _chain.dp(checked(anchors), native(params), _chain.Backend[name])
+
+
+def dps(reads: Sequence[Anchors], params: ChainParams, *, backend: str = "auto") -> list[Scored]:
+    """`dp` of many reads together, which is what a GPU needs; elsewhere one after the other.
+
+    The first use of a GPU compiles the kernels and replays a few thousand anchors on it. Unsupported says why a GPU
+    that was asked for is not there or not fit; RuntimeError is in its driver's words.
+    """
+    from workbench.kernels.chain import gpu, one_source
+
+    chosen = gpu.best(params) if backend == "auto" and reads else None
+    if backend in GPU:
+        chosen = gpu.device(backend)
+    if chosen is not None:
+        return chosen.run(reads, params).reads
+    if backend == "one_source":
+        return one_source.run(reads, params).reads
+    return [dp(each, params, backend=backend) for each in reads]
 
 
 def backtrack(
@@ -212,6 +234,12 @@ def compact(
 def chain(anchors: Anchors, params: ChainParams, *, backend: str = "auto") -> Chains:
     """All of it: DP, backtracking, order by target. The long join is `rmq_chain`, after `join_needed`."""
     return _chains(anchors, *dp(anchors, params, backend=backend), params, backend)
+
+
+def chains(reads: Sequence[Anchors], params: ChainParams, *, backend: str = "auto") -> list[Chains]:
+    """`chain` of many reads, their dynamic programmes together as in `dps`."""
+    scored = dps(reads, params, backend=backend)
+    return [_chains(each, *found, params, backend) for each, found in zip(reads, scored, strict=True)]
 
 
 def join_needed(found: Chains, params: ChainParams, read_length: int) -> bool:

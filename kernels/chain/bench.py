@@ -33,7 +33,7 @@ def main() -> list[dict[str, Any]]:
         minimap2 = rival.Minimap2(Path(source), Path(folder)) if source else None
         if minimap2 is None:
             print("  chain: minimap2's loops are left out, set WORKBENCH_MINIMAP2_SOURCE (see rival.py)")
-        for name, reads in _sets().items():
+        for name, reads in sets().items():
             rows += _measure(name, reads, minimap2)
     return rows
 
@@ -114,7 +114,8 @@ def _sorted(chained: ck.Anchors) -> ck.Anchors:
     return np.ascontiguousarray(chained[np.argsort(chained[:, 0], kind="stable")])
 
 
-def _sets() -> dict[str, Reads]:
+def sets() -> dict[str, Reads]:
+    """Anchors of each read of the two data sets. FileNotFoundError without WORKBENCH_DATA."""
     folder = Path(os.environ.get("WORKBENCH_DATA", "")) / "dna"
     if not os.environ.get("WORKBENCH_DATA") or not folder.is_dir():
         raise FileNotFoundError("the chaining benchmark needs WORKBENCH_DATA, a folder that holds dna/")

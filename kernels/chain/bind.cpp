@@ -10,6 +10,7 @@
 #include <string>
 
 #include "backtrack.h"
+#include "check.h"
 #include "one_source_run.h"
 #include "rmq.h"
 #include "sort.h"
@@ -40,27 +41,6 @@ Made<T> copied(const std::vector<T>& from) {
 
 const Anchor* view(const Anchors& a) { return reinterpret_cast<const Anchor*>(a.data()); }
 
-// What the loops rely on: order, positions that leave room for sums, indices of 31 bits.
-void check_anchors(const Anchor* a, int64_t n) {
-    if (n > INT32_MAX - 64) throw std::invalid_argument("chain: more than 2**31 anchors of one read");
-    for (int64_t i = 0; i < n; ++i) {
-        if (i > 0 && a[i].x < a[i - 1].x) throw std::invalid_argument("chain: anchors are not sorted by x");
-        if (uint32_t(a[i].x) > uint32_t(INT32_MAX)) throw std::invalid_argument("chain: a position of the reference is 2**31 or more");
-        if (uint32_t(a[i].y) > uint32_t(INT32_MAX) / 2) throw std::invalid_argument("chain: a position of the read is 2**30 or more");
-    }
-}
-
-Params check(const Params& q) {
-    const auto within = [](int64_t v, int64_t low, int64_t high) { return v >= low && v <= high; };
-    if (!within(q.max_dist_x, 1, kFarthest) || !within(q.max_dist_y, 1, kFarthest) || !within(q.bw, 0, kFarthest))
-        throw std::invalid_argument("chain: distances must lie between 1 and 2**24, the band between 0 and 2**24");
-    if (q.max_iter < 1 || q.max_skip < 0 || q.n_seg < 1)
-        throw std::invalid_argument("chain: max_iter and n_seg must be positive, max_skip not negative");
-    if (!(q.gap >= 0.0f && q.gap <= 32.0f && q.skip >= 0.0f && q.skip <= 32.0f))
-        throw std::invalid_argument("chain: penalties of a base must lie between 0 and 32");
-    return q;
-}
-
 struct Outputs {
     explicit Outputs(size_t n)
         : score(new int32_t[n + 1]), previous(new int64_t[n + 1]), peak(new int32_t[n + 1]), size(n) {}
@@ -75,8 +55,7 @@ struct Outputs {
 auto py_dp(const Anchors& anchors, const Params& params, Backend backend) {
     check(params);
     if (!has(backend)) throw std::invalid_argument("chain: this processor cannot run that backend");
-    if (backend != Backend::scalar && (!simple(params) || params.max_skip != kUnlimited))
-        throw std::invalid_argument("chain: that backend does one read, no introns, no skip penalty and no limit on skips");
+    if (backend != Backend::scalar) check_full(params);
     Outputs out(anchors.shape(0));
     {
         nb::gil_scoped_release free;
@@ -98,11 +77,11 @@ const Kernels& kernels_of(const std::string& build) {
 
 // Reads together, by a build of the kernels: a triple for each read, and what went which way.
 auto py_one_source(const std::vector<Anchors>& reads, const Params& params, const std::string& build, int workers,
-                   int micro_batch, int micro_batches, int short_anchors, int64_t long_pairs, int64_t split_pairs, int order) {
+                   int micro_batch, int micro_batches, int short_anchors, int64_t long_pairs, int64_t split_pairs, int order,
+                   int64_t dropped) {
     check(params);
     const Kernels& kernels = kernels_of(build);
-    if (!simple(params) || params.max_skip != kUnlimited)
-        throw std::invalid_argument("chain: that backend does one read, no introns, no skip penalty and no limit on skips");
+    check_full(params);
     if (workers < 1 || micro_batch < 1 || micro_batch > 1 << 28 || micro_batches < 1 || short_anchors < 1 || order < 1)
         throw std::invalid_argument("chain: workers, batches, order and limits must be positive, a batch at most 2**28");
     std::vector<Outputs> outputs;
@@ -117,13 +96,13 @@ auto py_one_source(const std::vector<Anchors>& reads, const Params& params, cons
         nb::gil_scoped_release free;
         for (const Read& each : work) check_anchors(each.anchors, each.n);
         set_order(order);
-        counts = run_one_source(work, params, kernels, {micro_batch, micro_batches, short_anchors, long_pairs, split_pairs}, workers);
+        counts = run_one_source(work, params, kernels, {micro_batch, micro_batches, short_anchors, long_pairs, split_pairs}, workers, dropped);
     }
     nb::list results;
     for (Outputs& each : outputs) results.append(each.release());
     nb::dict told;
     told["short"] = counts.short_ones, told["mid"] = counts.mid_ones, told["long"] = counts.long_ones;
-    told["split"] = counts.split, told["tasks"] = counts.tasks, told["pools"] = counts.pools, told["redone"] = counts.redone;
+    told["split"] = counts.split, told["tasks"] = counts.tasks, told["pools"] = counts.pools, told["redone"] = counts.redone, told["calls"] = counts.calls;
     return nb::make_tuple(results, told);
 }
 

@@ -1,13 +1,15 @@
-"""Compiles the kernels for NVIDIA and AMD GPUs and tells what they take: registers, spills, shared memory, occupancy.
+"""Compiles the kernels for NVIDIA and AMD GPUs: libraries to run them, and a table of what they take.
 
-    python -m workbench.kernels.chain.gpu_build [FILE.csv]
+    python -m workbench.kernels.chain.gpu_build [FILE.csv]      registers, spills, shared memory, occupancy
 
-No GPU is needed and nothing is run. The AMD build is compiled for gfx90a, never run there.
+No GPU is needed to compile and nothing is run. Compiled for sm_80 and sm_90 (with PTX for what is newer), never run on
+a GPU here; compiled for gfx90a, never run there.
 """
 
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import shutil
@@ -25,12 +27,28 @@ THREADS = 256  # of a block
 NVIDIA = {"sm_80": 164 << 10, "sm_90": 228 << 10}  # shared memory of a multiprocessor; both hold 2048 threads
 
 
+LIBRARIES = {"cuda": "sm_90", "hip": "gfx90a", "double": "cpu"}  # kinds, and a target that names the compiler
+COMMON = ["-O3", "-shared"]
+NVCC = [
+    "-std=c++17", "-Xcompiler=-fPIC,-fvisibility=hidden,-ffp-contract=off",
+    "-gencode=arch=compute_80,code=sm_80", "-gencode=arch=compute_90,code=sm_90",
+    "-gencode=arch=compute_80,code=compute_80",
+]  # fmt: skip
+HIPCC = ["-std=c++17", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-x", "hip"]
+HOST = ["-std=c++20", "-fPIC", "-fvisibility=hidden", "-ffp-contract=off", "-pthread", "-DCHAIN_BUILD=portable"]
+
+
 class NoCompiler(RuntimeError):
     """The compiler for a target is not installed; the message says how to get it."""
 
 
 def compiler(target: str) -> str:
-    """Path of the compiler for one of TARGETS. NoCompiler without one."""
+    """Path of the compiler for one of TARGETS, or for "cpu". NoCompiler without one."""
+    if target == "cpu":
+        found = shutil.which(os.environ.get("CXX") or "g++") or shutil.which("c++")
+        if found is None:
+            raise NoCompiler("no C++ compiler: install g++, or name one in CXX")
+        return found
     name = TARGETS[target]
     fallback = "/usr/local/cuda/bin/nvcc" if name == "nvcc" else "/usr/bin/hipcc"
     path = shutil.which(name) or (fallback if Path(fallback).exists() else None)
@@ -38,6 +56,44 @@ def compiler(target: str) -> str:
         how = "the CUDA toolkit" if name == "nvcc" else "hipcc (Debian 12: tools/setup.sh hipcc)"
         raise NoCompiler(f"no {name} to compile for {target}: install {how}")
     return path
+
+
+def library(kind: str, folder: Path | None = None) -> Path:
+    """The library that runs the kernels on "cuda", "hip" or the "double", compiled when it is not yet in `folder`.
+
+    Its name holds a hash of all sources, flags and the compiler's version. `folder` defaults to the user's cache.
+    WORKBENCH_HIP_ARCH names another AMD architecture than gfx90a. NoCompiler, or RuntimeError: what the compiler said.
+    """
+    path = compiler(LIBRARIES[kind])
+    flags = {"cuda": NVCC, "hip": [f"--offload-arch={hip_arch()}", *HIPCC], "double": HOST}[kind]
+    sources = [SOURCE.with_name(name) for name in ("gpu_library.cu", "plan.cpp")]
+    given: list[str] = [str(each) for each in sources]
+    if kind == "double":
+        given = [*given[1:], str(SOURCE.with_name("one_source_cpu.cpp")), "-x", "c++", given[0]]
+    digest = hashlib.sha256(" ".join([kind, version(path), *COMMON, *flags]).encode())
+    for each in sorted([*SOURCE.parent.glob("*.h"), *sources, SOURCE.with_name("one_source_cpu.cpp")]):
+        digest.update(each.name.encode() + b"\0" + each.read_bytes())
+    made = (folder or cache()) / f"chain-{kind}-{digest.hexdigest()[:16]}.so"
+    if not made.exists():
+        made.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=made.parent) as own:  # two processes may compile at once
+            _run([path, *COMMON, *flags, *given, "-o", f"{own}/made.so"])
+            Path(own, "made.so").replace(made)
+    return made
+
+
+def hip_arch() -> str:
+    """AMD's name of the GPU that HIP is compiled for."""
+    return os.environ.get("WORKBENCH_HIP_ARCH") or "gfx90a"
+
+
+def cache() -> Path:
+    """Where libraries are kept: chain/ in $WORKBENCH_CACHE, else in the user's cache folder."""
+    if own := os.environ.get("WORKBENCH_CACHE"):
+        return Path(own).expanduser() / "chain"
+    import platformdirs
+
+    return platformdirs.user_cache_path("ml-systems-workbench", appauthor=False) / "chain"
 
 
 def build(target: str, folder: Path) -> list[dict[str, Any]]:

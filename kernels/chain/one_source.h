@@ -120,15 +120,20 @@ KERNEL(range, Columns c, Rules r, int chunk, int* capped) {
 
 DEVICE bool begins(const Columns& c, int i) { return i == 0 || c.last[i - 1] == i - 1; }
 
-// How many segments begin in each chunk.
-KERNEL(count_cuts, Columns c, int chunk, int* counts) {
-    SHARED int sums[kTile];
-    const int begin = BLOCK * chunk, stop = smaller(c.n, begin + chunk), part = (chunk + kTile - 1) / kTile;
+// How many segments begin in each of the kTile parts of a chunk, which lies from `begin` to `stop`.
+DEVICE void count_parts(const Columns& c, int begin, int stop, int part, int* sums) {
     FOR(t, kTile) {
         int sum = 0;
         for (int i = begin + t * part; i < smaller(stop, begin + (t + 1) * part); ++i) sum += begins(c, i);
         sums[t] = sum;
     }
+}
+
+// How many segments begin in each chunk.
+KERNEL(count_cuts, Columns c, int chunk, int* counts) {
+    SHARED int sums[kTile];
+    const int begin = BLOCK * chunk, stop = smaller(c.n, begin + chunk), part = (chunk + kTile - 1) / kTile;
+    count_parts(c, begin, stop, part, sums);
     SYNC;
     ONE {
         int sum = 0;
@@ -141,11 +146,7 @@ KERNEL(count_cuts, Columns c, int chunk, int* counts) {
 KERNEL(write_cuts, Columns c, int chunk, const int* offsets, int* begins_at, unsigned long long* pairs) {
     SHARED int sums[kTile];
     const int begin = BLOCK * chunk, stop = smaller(c.n, begin + chunk), part = (chunk + kTile - 1) / kTile;
-    FOR(t, kTile) {
-        int sum = 0;
-        for (int i = begin + t * part; i < smaller(stop, begin + (t + 1) * part); ++i) sum += begins(c, i);
-        sums[t] = sum;
-    }
+    count_parts(c, begin, stop, part, sums);
     SYNC;
     FOR(t, kTile) {
         int segment = offsets[BLOCK] - 1;  // the one that anchor i belongs to

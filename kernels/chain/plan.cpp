@@ -48,7 +48,7 @@ std::vector<Task> schedule(std::vector<Cut> pooled, const int* last, const Limit
     std::vector<std::vector<std::vector<Task>>> giants;
     std::vector<Task> tasks, whole;
     for (const Cut& s : pooled) {
-        if (s.pairs >= limits.split_pairs && s.end - s.begin > kTile)
+        if (is_split(s, limits))
             giants.push_back(split(s, last));
         else
             whole.push_back({s.begin, s.end, -1, 0, 0});

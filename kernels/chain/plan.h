@@ -29,8 +29,13 @@ struct Classes {
 // Short ones in order, mid ones by pairs, the most first.
 Classes classify(std::vector<Cut> cuts, const Limits& limits);
 
+// Whether several blocks share it.
+inline bool is_split(const Cut& s, const Limits& limits) {
+    return s.pairs >= limits.split_pairs && s.end - s.begin > device::kTile;
+}
+
 // Tasks of the long kernel over segments of the pool: split segments first, a step of each in turn, then whole ones,
-// the most pairs first. `last` is the pool's. A task awaits only tasks before it.
+// the most pairs first. `last` is the pool's, needed of split segments only. A task awaits only tasks before it.
 std::vector<device::Task> schedule(std::vector<Cut> pooled, const int* last, const Limits& limits);
 
 }  // namespace chain

@@ -121,6 +121,30 @@ def test_what_it_cannot_do_is_refused():
         one_source.run([READS[3][::-1]], FULL)
 
 
+def test_every_call_of_the_driver_is_needed_and_none_may_be_lost():
+    """Control of launcher and double: each copy, clear, launch, event, wait and release is left out once."""
+    random = np.random.default_rng(3)
+    reads = [each.copy() for each in (*READS[2:5], READS[8], *READS[2:5])]
+    for each in reads:  # spans that differ, so that what an earlier batch left behind is not right by chance
+        spans = random.integers(5, 40, len(each)).astype(np.uint64)
+        each[:, 1] = each[:, 1] & np.uint64(0xFFFFFFFF) | spans << np.uint64(32)
+    limits = dataclasses.replace(SMALL, short_anchors=60)
+    whole, said, unseen = one_source.run(reads, FULL, limits=limits), [], []
+    same(whole, exact(reads))
+    for call in range(1, whole.counts["calls"] + 1):
+        try:
+            done = one_source.run(reads, FULL, limits=limits, dropped=call)
+        except (RuntimeError, MemoryError) as error:  # MemoryError: poison was taken for a count
+            said.append(str(error))
+            continue
+        ways = [{**each.counts, "calls": 0} for each in (done, whole)]
+        if ways[0] == ways[1] and all((a == b).all() for d, w in zip(done.reads, whole.reads) for a, b in zip(d, w)):
+            unseen.append(call)
+    assert not unseen
+    for words in ("not ordered after", "nothing has written", "never released", "never recorded", "still in use"):
+        assert any(words in each for each in said), words
+
+
 def test_a_missing_barrier_would_be_seen(tmp_path):
     """Control: dependent bodies run in another order, as without their barrier, give other bits."""
     import subprocess
