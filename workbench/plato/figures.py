@@ -131,8 +131,9 @@ def bars(fig: go.Figure, rows: Sequence[Row], row: int, col: int) -> None:
 
 def widths(fig: go.Figure, result: PlatoResult, row: int, col: int) -> None:
     """Tokens per second against sequences decoded at once: the fitted cost, its samples, and what is free."""
-    cost = result.machine.cost()
-    _width_lines(fig, cost, row, col)
+    if result.machine is None:
+        return
+    _width_lines(fig, result.machine.cost(), row, col)
     points = [(rows, rows / seconds) for tokens, rows, kv, seconds in result.machine.samples if tokens == rows <= 16
               and kv <= 160 * rows]  # fmt: skip
     if points:

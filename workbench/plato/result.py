@@ -181,7 +181,7 @@ class PlatoResult(Result):
     pieces: list[Piece]  # of the last answer by the way under test
     planned: Planned
     chosen: Chosen
-    machine: Machine
+    machine: Machine | None
     exact: bool | None = None  # a branch decoded in the batch gave the tokens that it gives alone
     control_differs: bool | None = None  # and without what it needs it gave others
     answer: str = ""
@@ -252,7 +252,8 @@ class PlatoResult(Result):
         from workbench import theme
 
         s, modelled = self.summary(), self.rows[0].badge == "modelled"
-        how = f"Modelled ({self.machine.source})" if modelled else f"Measured on {self.provenance.device}"
+        source = self.machine.source if self.machine else "no cost model"
+        how = f"Modelled ({source})" if modelled else f"Measured on {self.provenance.device}"
         tested = WAYS[self.config.way]
         plan = self.planned.plan()
         shape = f"{len(plan)} parts, {plan.width} wide and {plan.depth} deep" if plan else "no usable plan"
