@@ -19,12 +19,13 @@ import psutil
 import pytest
 
 from workbench import backends, records, runner, theme
-from workbench.system import Badge, ConfigError, Note, Point, Progress, Span
+from workbench.system import MOST_VERTICES, Badge, ConfigError, Note, Point, Progress, Span, Text, Vertex
 
 WAIT_S = 120.0  # of a tiny run on a busy machine; a hang is named by run.wait
 CANCEL_S = 2.0
 GAP_S = 1.0  # events should come every 0.1 s; over 1 s nobody can cancel
 FIGURE_BYTES = 200_000
+STATES = ("waiting", "running", "done", "cut")
 COUNTS = ("tokens", "chunks", "requests", "blocks", "grains", "steps")  # words that are a unit
 
 
@@ -133,11 +134,35 @@ def gaps(s):
 
 def events(s):
     for at, event in s.first.events:
-        assert isinstance(event, Progress | Point | Span | Note), event
+        assert isinstance(event, Progress | Point | Span | Note | Vertex | Text), event
         assert at >= 0
         if isinstance(event, Point):
             assert math.isfinite(event.x), event
             assert math.isfinite(event.y), event
+
+
+def graph(s):
+    """Of a graph that a run tells: needs are told before, shares are shares, and in the end nothing is left open."""
+    latest = {}
+    for _, event in s.first.events:
+        if isinstance(event, Text):
+            assert event.name, event
+            assert event.added, event
+        if not isinstance(event, Vertex):
+            continue
+        assert event.name.strip(), event
+        assert event.label.strip(), event
+        assert event.state in STATES, event
+        assert 0 <= event.share <= 1, event
+        assert len(set(event.needs)) == len(event.needs), event
+        order = list(latest)
+        before = order[: order.index(event.name)] if event.name in latest else order
+        assert set(event.needs) <= set(before), f"{event} needs what was not told before it"
+        assert event.weight is None or event.weight > 0, event
+        latest[event.name] = event
+    assert len(latest) <= MOST_VERTICES, f"{len(latest)} vertices cannot be drawn"
+    left = [v for v in latest.values() if v.state not in ("done", "cut")]
+    assert not left, f"the run has ended, and {left[0]} has not"
 
 
 def spans(s):
@@ -324,5 +349,5 @@ def _tmp(folder):
 
 ALL = (
     presets, baselines, config_json, descriptions, wrong_field_named, code, same_seed, another_seed, progress, gaps,
-    events, spans, details, summary, provenance, sentence, figure, preview, frame, disk, no_downgrade, cancel,
+    events, graph, spans, details, summary, provenance, sentence, figure, preview, frame, disk, no_downgrade, cancel,
 )  # fmt: skip

@@ -15,7 +15,7 @@ import plotly.graph_objects as go
 from pydantic import BaseModel, Field, field_validator
 
 from workbench import backends, records, system, theme
-from workbench.system import Claim, Config, Point, Progress, Result, Span, System
+from workbench.system import Claim, Config, Point, Progress, Result, Span, System, Text, Vertex
 
 
 class Toy(Config):
@@ -61,6 +61,8 @@ def step(config, at):
 def steps(config, pause_s=0.001):
     """The plain work of a toy, in the part that all toys share: yields events, returns values and times."""
     clock, took, values = time.perf_counter(), [], []
+    yield Vertex("walk", "take the steps")
+    yield Vertex("look", "look at <them>", ("walk",), weight=1)
     for at in range(config.steps):
         yield Progress(at, config.steps, f"step {at}")
         start = time.perf_counter() - clock
@@ -68,6 +70,11 @@ def steps(config, pause_s=0.001):
         values.append(step(config, at))
         took.append((start, time.perf_counter() - clock))
         yield Span("steps", *took[-1], f"step {at}", "compute", {"value": values[-1]})
+        yield Vertex("walk", "take the steps", state="running", share=at / config.steps, critical=True)
+        yield Text("walk", f"step {at}\n")
+    yield Vertex("walk", "take the steps", state="done", share=1.0, critical=True, note=f"{config.steps} steps")
+    yield Vertex("look", "look at <them>", ("walk",), "cut", 0.5, weight=1)
+    yield Text("aside", "nothing — nichts")
     yield Progress(config.steps, config.steps, "all steps taken")
     return values, took
 
@@ -260,6 +267,21 @@ BAD = {  # check -> toys that it must catch
         with_events("not an event"),
         with_events(Point("values", 0.0, math.nan)),
         with_events(Point("values", math.inf, 0.0)),
+    ],
+    "graph": [
+        with_events(Vertex("a", "needs what comes later", ("b",), "done"), Vertex("b", "later", state="done")),
+        with_events(Vertex("a", "needs itself", ("a",), "done")),
+        with_events(Vertex("walk", "needs a later one", ("look",), "done")),
+        with_events(Vertex("a", "twice", ("walk", "walk"), "done")),
+        with_events(Vertex("a", "more than all", state="done", share=1.1)),
+        with_events(Vertex("a", "no share", state="done", share=math.nan)),
+        with_events(Vertex("a", "left open", state="running", share=0.5)),
+        with_events(Vertex("a", "odd", state="asleep")),
+        with_events(Vertex("a", " ", state="done")),
+        with_events(Vertex("", "no name", state="done")),
+        with_events(Text("", "whose?")),
+        with_events(Text("a", "")),
+        with_events(*(Vertex(f"v{at}", "one of many", state="done") for at in range(70))),
     ],
     "spans": [
         with_events(Span("a", 2.0, 1.0, "backwards", "k")),

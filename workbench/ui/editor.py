@@ -34,11 +34,14 @@ class DagEdit(widgets.VBox):  # type: ignore[misc]
     def __init__(self) -> None:
         self.vertices: list[dag.Vertex] = []
         self.chosen = self.armed = 0  # armed: an edge is being drawn from here
-        self.fault = ""  # what is wrong with the text
+        self.fault = ""  # why the text is no graph
+        self._wrong = ""  # what else is wrong with it, as its form says
         self._serial = f"wbe{next(_serial)}"
         self._past: list[str] = []
         self._busy = False
-        self.lines = widgets.Textarea(placeholder="1: What comes first?\n2 <- 1: What follows from it?", rows=9)
+        self.lines = widgets.Textarea(
+            placeholder="1: What comes first?\n2 <- 1: What follows from it?", rows=9, tooltip="A part a line"
+        )
         self.told, self.drawn, self.needs = View(), View(), View()
         self.listed = widgets.Dropdown(description="Part", options=[("none", 0)], tooltip="The part to edit")
         self.ask = widgets.Text(description="Text", continuous_update=False, tooltip="What this part asks")
@@ -147,6 +150,11 @@ class DagEdit(widgets.VBox):  # type: ignore[misc]
         self._draw()
         return True
 
+    def tell(self, wrong: str) -> None:
+        """Show what is wrong with the setting, "" when nothing is."""
+        self._wrong = wrong
+        self._draw()
+
     def _refused(self, why: str) -> bool:
         """Whether an edit is refused: for `why`, or because the text is no graph."""
         why = f"mend the text first: {self.fault}" if self.fault else why
@@ -196,11 +204,12 @@ class DagEdit(widgets.VBox):  # type: ignore[misc]
         shown = [Vertex(str(v.id), v.label, tuple(map(str, v.needs))) for v in self.vertices]
         title = "Graph of the setting"
         marks = {"chosen": str(self.chosen) if self.chosen else None, "armed": str(self.armed) if self.armed else None}
-        svg = graph.picture(shown, title=title, serial=self._serial, states=False, **marks) if shown else ""
+        svg = graph.picture(shown, title=title, serial=self._serial, states=False, wide=500, **marks) if shown else ""
         blank = '<div class="wb-blank">The graph appears as its lines are written.</div>'
         self.drawn.html = f'<div class="wb-graphbox{" wb-dim" if self.fault else ""}">{svg or blank}</div>'
         hint = f"From {self.armed}: now the part that needs it, or {self.armed} again." if self.armed else _HINT
-        fault = f'<div class="wb-error" role="alert">{escape(self.fault)}</div>' if self.fault else ""
+        wrong = self.fault or self._wrong
+        fault = f'<div class="wb-error" role="alert">{escape(wrong)}</div>' if wrong else ""
         self.told.html = said or fault or f'<div class="wb-help" role="status">{hint}</div>'
         self._controls()
 

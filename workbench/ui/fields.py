@@ -42,7 +42,8 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._error.add_class("wb-error")
         label = widgets.HTML(f'<label title="{escape(tip)}">{escape(theme.label(name))}</label>')
         note = widgets.HTML(f'<div class="wb-help">{escape(tip)}{_range(info)}</div>')
-        super().__init__([label, (widgets.VBox if self.wide else widgets.HBox)(parts), self._error, note])
+        # what is wide stands in a fold that has its name, and tells its errors itself
+        super().__init__([*parts, note] if self.wide else [label, widgets.HBox(parts), self._error, note])
         self.add_class("wb-field")
         for part in parts:
             part.observe(self._on_change, "value")
@@ -81,6 +82,9 @@ class Field(widgets.VBox):  # type: ignore[misc]
     @error.setter
     def error(self, text: str) -> None:
         self._message = text
+        if self.wide:
+            self.input.tell(text)
+            return
         self._error.value = f'<div role="alert"><b>{escape(self.name)}</b>: {escape(text)}</div>' if text else ""
 
     def on_change(self, call: Callable[[], None]) -> None:

@@ -13,10 +13,10 @@ from workbench.system import MOST_VERTICES, Vertex
 from workbench.ui.layers import Layers, arrange
 
 MARKS = {"waiting": "○", "running": "◐", "done": "●", "cut": "■"}
-_WIDE = 720  # pixels that a graph fills where its boxes allow it
-_SIZES = ((4.6, 50, 61, 2), (6.1, 36, 46, 1), (99.0, 26, 34, 0))  # up to so many rows: height, pitch, lines of label
+_SIZES = ((4.6, 50, 61, 2), (7.1, 34, 41, 1), (99.0, 26, 34, 0))  # up to so many rows: height, pitch, lines of label
 _SENTENCE = 16  # boxes that the text alternative names one by one
 _TEXT, _SMALL = 11.5, 10.5  # font sizes
+_BOLD = 1.12  # how much wider bold letters are
 
 
 def picture(
@@ -27,14 +27,16 @@ def picture(
     chosen: str | None = None,
     armed: str | None = None,
     states: bool = True,
+    wide: int = 620,
 ) -> str:
     """The graph of the first MOST_VERTICES, all of them to be picked by name. `serial` keeps its ids from others'.
 
     `chosen` is marked and is what Tab reaches; an edge is being drawn from `armed`. Without `states` all look alike.
+    `wide` is how many pixels it fills where its boxes allow it.
     """
     shown = vertices[:MOST_VERTICES]
-    laid = arrange({v.name: v.needs for v in shown}, 6 if len(shown) <= 16 else 8)
-    size = _Size(laid)
+    laid = _laid(shown)
+    size = _Size(laid, wide)
     by_name = {v.name: v for v in shown}
     trunk = _critical(by_name, laid)
     entry = chosen if chosen in by_name else next(iter(by_name), None)
@@ -61,6 +63,15 @@ def picture(
         f'style="max-width:{size.width:.0f}px;min-width:{0.8 * size.width:.0f}px">'
         f"<title>{escape(title)}</title><desc>{text}</desc>{_heads(serial)}{''.join(parts)}</svg>"
     )
+
+
+def columns(vertices: Sequence[Vertex]) -> int:
+    """How many boxes the picture has side by side."""
+    return _laid(vertices[:MOST_VERTICES]).columns
+
+
+def _laid(shown: Sequence[Vertex]) -> Layers:
+    return arrange({v.name: v.needs for v in shown}, 6 if len(shown) <= 16 else 8)
 
 
 def describe(vertices: Sequence[Vertex], states: bool = True) -> str:
@@ -97,11 +108,11 @@ def standing(vertex: Vertex) -> str:
 class _Size:
     """Pixels: boxes and the room between, by how many columns and rows there are."""
 
-    def __init__(self, laid: Layers) -> None:
+    def __init__(self, laid: Layers, wide: int) -> None:
         self.high, self.pitch, self.lines = next(s[1:] for s in _SIZES if laid.rows <= s[0])
         columns = max(laid.columns, 1)
-        self.gap = 56 if columns <= 4 else 38 if columns <= 7 else 26
-        self.wide = min(196.0, max(70.0, (_WIDE - (columns - 1) * self.gap) / columns))
+        self.gap = 44 if columns <= 4 else 38 if columns <= 7 else 26
+        self.wide = min(196.0, max(70.0, (wide - (columns - 1) * self.gap) / columns))
         self.width = columns * (self.wide + self.gap) - self.gap + 8
         self.height = max(laid.rows, 1) * self.pitch + 4
 
@@ -190,7 +201,9 @@ def _words(vertex: Vertex, size: _Size, states: bool) -> str:
         bold = f'<tspan class="wb-name">{escape(name)}</tspan>' if name else ""
         said.append(f'<text x="8" y="{top + 13 * at:.1f}">{bold}{escape(line[len(name) :])}</text>')
     if states:
-        state = fit(f"{mark} {standing(vertex)}", room, _SMALL)
+        share = f"{vertex.state} {100 * vertex.share:.0f} %" if vertex.state == "running" else vertex.state
+        forms = [f"{mark} {form}" for form in (standing(vertex), share, share.split(" ", 1)[-1])]
+        state = next((form for form in forms if long(form, _BOLD * _SMALL) <= room), mark)
         said.append(f'<text class="wb-state" x="8" y="{high - 7}">{escape(state)}</text>')
     return "".join(said)
 
@@ -203,7 +216,7 @@ def long(text: str, font: float) -> float:
 def _width(c: str) -> float:
     if unicodedata.east_asian_width(c) in "WF":
         return 1.02
-    return 0.3 if c in "iljtfrI.,:;|!'()[] " else 0.86 if c in "mwMW%@◐○●■" else 0.66 if c.isupper() else 0.55
+    return 0.34 if c in "iljtfI.,:;|!'()[] " else 0.92 if c in "mwMW%@◐○●■" else 0.7 if c.isupper() else 0.6
 
 
 def fit(text: str, room: float, font: float) -> str:

@@ -78,6 +78,8 @@ class Live:
         if self.body.html != body:
             self.body.html = body
         self.parts.paint(story.vertices, story.texts)
+        alone = self.parts.some and not (story.spans or story.curves or story.notes)
+        self.body.layout.display = "none" if alone else ""  # an empty strip over a graph says nothing
 
 
 def by_quantity(series: dict[str, list[tuple[float, float]]]) -> dict[str, dict[str, list[tuple[float, float]]]]:

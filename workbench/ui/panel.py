@@ -145,12 +145,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         help_text = "Copy this call, or paste another one and press Enter: the form follows."
         code = widgets.VBox([self.code, widgets.HTML(f'<div class="wb-help">{help_text}</div>'), self.code_told])
         code.add_class("wb-codebox")
-        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.live.parts, self.replay])
+        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.replay])
         work.add_class("wb-work")
         body = widgets.HBox([self.form, work])
         body.add_class("wb-body")
         wide = [self.form.wide] if self.form.takes_graph else []
-        return [header, code, *wide, body, self.caption, self.results, footer]
+        return [header, code, *wide, body, self.live.parts, self.caption, self.results, footer]
 
     def _connect(self) -> None:
         self.run_button.on_click(lambda _: self.start())

@@ -13,6 +13,7 @@ from workbench.ui import graph
 from workbench.ui.view import View
 
 MOST_TEXT = 20_000  # characters of a text that are shown: its last ones
+_COLUMNS = 5  # a graph of more has the text below it, not beside it
 _serial = itertools.count()
 
 
@@ -29,9 +30,13 @@ class Parts(widgets.VBox):  # type: ignore[misc]
         self._serial = f"wbg{next(_serial)}"
         self._editing: Callable[[Sequence[Vertex]], None] | None = None
         self.picture, self.reading = View(), View()
+        self.picture.add_class("wb-drawnparts")
+        self.reading.add_class("wb-readparts")
+        both = widgets.HBox([self.picture, self.reading])
+        both.add_class("wb-bothparts")
         self.edit = widgets.Button(description="Edit this graph", tooltip="Take it into the form, to change and run")
         self.edit.layout.display = "none"
-        super().__init__([self.picture, self.reading, self.edit])
+        super().__init__([both, self.edit])
         self.add_class("wb-parts")
         self.layout.display = "none"
         self.picture.on_pick(self.choose)
@@ -52,6 +57,11 @@ class Parts(widgets.VBox):  # type: ignore[misc]
         self._editing = call
 
     @property
+    def some(self) -> bool:
+        """Whether there is anything to show."""
+        return bool(self._vertices or self._texts)
+
+    @property
     def shown(self) -> str:
         """The part whose text is shown: the chosen one, else the first that is running, else the last that spoke."""
         if self.chosen in self._vertices or self.chosen in self._texts:
@@ -62,9 +72,8 @@ class Parts(widgets.VBox):  # type: ignore[misc]
 
     def _draw(self) -> None:
         vertices, texts = self._vertices, self._texts
-        some = bool(vertices or texts)
-        self.layout.display = "" if some else "none"
-        if not some:
+        self.layout.display = "" if self.some else "none"
+        if not self.some:
             return
         self.edit.layout.display = "" if vertices and self._editing else "none"
         for view, html in ((self.picture, self._picture(vertices, texts)), (self.reading, self._reading())):
@@ -77,7 +86,11 @@ class Parts(widgets.VBox):  # type: ignore[misc]
         head = f'<div class="wb-partshead"><h4>Graph</h4>{_summary(list(vertices.values()))}{"".join(streams)}</div>'
         if not vertices:
             return head.replace("<h4>Graph</h4>", "<h4>Texts</h4>")
-        svg = graph.picture(list(vertices.values()), title="Graph of the run", serial=self._serial, chosen=shown)
+        drawn = list(vertices.values())
+        broad = graph.columns(drawn) > _COLUMNS
+        (self.add_class if broad else self.remove_class)("wb-broad")
+        wide = 900 if broad else 620
+        svg = graph.picture(drawn, title="Graph of the run", serial=self._serial, chosen=shown, wide=wide)
         return f'{head}<div class="wb-graphbox">{svg}</div>'
 
     def _reading(self) -> str:
