@@ -83,7 +83,7 @@ class _Run:
                 yield from self._planned()
             else:
                 asks.append(writes)
-        if s.way == "plain" or (s.hedge and asks) or (not asks and self.plan is None):
+        if s.way == "plain" or (s.hedge and asks):
             asks.append(self._plain())
         self.waiting += asks
 
