@@ -12,6 +12,7 @@ from torch.nn import functional as fn
 
 from workbench.lm.attention import attend
 from workbench.lm.cache import KVCache
+from workbench.lm.packed import Packed
 from workbench.lm.rope import Rope
 from workbench.lm.tokenizer import Tokenizer
 
@@ -101,9 +102,10 @@ class LM:
         self.name, self.config, self.dtype = name, config, dtype
         self.tokenizer, self.fingerprint = tokenizer, fingerprint
         self.rope = Rope(config.head_dim, config.rope_theta, config.max_position)
-        self._embed = weights["model.embed_tokens.weight"].to(dtype)  # [vocab, hidden], also the output layer
-        self._norm = weights["model.norm.weight"].float()
-        self._layers = [_layer(weights, i, dtype) for i in range(config.layers)]
+        self.embed = weights["model.embed_tokens.weight"].to(dtype)  # [vocab, hidden], also the output layer
+        self.norm = weights["model.norm.weight"].float()
+        self.layers = [_layer(weights, i, dtype) for i in range(config.layers)]
+        self.packed: Packed | None = None  # made when first wanted: `packed.packed(model)`
 
     def __repr__(self) -> str:
         return f"LM({self.name!r}, {self.dtype}, layers={self.config.layers}, hidden={self.config.hidden})"
@@ -139,8 +141,8 @@ class LM:
         n = self._check(ids, cache, start)
         end, c = start + n, self.config
         cache.mark(start, end, filled=False)
-        x = fn.embedding(ids, self._embed).float()  # [n, hidden]
-        for i, layer in enumerate(self._layers):
+        x = fn.embedding(ids, self.embed).float()  # [n, hidden]
+        for i, layer in enumerate(self.layers):
             if stop is not None and stop():
                 raise Stopped(f"stopped before layer {i} of {c.layers}, positions {start}..{end}")
             q, k, v = self._qkv(layer, x)  # [heads, n, head_dim], [kv_heads, n, head_dim] twice
@@ -160,35 +162,42 @@ class LM:
         return out[-1] if logits == "last" else out
 
     @torch.inference_mode()
+    def forward_ragged(
+        self,
+        ids: Sequence[Tensor],
+        caches: Sequence[KVCache],
+        starts: Sequence[int],
+        *,
+        pad_to: int | None = None,
+    ) -> Tensor:
+        """One pass over the weights for several rows: tokens ids[r], [n_r] int64, at positions starts[r] onwards.
+
+        A row is 1 token (decoding) or many (a prompt, forced tokens); it attends to its own cache alone, all of
+        caches[r][0 : starts[r] + n_r], and its KV is written there. Returns fp32 logits of each row's last token,
+        [rows, vocab]: those of `forward` to 1e-4 in fp32, and the same bits whatever stands beside the row, in fp32 as
+        long as the step has at most 600 tokens and in bf16 128, where oneDNN packs the weights (packed.py). `pad_to`
+        runs the products over so many tokens, where that is faster. ValueError on bad input, before any work.
+        """
+        from workbench.lm.ragged import forward_ragged
+
+        if not len(ids) == len(caches) == len(starts):
+            raise ValueError(f"{len(ids)} rows of tokens, {len(caches)} caches and {len(starts)} starts: must be equal")
+        if not ids:
+            raise ValueError("a pass has at least one row")
+        if len({id(cache) for cache in caches}) < len(caches):
+            raise ValueError("two rows share one cache: fork it")
+        for own, cache, start in zip(ids, caches, starts, strict=True):
+            self._check(own, cache, start)
+        return forward_ragged(self, ids, caches, starts, pad_to)
+
     def forward_batch(self, ids: Tensor, caches: Sequence[KVCache], positions: Sequence[int]) -> Tensor:
         """One decode step for b sequences: token ids[b] at positions[b] of caches[b]; fp32 logits [b, vocab].
 
-        Each sequence attends to its own cache alone. In fp32 a sequence's logits are those of `forward` to 1e-4 of
-        the largest logit, whatever stands beside it in the batch (matrix products of another height round otherwise).
+        `forward_ragged` with one token a row.
         """
-        if not len(caches) == len(positions) == ids.shape[0]:
-            raise ValueError(
-                f"{ids.shape[0]} tokens, {len(caches)} caches and {len(positions)} positions: must be equal"
-            )
-        if len({id(cache) for cache in caches}) < len(caches):
-            raise ValueError("two sequences of a batch share one cache: fork it")
-        for b, (cache, position) in enumerate(zip(caches, positions, strict=True)):
-            self._check(ids[b : b + 1], cache, position)
-        where = torch.tensor(list(positions))
-        x = fn.embedding(ids, self._embed).float()  # [b, hidden]
-        for i, layer in enumerate(self._layers):
-            q, k, v = (t.transpose(0, 1) for t in self._qkv(layer, x))  # [b, heads or kv_heads, head_dim]
-            q, k = self.rope.turn_at(q, where).to(self.dtype), self.rope.turn_at(k, where)
-            seen = torch.empty_like(q)
-            for b, (cache, at) in enumerate(zip(caches, positions, strict=True)):
-                cache.k[i][:, at].copy_(k[b])
-                cache.v[i][:, at].copy_(v[b])
-                kept = cache.k[i][:, : at + 1], cache.v[i][:, : at + 1]
-                seen[b] = attend(q[b].unsqueeze(1), *kept, at).squeeze(1)
-            x = self._finish(layer, x, seen.flatten(1))
-        for cache, at in zip(caches, positions, strict=True):
-            cache.mark(at, at + 1, filled=True)
-        return self._logits(x)
+        if ids.ndim != 1:
+            raise ValueError(f"ids must be [b] int64, not {list(ids.shape)}")
+        return self.forward_ragged([ids[b : b + 1] for b in range(len(ids))], caches, positions)
 
     def _qkv(self, layer: Layer, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c = self.config
@@ -205,7 +214,7 @@ class LM:
         return fn.rms_norm(x, weight.shape, weight, self.config.norm_eps).to(self.dtype)
 
     def _logits(self, x: Tensor) -> Tensor:
-        return fn.linear(self._normed(x, self._norm), self._embed).float()
+        return fn.linear(self._normed(x, self.norm), self.embed).float()
 
     def _check(self, ids: Tensor, cache: KVCache, start: int) -> int:
         c = self.config

@@ -18,20 +18,21 @@ class Rope:
     def turn(self, x: Tensor, start: int) -> Tensor:
         """Rotate x, [..., n, head_dim], as standing at positions start to start + n - 1; fp32 result."""
         n = x.shape[-2]
-        return _rotate(x, self._cos[start : start + n], self._sin[start : start + n])
+        return rotate(x, self._cos[start : start + n], self._sin[start : start + n])
 
-    def turn_at(self, x: Tensor, positions: Tensor) -> Tensor:
-        """Rotate x, [b, heads, head_dim], row b as standing at positions[b]; fp32 result."""
-        return _rotate(x, self._cos[positions][:, None], self._sin[positions][:, None])
+    def at(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines for tokens at `positions`, [n]: each [n, 1, head_dim / 2], for `rotate`."""
+        return self._cos[positions][:, None], self._sin[positions][:, None]
 
     def shift(self, keys: Tensor, by: int) -> Tensor:
         """Keys that were rotated for some positions, as they would be `by` positions later (or earlier: by < 0)."""
         if by == 0:
             return keys
         angle = by * self._inv_freq.double()
-        return _rotate(keys, angle.cos().float(), angle.sin().float()).to(keys.dtype)
+        return rotate(keys, angle.cos().float(), angle.sin().float()).to(keys.dtype)
 
 
-def _rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """x, [..., head_dim], turned by angles whose cosines and sines are [..., head_dim / 2]; fp32 result."""
     first, second = x.float().chunk(2, dim=-1)
     return torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1)

@@ -1,0 +1,103 @@
+"""Weights laid out once for products of few rows: what decoding does, where reading the weights is all the time.
+
+`fn.linear` rearranges nothing and pays for it above one row. oneDNN's packed layout, 1 thread of an Intel Xeon with
+AMX, the layers of SmolLM2-135M, microseconds per token and layer (packed against not; the machine was shared):
+
+    tokens     1           4          16         64         256
+    bf16   386 / 546   95 / 150   25 / 38    10 / 16    6.3 / 7.3
+    fp32   774 / 591  236 / 342  157 / 189   95 / 114    41 / 41
+
+So everything that decodes takes the packed layout, one fp32 row included: there it is a little slower, but a row then
+has the same bits whatever stands beside it. To the bit, as measured for the shapes of SmolLM2 and of tiny:
+
+    fp32   1 to 600 rows, when a row alone is doubled: oneDNN sums inputs beyond 1,024 in another order for one row
+    bf16   1 to 128 rows, with the layout for one row (the layouts for more change their sums at 33 rows)
+
+Where oneDNN is not there (or does not do the dtype), `fn.linear` takes over, and none of this is promised.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+from torch.nn import functional as fn
+
+if TYPE_CHECKING:
+    from workbench.lm.model import LM, Layer
+
+Product = Callable[[Tensor], Tensor]  # x [n, inputs] -> [n, outputs]
+
+ROWS_HINT = {torch.float32: 4, torch.bfloat16: 1}  # the rows that oneDNN is told to lay out for: see above
+ONE_ROW_INPUTS = 1024  # above: one row is summed in another order than two
+EXACT_ROWS = {torch.float32: 600, torch.bfloat16: 128}  # up to here a row's bits do not depend on the others'
+
+
+class PackedLayer:
+    """The matrix products of one layer; the norms stay where they are."""
+
+    def __init__(self, layer: Layer) -> None:
+        self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
+        self.qkv, self.out = product(layer.qkv), product(layer.out)
+        self.gate_up, self.down = product(layer.gate_up), product(layer.down)
+
+
+class Packed:
+    """All products of a model, in a second copy of its weights."""
+
+    def __init__(self, layers: list[Layer], head: Tensor) -> None:
+        self.layers = [PackedLayer(layer) for layer in layers]
+        self.head = product(head)
+
+
+_making = threading.Lock()
+
+
+def packed(model: LM) -> Packed:
+    """The packed weights of `model`, made when first asked for: about 0.3 s and once more the memory of the weights."""
+    with _making:
+        if model.packed is None:
+            model.packed = Packed(model.layers, model.embed)
+        return model.packed
+
+
+@lru_cache
+def available(dtype: torch.dtype) -> bool:
+    """True when oneDNN packs weights of `dtype` here and the product is right."""
+    if dtype not in ROWS_HINT or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    draw = torch.Generator().manual_seed(0)
+    weight = torch.randn(32, 64, generator=draw).to(dtype)
+    x = torch.randn(2, 64, generator=draw).to(dtype)
+    try:
+        if dtype == torch.bfloat16 and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+            return False
+        found = _onednn(weight)(x)
+    except (AttributeError, RuntimeError):  # a torch without these operators, or without oneDNN behind them
+        return False
+    return torch.allclose(found.float(), fn.linear(x, weight).float(), rtol=0.02, atol=0.1)
+
+
+def product(weight: Tensor) -> Product:
+    """The product with `weight`, [outputs, inputs]: packed where that is possible."""
+    if not available(weight.dtype):
+        return lambda x: fn.linear(x, weight)
+    return _onednn(weight)
+
+
+def _onednn(weight: Tensor) -> Product:
+    laid_out = torch.ops.mkldnn._reorder_linear_weight(weight, ROWS_HINT[weight.dtype])
+    multiply = torch.ops.mkldnn._linear_pointwise
+    if weight.shape[1] <= ONE_ROW_INPUTS:
+        return lambda x: multiply(x, laid_out, None, "none", [], "")
+
+    def never_alone(x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            return multiply(x, laid_out, None, "none", [], "")
+        return multiply(x.expand(2, -1).contiguous(), laid_out, None, "none", [], "")[:1]
+
+    return never_alone
