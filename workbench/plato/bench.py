@@ -1,4 +1,4 @@
-"""Plato measured: `workbench bench plato` appends rows to benchmarks/plato.csv. Fifteen minutes; leave the machine alone.
+"""Plato measured: `workbench bench plato` appends rows to benchmarks/plato.csv. Fifteen minutes; on a quiet machine.
 
 Every way of answering the bundled queries of each shape, in interleaved rounds, in both types and on vLLM; what a step
 costs by width (the stand-in machines of simulate.py are taken from here); what each part of Plato is worth; how well
