@@ -123,6 +123,10 @@ def test_bounds():
     assert len(plan.nodes[0].ask) <= MOST_ASK
     assert [n.budget for n in plan.nodes] == [64, MOST_BUDGET, 1, 7]
     assert sum("characters" in r or "tokens" in r for r in repairs) == 3
+    plan, repairs = read_plan("1: Who?\n" + "".join(f"{i}: Who\n" for i in range(2, 30)))
+    assert shape(plan) == [("Who?", ())]
+    assert repairs[-1] == "25 more parts ask what others ask: merged into those"
+    assert len(repairs) == 4
     reader = PlanReader(budgets={1: 5, 2: 6})
     reader.feed("1: Who?\n2 [9]: What?\n3: Why?\n")
     assert [n.budget for n in reader.finish().nodes] == [5, 6, 64]

@@ -27,12 +27,13 @@ class Constraint:
 
     forced: a token that alone is possible is taken without a model step of its own. script: what it says in the end,
     where that is known before: each token still costs its step, as if the model had chosen it, unless the grammar alone
-    left no choice. "" lets the model choose.
+    left no choice. "" lets the model choose. schema: much the same as a JSON schema, for servers that know no Lark.
     """
 
     lark: str
     forced: bool = True
     script: str = ""
+    schema: str = ""
 
 
 @dataclass(frozen=True)

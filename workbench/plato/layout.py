@@ -29,6 +29,10 @@ class Layout:
         self.front = tuple(engine.chat(system, query))
         self._between = tuple(engine.encode(BETWEEN))
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Token ids of what a planner puts behind the front."""
+        return tuple(self._engine.encode(text))
+
     def header(self, node: Node) -> tuple[int, ...]:
         """Where a node's answer begins."""
         return tuple(self._engine.encode(f"Part {node.id}: {node.ask.strip()}\n"))

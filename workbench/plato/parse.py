@@ -16,6 +16,7 @@ from workbench.plato.lines import Line, Lines, Name
 
 MOST_ASK = 300  # characters of a question; what is longer is cut
 MOST_BUDGET = 2048  # tokens of a part, whatever the text says
+SAID = 3  # repairs of one kind that get a sentence each: a small model may repeat itself to its last token
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ class PlanReader:
         self._called: dict[Name, int] = {}  # what the text calls a part -> its id
         self._asked: dict[str, int] = {}  # a question, folded -> its id
         self._awaited: list[tuple[int, Name]] = []  # (id, what it needs that the text has not named yet)
-        self._cut = self._came = 0
+        self._cut = self._came = self._merged = 0
         self._broken: set[str] = set()  # steps of the funnel that do not hold
 
     def feed(self, text: str) -> list[Node]:
@@ -70,6 +71,9 @@ class PlanReader:
             self._take(line)
         self._say_awaited()
         self.repairs += self._lines.said()
+        if self._merged > SAID:
+            self.repairs.append(f"{self._merged - SAID} more parts ask what others ask: merged into those")
+            self._merged = 0
         if self._cut:
             self.repairs.append(f"at most {self.most} parts are decoded: {self._cut} more were cut")
             self._cut = 0
@@ -106,7 +110,10 @@ class PlanReader:
         if folded in self._asked:
             same = self._asked[folded]
             self._called.setdefault(line.id, same)
-            self._mend("distinct", f"part {line.id} asks what part {same} asks: merged into it")
+            self._broken.add("distinct")
+            self._merged += 1
+            if self._merged <= SAID:
+                self.repairs.append(f"part {line.id} asks what part {same} asks: merged into it")
             return None
         if len(self._nodes) == self.most:
             self._cut += 1
