@@ -131,12 +131,10 @@ class _Run:
         """The node's prompt: what it sees, then its header. What does not fit is left out by rule."""
         s, header = self.settings, self.layout.header(node)
         front = self.layout.front
-        needed = front + tuple(i for n in node.needs for i in self._block(n))
-        if s.way == "sot":
-            seen = self.trunk
-        elif s.way == "independent":
-            seen = front
+        if s.way in ("sot", "independent"):  # nobody waits for what a part needs, so none of it is there
+            seen = needed = self.trunk if s.way == "sot" else front
         else:
+            needed = front + tuple(i for n in node.needs for i in self._block(n))
             seen = self.trunk if s.context == "growing" or s.way == "nodes" else needed
         room = self.engine.room() - len(header) - node.budget
         if len(seen) > room and len(needed) <= room:
