@@ -89,13 +89,16 @@ class KVCache:
             self.v[layer][:, start : start + tokens].copy_(kv[layer, 1])
         self._filled[start : start + tokens] = True
 
-    def fork(self, capacity: int | None = None) -> KVCache:
+    def fork(self, capacity: int | None = None, length: int | None = None) -> KVCache:
         """An independent cache with the same content: positions [0, length) are copied, with their holes.
 
-        Costs one copy of the filled part; nothing is shared, so both may go on separately. Another `capacity` may be
-        given, at least `length`; ValueError when it is less, or more than the model has positions.
+        Costs one copy of that part; nothing is shared, so both may go on separately. Another `capacity` may be given,
+        at least `length`, and a `length` that is less than all there is; ValueError when they do not fit, or the model
+        has fewer positions.
         """
-        length = self.length
+        length = self.length if length is None else length
+        if not 0 <= length <= self.length:
+            raise ValueError(f"a fork of {length} tokens cannot be taken of a cache that has {self.length}")
         size = self.capacity if capacity is None else capacity
         if size < length:
             raise ValueError(f"a fork of {length} tokens does not fit a capacity of {size}")
