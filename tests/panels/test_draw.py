@@ -35,6 +35,16 @@ def test_too_many_spans_are_joined_but_the_chosen_one_stays():
     assert 'data-pick="7777"' in svg
 
 
+def test_what_took_no_time_is_a_mark_over_the_spans():
+    reuse = Span("compute", 0.1, 0.1, "213 tokens reused", "reuse")
+    svg = draw.lanes([reuse, *spans(3)], title="t", pickable=True, chosen=0)
+    assert svg.count("wb-instant") == 1
+    assert "213 tokens reused: at 0.1 s" in svg
+    assert svg.index("wb-instant") > svg.rindex('data-pick="3"')  # drawn last, so nothing covers it
+    assert re.findall(r'data-pick="(\d)" role="button" tabindex="0"', svg) == ["0"]
+    assert "wb-instant" not in draw.lanes(spans(3), title="t")
+
+
 def test_window_cuts():
     svg = draw.lanes(spans(100), title="t", window=(2.0, 3.0), pickable=True)
     assert 10 <= svg.count("data-pick") <= 12

@@ -38,6 +38,11 @@ def test_kinds_keep_their_look():
     assert theme.kind("something new") == theme.kind("something new")
 
 
+def test_kinds_of_one_picture_differ():
+    one_query = ("plan", "prefill", "decode", "reuse", "wait", "plain", "join")
+    assert len({theme.kind(name) for name in one_query}) == len(one_query)
+
+
 def test_finish_makes_a_figure_fit_to_show():
     bare = go.Figure(go.Scatter(x=[1], y=[2]))
     assert len(theme.problems(bare)) == 4
