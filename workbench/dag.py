@@ -13,7 +13,9 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-_LINE = re.compile(r"\s*(\d+)\s*(?:<-\s*(\d+(?:\s*,\s*\d+)*)\s*)?(?:\[\s*(\d+)\s*\]\s*)?:\s*(.*?)\s*")
+_LINE = re.compile(
+    r"\s*([0-9]{1,6})\s*(?:<-\s*([0-9]{1,6}(?:\s*,\s*[0-9]{1,6})*)\s*)?(?:\[\s*([0-9]{1,6})\s*\]\s*)?:\s*(.*?)\s*"
+)
 
 
 class DagError(ValueError):
