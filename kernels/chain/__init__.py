@@ -10,7 +10,7 @@ Backends: `"reference"` is the definition in Python; `"scalar"` does every setti
 skips; `"avx2"` and `"avx512"` give the same bits in full mode, as does `"one_source"`, the GPU kernels on the CPU.
 `"cuda"` and `"hip"` are the same kernels on a GPU (gpu.py), never run on one here: none was at hand. `"auto"` takes the
 best that can do what is asked for: for one read a CPU's, for many (`dps`) a GPU that passed its self-check, if there is
-one.
+one; `"cpu"` the best of the processor.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Anchors = NDArray[np.uint64]
     Scored = tuple[NDArray[np.int32], NDArray[np.int64], NDArray[np.int32]]  # f, p, v
 
-Backend = Literal["auto", "reference", "scalar", "avx2", "avx512", "one_source", "cuda", "hip"]
+Backend = Literal["auto", "cpu", "reference", "scalar", "avx2", "avx512", "one_source", "cuda", "hip"]
 VECTOR = ("avx512", "avx2")  # best first
 GPU = ("cuda", "hip")
 
@@ -168,11 +168,11 @@ def dp(anchors: Anchors, params: ChainParams, *, backend: str = "auto") -> Score
         return dps([anchors], params, backend=backend)[0]
     there = available(params)
     unpruned = {f"{name}_every_pair" for name in there if name in VECTOR}  # what pruning is measured against
-    if backend not in {*there, *unpruned, "auto"}:
+    if backend not in {*there, *unpruned, "auto", "cpu"}:
         known = {*VECTOR, "scalar", "one_source"}
         why = "is not of this processor or does not do these parameters" if backend in known else "is unknown"
         raise Unsupported(f"chain: backend {backend!r} {why}; here there are auto, {', '.join(there)}")
-    name = there[0] if backend == "auto" else backend
+    name = there[0] if backend in ("auto", "cpu") else backend
     if name == "one_source":
         from workbench.kernels.chain import one_source
 

@@ -13,6 +13,7 @@ import ctypes as ct
 import threading
 import warnings
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -70,7 +71,7 @@ def best(params: chain.ChainParams) -> Device | None:
     if not params.simple or params.max_skip is not None:
         return None
     for kind in KINDS:
-        if kind not in _known and missing(kind):
+        if missing(kind):
             continue
         try:
             return device(kind)
@@ -247,6 +248,7 @@ def _load(path: Path) -> Any:
     return library
 
 
+@cache
 def _no_cuda() -> str:
     """By the driver's own library, which every NVIDIA driver brings."""
     try:
@@ -267,7 +269,10 @@ def _no_cuda() -> str:
     return ""
 
 
+@cache
 def _no_hip() -> str:
+    if not Path("/dev/kfd").exists():  # asked first: loading the runtime takes a while
+        return "the kernel has no AMD GPU driver, /dev/kfd is not there"
     for name in ("libamdhip64.so", "libamdhip64.so.7", "libamdhip64.so.6", "libamdhip64.so.5"):
         try:
             runtime = ct.CDLL(name)

@@ -16,9 +16,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from workbench.backends import BackendUnavailable
 from workbench.kernels import chain as ck
 from workbench.kernels.chain import gpu, gpu_build, gpu_check
 from workbench.kernels.chain.one_source import Limits
+from workbench.mm2 import stages
+from workbench.mm2.config import Mm2Config
+from workbench.mm2.index import build_of
+from workbench.mm2.io import Record
+from workbench.mm2.mapper import Mapper, map_reads, place
+from workbench.mm2.presets import preset_of
 
 FULL = ck.ChainParams(max_skip=None)
 SMALL = gpu_check.LIMITS[0]
@@ -264,6 +271,76 @@ def test_a_source_that_changes_makes_another_library(tmp_path, monkeypatch):
     first = gpu_build.library("double", tmp_path / "made")
     (tmp_path / "launch.h").write_text("int after;")
     assert gpu_build.library("double", tmp_path / "made") != first
+
+
+@pytest.fixture(scope="module")
+def genome_and_reads():
+    """A made-up genome with a repeat, and reads of it with errors, some of them reversed."""
+    random = np.random.default_rng(8)
+    repeat = random.choice(list(b"ACGT"), 300)
+    genome = random.choice(list(b"ACGT"), 120_000).astype(np.uint8)
+    genome[50_000:53_000] = np.tile(repeat, 10)
+    reads = []
+    for number, length in enumerate([300, 4000, 12_000, 40_000, 900, 6000, 60]):
+        begin = int(random.integers(0, 70_000))
+        read = genome[begin : begin + length].copy()
+        at = random.random(length) < 0.06
+        read[at] = random.choice(list(b"ACGT"), int(at.sum()))
+        reads.append(Record(f"read {number}", bytes(read)))
+    return Record("genome", bytes(genome)), [*reads, Record("empty", b"")]
+
+
+def paf(mapped):
+    return [hit.paf() for each in mapped for hit in each.hits]
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_mapper_on_the_device_writes_the_same_lines(present, genome_and_reads, monkeypatch, threads):
+    genome, reads = genome_and_reads
+    index = build_of(iter([genome]), preset_of("map-ont"))
+    wanted = list(map_reads(Mapper(index, mode="full", backend="scalar"), reads))
+    together = []
+    real = gpu.Device.run
+    monkeypatch.setattr(
+        gpu.Device, "run", lambda self, given, *a, **k: together.append(len(given)) or real(self, given, *a, **k)
+    )
+    one = Mapper(index, mode="full", backend="cuda")
+    assert one.on_gpu
+    del together[:]
+    mapped = list(map_reads(one, reads, threads=threads))
+    assert paf(mapped) == paf(wanted)
+    assert len(paf(mapped)) >= 6
+    assert together == [len(reads)]  # one batch, chained together
+    assert [each.anchors for each in mapped] == [each.anchors for each in wanted]
+    assert all(each.chain_s > 0 for each in mapped if each.anchors)
+    batches = list(stages.run_all(one, iter(reads), threads, threading.Event()))
+    assert [hit.paf() for batch in batches for hits in batch.hits for hit in hits] == paf(wanted)
+    assert Mapper(index, mode="full").backend == "cuda"  # auto
+    assert Mapper(index, mode="full", backend="cpu").backend == "cpu"
+    assert Mapper(index).backend == "cpu"  # minimap2's heuristic
+
+
+def test_a_mapper_refuses_a_device_with_the_reason(present, genome_and_reads):
+    index = build_of(iter([genome_and_reads[0]]), preset_of("map-ont"))
+    with pytest.raises(ck.Unsupported, match=r"cuda looks at every predecessor.*take mode full"):
+        Mapper(index, backend="cuda")
+    with pytest.raises(ck.Unsupported, match="'hip' is not available: no HIP device: none"):
+        Mapper(index, mode="full", backend="hip")
+    with pytest.raises(BackendUnavailable, match="'hip' is not available: no HIP device: none; take backend='cpu'"):
+        place("hip", "full")
+    assert [place("auto", "full"), place("auto", "exact_skip25"), place("auto", "full", "scalar")] == [
+        "cuda",
+        "cpu",
+        "cpu",
+    ]
+    assert [place("cuda", "full"), place("cpu", "full"), place("sim", "full")] == ["cuda", "cpu", "sim"]
+
+
+@pytest.mark.parametrize("change", [{"mode": "exact_skip25"}, {"kernel": "avx2"}])
+def test_a_config_for_a_device_fits_together(change):
+    assert Mm2Config(backend="cuda").backend == "cuda"
+    with pytest.raises(ValueError, match="backend: a GPU has its own kernel"):
+        Mm2Config(backend="cuda", **change)
 
 
 def test_the_benchmark_measures_what_is_asked_for(double):

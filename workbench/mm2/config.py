@@ -15,8 +15,11 @@ SCHEDULE: dict[str, Any] = {"group": "schedule on a GPU (modelled)"}
 class Mm2Config(Config):
     """Map long reads, time what chains them, and model how a GPU would share the work out. 1 Mb is 10**6 bases."""
 
-    backend: Literal["auto", "cpu", "sim"] = Field(  # cuda: no GPU was at hand for this system
-        "auto", description="cpu maps and measures; sim seeds the same reads and only models the schedule on a GPU"
+    backend: Literal["auto", "cpu", "cuda", "hip", "sim"] = Field(  # type: ignore[assignment]  # one more than others
+        "auto",
+        description="cpu maps and measures; cuda and hip chain on an NVIDIA or AMD GPU (compiled for sm_80, sm_90 and "
+        "gfx90a, never run on a GPU here); sim only models the schedule on a GPU; auto: a GPU that passes its check, "
+        "else cpu",
     )
     reads: Literal["simulated", "real", "file"] = Field(
         "simulated",
@@ -98,6 +101,8 @@ class Mm2Config(Config):
             raise ValueError("satellite_kbp: others than simulated reads do not come from repeats put in; set it to 0")
         if self.mode == "exact_skip25" and self.kernel not in ("auto", "scalar"):
             raise ValueError("kernel: only the scalar loop follows minimap2's heuristic; mode='full' takes the others")
+        if self.backend in ("cuda", "hip") and (self.mode != "full" or self.kernel != "auto"):
+            raise ValueError("backend: a GPU has its own kernel, of mode='full'; leave kernel='auto'")
         return self
 
 

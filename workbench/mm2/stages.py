@@ -17,7 +17,6 @@ from time import monotonic, thread_time
 from typing import TYPE_CHECKING, Any
 
 from workbench.mm2.io import batches
-from workbench.mm2.mapper import BATCH
 from workbench.system import Span
 
 if TYPE_CHECKING:
@@ -41,7 +40,7 @@ class Batch:
     chains: list[int] = field(default_factory=list)
     hits: list[list[Hit]] = field(default_factory=list)
     times: dict[str, tuple[float, float]] = field(default_factory=dict)  # stage -> begin, end (time.monotonic)
-    cpu_s: dict[str, float] = field(default_factory=dict)  # stage -> processor seconds of this thread
+    cpu_s: dict[str, float] = field(default_factory=dict)  # stage -> processor seconds of this thread; wall on a GPU
     joined: int = 0  # reads of which the anchors were chained a second time
     thread: int = 0
 
@@ -83,7 +82,10 @@ def run(mapper: Mapper, number: int, records: list[Record], stop: Flag) -> Batch
         found[at] = again
 
     stage("seed", ((r.sequence,) for r in records), lambda bases: seeds.append(mapper.seeds(bases)))
-    stage("chain", ((s,) for s in seeds), lambda each: found.append(mapper.chains(each)))
+    parts = [seeds] if mapper.on_gpu else [[each] for each in seeds]  # a GPU takes all together, in one piece
+    stage("chain", ((part,) for part in parts), lambda part: found.extend(mapper.chains_of(part)))
+    if mapper.on_gpu and "chain" in batch.times:  # the thread only waits
+        batch.cpu_s["chain"] = batch.times["chain"][1] - batch.times["chain"][0]
     batch.chains = [len(f) for f in found]
     stage("join", ((at,) for at in range(len(found))), join)
     stage("hits", zip(records, seeds, found), lambda *all_: batch.hits.append(mapper.hits(*all_)))
@@ -93,7 +95,7 @@ def run(mapper: Mapper, number: int, records: list[Record], stop: Flag) -> Batch
 
 def run_all(mapper: Mapper, records: Iterable[Record], threads: int, stop: Flag) -> Iterator[Batch]:
     """Every batch in order, at most `threads` + 1 under way; ends early and whole when `stop` is set."""
-    work = enumerate(batches(records, BATCH))
+    work = enumerate(batches(records, mapper.batch))
     if threads == 1:
         for number, part in work:
             if stop.is_set():
