@@ -148,7 +148,7 @@ class Serving:
         except asyncio.CancelledError:
             pass  # stopped: nobody waits for it
         except EngineDeadError as error:
-            self.fail(error)
+            self.fail(RuntimeError(f"vLLM's engine core is gone ({error})"))
         except Exception as error:  # noqa: BLE001  whatever vLLM has against this request is told, others go on
             cause = error.__cause__ or error
             self.put({"id": number, "ids": [], "ended": "failed", "said": f"{type(cause).__name__}: {cause}"})
@@ -173,6 +173,8 @@ class Serving:
             ignore_eos=ask["whole"] and not grammar,
             stop=ask["stop"] or None,
             detokenize=bool(ask["stop"]),
+            skip_special_tokens=False,  # the text as the other side decodes it
+            spaces_between_special_tokens=False,
             output_kind=RequestOutputKind.DELTA,
             structured_outputs=StructuredOutputsParams(grammar=grammar) if grammar else None,
         )
