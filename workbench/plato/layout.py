@@ -10,6 +10,8 @@ is the trunk's KV, and nothing is computed again.
 
 from __future__ import annotations
 
+from typing import Literal
+
 from workbench.plato.engine import Engine
 from workbench.plato.graph import Node
 
@@ -26,6 +28,9 @@ class Layout:
             raise ValueError("query: is empty; ask something")
         self._engine = engine
         self.query, self.system = query, system
+        self.form: Literal["lines", "json"] = getattr(
+            engine, "form", "lines"
+        )  # in which this engine's model plans best
         self.front = tuple(engine.chat(system, query))
         self._between = tuple(engine.encode(BETWEEN))
 

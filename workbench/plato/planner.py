@@ -73,7 +73,7 @@ class Written:
 
     mode: "model" lets the model choose under the grammar, "free" without one, "script" has the text of `plan` written
     token by token, each at the price of a step. At least `least` and at most `most` parts, `node_tokens` each where
-    neither the plan nor the text says it. form: what the model is shown and, where the server takes no grammar, asked.
+    neither the plan nor the text says it. form: what the model is shown; by default what its engine takes best.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class Written:
         most: int = 8,
         least: int = 2,
         node_tokens: int = 64,
-        form: Form = "lines",
+        form: Form | None = None,
         forced: bool = True,
     ) -> None:
         if mode == "script":
@@ -99,7 +99,8 @@ class Written:
     def ask(self, layout: Layout, outline: bool) -> Ask:
         """Front, task and examples, and under which grammar the plan is written."""
         self._reader = self._new_reader(outline)
-        ids = layout.front + layout.encode(self._prompt(layout.query, outline))
+        form = self.form or layout.form
+        ids = layout.front + layout.encode(self._prompt(layout.query, outline, form))
         constraint = None if self.mode == "free" else self._constraint(outline)
         budget = self.most * PART_TOKENS
         if constraint and constraint.script:
@@ -137,16 +138,18 @@ class Written:
         schema = json.dumps(plan_schema(self.most, self.least, longest, outline))
         return Constraint(lark, self.forced, script, schema)
 
-    def _prompt(self, query: str, outline: bool) -> str:
-        if self.form == "json":
+    def _prompt(self, query: str, outline: bool, form: Form) -> str:
+        if form == "json":
             task = _JSON_OUTLINE_TASK if outline else _JSON_TASK
         else:
             task = _OUTLINE_TASK if outline else _TASK
-        shown = "".join(f"Request: {request}\n{self._text(plan, outline)}" for request, plan in _SHOWN)
+        shown = "".join(f"Request: {request}\n{_text(plan, outline, form)}" for request, plan in _SHOWN)
         return f"{task}\n{shown}Request: {' '.join(query.split())}\n"
 
-    def _text(self, plan: Plan, outline: bool) -> str:
-        if self.form == "lines":
-            return plan_text(plan, outline)
-        parts = [{"id": n.id} | ({} if outline else {"needs": list(n.needs)}) | {"ask": n.ask} for n in plan.nodes]
-        return json.dumps({"parts": parts}) + "\n\n"
+
+def _text(plan: Plan, outline: bool, form: Form) -> str:
+    """An example's plan, with the empty line after it."""
+    if form == "lines":
+        return plan_text(plan, outline)
+    parts = [{"id": n.id} | ({} if outline else {"needs": list(n.needs)}) | {"ask": n.ask} for n in plan.nodes]
+    return json.dumps({"parts": parts}) + "\n\n"
