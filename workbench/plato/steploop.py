@@ -50,6 +50,12 @@ class Row:
     matcher: Matches | None = None
     untold: list[int] = field(default_factory=list)  # gained, and in no Out yet
     told: bool = False
+    cut: bool = False  # the constraint forced more than the budget had room for
+
+    @property
+    def complete(self) -> bool:
+        """All that its constraint allows has been said."""
+        return self.matcher is not None and self.matcher.ended and not self.cut
 
     @property
     def gained(self) -> int:
@@ -205,6 +211,8 @@ class StepLoop(ABC):
         self._rows.pop(name, None)
 
     def forget(self) -> None:
+        """Also what runs is stopped: its KV would be found again."""
+        self._rows.clear()
         self._held.clear()
         self.counts = Counts()
 
@@ -265,10 +273,10 @@ class StepLoop(ABC):
         """All is there that it will ever have: its prompt's KV, or an answer that the constraint alone gave."""
         if row.ask.budget == 0:
             return row.done == len(row.ids)
-        return row.left == 0 or (row.matcher is not None and row.matcher.ended)
+        return row.left == 0 or row.complete
 
     def _over(self, row: Row) -> Out:
-        return self._out(row, "constraint" if row.matcher is not None and row.matcher.ended else "budget")
+        return self._out(row, "constraint" if row.complete else "budget")
 
     def _next(self, row: Row, logits: Tensor | None) -> Out:
         """Choose the row's next token, take what it forces, and see whether it ends."""
@@ -288,7 +296,7 @@ class StepLoop(ABC):
             self._gain(row, self._forced(row))
         except ValueError as error:
             return self._out(row, "failed", said=str(error))
-        if row.matcher is not None and row.matcher.ended:
+        if row.complete:
             return self._out(row, "constraint")
         if row.ask.stop and not row.ask.whole and (dropped := self._beyond_stop(row)):
             return self._out(row, "stop", dropped)
@@ -296,9 +304,10 @@ class StepLoop(ABC):
 
     def _forced(self, row: Row) -> list[int]:
         """Tokens that the constraint alone decides, as far as the budget goes."""
-        forced = row.matcher.forced()[: row.left] if row.matcher is not None else []
-        self.counts.forced += len(forced)
-        return forced
+        forced = row.matcher.forced() if row.matcher is not None else []
+        row.cut = len(forced) > row.left
+        self.counts.forced += min(len(forced), row.left)
+        return forced[: row.left]
 
     def _gain(self, row: Row, tokens: list[int]) -> None:
         row.ids += tokens
