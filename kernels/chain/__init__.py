@@ -267,7 +267,7 @@ def rmq_chain(chained: Anchors, params: ChainParams) -> Chains:
     limit = _chain.UNLIMITED if params.max_skip is None else params.max_skip
     shape = (params.max_dist_y, params.join_inner_dist, params.bw_long, limit, params.join_size_cap)
     f, p, v = _chain.dp_rmq(anchors, _chain.JoinParams(*shape, gap, skip))
-    return _chains(anchors, f, p, v, dataclasses.replace(params, bw=params.bw_long), "auto")
+    return _chains(anchors, f, p, v, dataclasses.replace(params, bw=params.bw_long, is_cdna=False), "auto")
 
 
 def chain_read(anchors: Anchors, params: ChainParams, read_length: int, *, backend: str = "auto") -> Chains:

@@ -84,7 +84,11 @@ bool agree(const std::vector<Anchor>& a, const Params& q) {
     }
     Result joined(n);
     const int32_t limit = one_of({0, 25, kUnlimited}), cap = one_of({1, 30, 100'000});
-    dp_rmq(a.data(), n, {q.max_dist_y, one_of({0, 20, 1000}), q.bw, limit, cap, q.gap, q.skip}, joined.scores());
+    const JoinParams join{q.max_dist_y, one_of({0, 20, 1000}), q.bw, limit, cap, q.gap, q.skip};
+    dp_rmq(a.data(), n, join, joined.scores());
+    Result by_tree(n);
+    dp_rmq(a.data(), n, join, by_tree.scores(), true);
+    same = same && by_tree == joined;
     compact(a.data(), backtrack(joined.score.data(), joined.previous.data(), n, q));
     return same;
 }

@@ -12,7 +12,8 @@ struct JoinParams {
     float gap, skip;
 };
 
-// score, previous and peak of each of n anchors sorted by x.
-void dp_rmq(const Anchor* a, int64_t n, const JoinParams& params, Scores out);
+// score, previous and peak of each of n anchors sorted by x. `by_tree`: asks minimap2's tree for every anchor, not only
+// where costs are equal; the answers are the same, which is what it is for.
+void dp_rmq(const Anchor* a, int64_t n, const JoinParams& params, Scores out, bool by_tree = false);
 
 }  // namespace chain

@@ -15,9 +15,6 @@ void Tree::refresh(int32_t at, int32_t first, int32_t second) {
 int32_t Tree::rotate_once(int32_t at, int side) {
     const int32_t up = node_[at].child[1 - side], moved = node_[up].child[side], lowest = node_[at].lowest;
     const double lowest_cost = node_[at].lowest_cost;
-    const int32_t whole = node_[at].size;
-    node_[at].size -= node_[up].size - size_of(moved);
-    node_[up].size = whole;
     refresh(at, node_[at].child[side], moved);
     node_[up].lowest = lowest, node_[up].lowest_cost = lowest_cost;
     node_[at].child[1 - side] = moved;
@@ -30,10 +27,7 @@ int32_t Tree::rotate_twice(int32_t at, int side) {
     const int other = 1 - side;
     const int32_t outer = node_[at].child[other], up = node_[outer].child[side], lowest = node_[at].lowest;
     const double lowest_cost = node_[at].lowest_cost;
-    const int32_t to_at = node_[up].child[side], to_outer = node_[up].child[other], moved = size_of(to_at);
-    node_[up].size = node_[at].size;
-    node_[at].size -= node_[outer].size - moved;
-    node_[outer].size -= moved + 1;
+    const int32_t to_at = node_[up].child[side], to_outer = node_[up].child[other];
     refresh(at, node_[at].child[side], to_at);
     refresh(outer, node_[outer].child[other], to_outer);
     node_[up].lowest = lowest, node_[up].lowest_cost = lowest_cost;
@@ -55,17 +49,17 @@ void Tree::hang(const Path& path, int depth, int32_t at) {
         node_[path.node[depth]].child[path.side[depth]] = at;
 }
 
-int32_t Tree::take(Key key, double cost) {
+int32_t Tree::take(int64_t key, double cost) {
     int32_t at;
     if (free_.empty())
         at = int32_t(node_.size()), node_.emplace_back();
     else
         at = free_.back(), free_.pop_back();
-    node_[at] = {cost, cost, key, {kNil, kNil}, at, 1, 0};
+    node_[at] = {cost, cost, key, {kNil, kNil}, at, 0};
     return at;
 }
 
-void Tree::insert(Key key, double cost) {
+void Tree::insert(int64_t key, double cost) {
     Path path;
     int pivot = 0;  // depth of the deepest node on the way that is out of balance
     for (int32_t at = root_; at != kNil;) {
@@ -77,7 +71,6 @@ void Tree::insert(Key key, double cost) {
     const int32_t added = take(key, cost);
     hang(path, path.length - 1, added);
     if (path.length == 0) return;
-    for (int d = 0; d < path.length; ++d) ++node_[path.node[d]].size;
     for (int d = path.length - 1; d >= 0; --d) {
         const int32_t at = path.node[d];
         refresh(at, node_[at].child[0], node_[at].child[1]);
@@ -96,7 +89,7 @@ void Tree::insert(Key key, double cost) {
     }
 }
 
-void Tree::erase(Key key) {
+void Tree::erase(int64_t key) {
     Path path;
     int32_t at = root_;
     for (int way; at != kNil && (way = compare(key, at)) != 0;) {
@@ -104,7 +97,6 @@ void Tree::erase(Key key) {
         at = node_[at].child[way > 0];
     }
     if (at == kNil) return;
-    for (int d = 0; d < path.length; ++d) --node_[path.node[d]].size;
     unhook(path, at);
     for (int d = path.length - 1; d >= 0; --d) {
         const int32_t each = path.node[d];
@@ -125,17 +117,13 @@ void Tree::unhook(Path& path, int32_t at) {
     }
     int32_t next = right;
     path.add(kNil, 1);  // the place of `at`, filled below
-    for (; node_[next].child[0] != kNil; next = node_[next].child[0]) {
-        path.add(next, 0);
-        --node_[next].size;
-    }
+    for (; node_[next].child[0] != kNil; next = node_[next].child[0]) path.add(next, 0);
     if (next != right) {
         node_[path.node[path.length - 1]].child[0] = node_[next].child[1];
         node_[next].child[1] = right;
     }
     node_[next].child[0] = gone.child[0];
     node_[next].balance = gone.balance;
-    node_[next].size = gone.size - 1;
     path.node[above + 1] = next;
     hang(path, above, next);
 }
@@ -162,7 +150,7 @@ void Tree::rebalance_up(Path& path) {
     }
 }
 
-int32_t Tree::lowest_between(Key low, Key high) const {
+int32_t Tree::lowest_between(int64_t low, int64_t high) const {
     int32_t split = root_;  // the first node on both ways that lies within
     int to_low = 0, to_high = 0;
     for (; split != kNil; split = node_[split].child[to_low > 0]) {

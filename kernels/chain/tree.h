@@ -1,4 +1,5 @@
-// A balanced search tree by (y, i) that knows the lowest `cost` of every subtree: the range query of the long join.
+// A balanced search tree (keys: shelf.h) that knows the lowest `cost` of every subtree: in the long join it decides
+// between equal costs.
 //
 // Of nodes with equal cost the answer depends on the shape of the tree and on when each subtree's lowest was last
 // worked out, so both are part of the contract (minimap2's krmq): AVL insertion and deletion; after an insertion the
@@ -14,24 +15,19 @@ namespace chain {
 class Tree {
   public:
     static constexpr int32_t kNil = -1;
-    struct Key {
-        int32_t y, i;
-    };
     struct Node {
         double cost, lowest_cost;  // its own; that of `lowest`
-        Key key;
+        int64_t key;
         int32_t child[2], lowest;
-        int32_t size;
         int8_t balance;
     };
 
-    int32_t size() const { return root_ == kNil ? 0 : node_[root_].size; }
     const Node& operator[](int32_t at) const { return node_[at]; }
 
-    void insert(Key key, double cost);  // no two nodes may have the same key
-    void erase(Key key);                // nothing happens when it is not there
+    void insert(int64_t key, double cost);  // no two nodes may have the same key
+    void erase(int64_t key);                // nothing happens when it is not there
     // The node of lowest cost with low <= key <= high; kNil when there is none.
-    int32_t lowest_between(Key low, Key high) const;
+    int32_t lowest_between(int64_t low, int64_t high) const;
 
   private:
     static constexpr int kDeepest = 64;
@@ -42,17 +38,12 @@ class Tree {
         void add(int32_t n, uint8_t s) { node[length] = n, side[length++] = s; }
     };
 
-    int compare(Key key, int32_t at) const {
-        const Key& other = node_[at].key;
-        if (key.y != other.y) return key.y < other.y ? -1 : 1;
-        return (key.i > other.i) - (key.i < other.i);
-    }
-    int32_t size_of(int32_t at) const { return at == kNil ? 0 : node_[at].size; }
+    int compare(int64_t key, int32_t at) const { return (key > node_[at].key) - (key < node_[at].key); }
     void refresh(int32_t at, int32_t first, int32_t second);
     int32_t rotate_once(int32_t at, int side);
     int32_t rotate_twice(int32_t at, int side);
     void hang(const Path& path, int depth, int32_t at);  // makes `at` the child that the path goes on to
-    int32_t take(Key key, double cost);
+    int32_t take(int64_t key, double cost);
     void unhook(Path& path, int32_t at);
     void rebalance_up(Path& path);
 
