@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = ("cake", "mm2")  # the catalogue, in the order it is shown; each is the package workbench.<name>
+NAMES = ("plato", "cake", "mm2")  # the catalogue, in the order it is shown; each is the package workbench.<name>
 
 Badge = Literal["measured", "modelled", "paper", "set"]  # set: a setting of the run, shown among its numbers
 Why = Mapping[str, float | str]
@@ -112,7 +112,7 @@ class Span:
     """Something that took from `start_s` to `end_s` (seconds since the run began) in a lane of the timeline.
 
     `kind` groups spans by colour; `why` is the decision behind it: the inputs of the policy at that instant. A span
-    that ends where it starts is an instant, drawn as a mark on its lane: what was had without any time.
+    that ends where it starts is an instant, drawn as a flag in its lane: what was had without any time.
     """
 
     lane: str

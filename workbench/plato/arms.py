@@ -12,7 +12,7 @@ from workbench.plato.config import PlatoConfig
 from workbench.plato.cost import StepCost
 from workbench.plato.engine import Engine
 from workbench.plato.forecast import judge, predict, prior
-from workbench.plato.graph import Plan
+from workbench.plato.graph import PART_TOKENS, Plan
 from workbench.plato.happen import Happening, Outcome, Script, Settings, Way
 from workbench.plato.layout import Layout
 
@@ -53,7 +53,7 @@ class Arms:
     def settings(self, way: Way) -> Settings:
         """The config's settings for a way; baselines run as they are, without hedge or refusal."""
         c = self.config
-        plain = self.plan.tokens if self.plan else PARTS_UNSEEN * c.node_tokens
+        plain = self.plan.tokens if self.plan else PARTS_UNSEEN * (c.node_tokens or PART_TOKENS)
         refusing = self._refusing(way)
         return Settings(
             way=way,

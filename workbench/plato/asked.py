@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from workbench.plato.config import PlatoConfig, plan_from
 from workbench.plato.examples import EXAMPLES
-from workbench.plato.graph import Plan
+from workbench.plato.graph import PART_TOKENS, Plan
 from workbench.plato.happen import Script
 from workbench.plato.planner import Given, Written
 
@@ -27,14 +27,13 @@ def question(config: PlatoConfig) -> Question:
     if config.planner == "rules":
         from workbench.plato.rules import rules_plan
 
-        return Question(query, rules_plan(query, config.node_tokens))
+        return Question(query, rules_plan(query, config.node_tokens or PART_TOKENS))
     if config.plan is not None:
         return Question(query, plan_from(config.plan, config.node_tokens))
-    own_budget = config.node_tokens if "node_tokens" in config.model_fields_set else None
-    return Question(query, None if config.query is not None else example.plan(own_budget))
+    return Question(query, None if config.query is not None else example.plan(config.node_tokens))
 
 
-def script(planner: str, plan: Plan | None, node_tokens: int) -> Script:
+def script(planner: str, plan: Plan | None, node_tokens: int | None = None) -> Script:
     """A planner for one answer. "script" and "given" take `plan`, the others find one."""
     if planner in ("given", "rules", "script") and plan is None:
         raise ValueError(f"planner: {planner!r} needs a plan")
@@ -42,7 +41,7 @@ def script(planner: str, plan: Plan | None, node_tokens: int) -> Script:
         return Given(plan)
     if planner == "script":
         return Written("script", plan)
-    return Written("model" if planner == "model" else "free", node_tokens=node_tokens)
+    return Written("model" if planner == "model" else "free", node_tokens=node_tokens or PART_TOKENS)
 
 
 Scripts = Callable[[str], Script]

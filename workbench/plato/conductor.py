@@ -24,6 +24,7 @@ from workbench.plato.happen import Conducting, Happening, Judge, Outcome, Part, 
 from workbench.plato.layout import STOPS, Layout
 
 PLAN, PLAIN, TRUNK = "plan", "plain", "trunk"
+CHAIN = 3
 
 
 def conduct(
@@ -59,6 +60,7 @@ class _Run:
         self.waiting: list[Ask] = []  # what starts when the trunk is computed
         self.order: list[int] = []
         self.fresh: list[int] = []  # nodes that ended in this step
+        self.sees: dict[int, tuple[int, ...]] = {}  # nodes in a node's prompt
 
     # -- the loop ------------------------------------------------------------------------------------------------
 
@@ -71,7 +73,9 @@ class _Run:
                 raise EngineError(f"nothing runs, and parts {left} can never start: this is a defect of the conductor")
             for out in self.engine.step():
                 yield from self._take(out)
-            yield from self._append()
+            self._append()
+        for name in self.engine.running():
+            self._stop(name)
 
     def _open(self) -> Iterator[Happening]:
         """Start the planner, or take the plan that is known; start the plain answer where it is wanted."""
@@ -93,7 +97,7 @@ class _Run:
     def _over(self) -> bool:
         if self.settings.way == "plain" or self.plan_error or (self.verdict and not self.verdict.branch):
             return self._ended(PLAIN)
-        return self.plan is not None and len(self.order) == len(self.plan)
+        return self.plan is not None and {node.id for node in self.plan.nodes} <= set(self.order)
 
     def _ended(self, name: str) -> bool:
         return name in self.parts and bool(self.parts[name].ended)
@@ -108,13 +112,18 @@ class _Run:
         asks, self.waiting = self.waiting, []
         asks += [self._ask(node) for node in self._startable()]
         asks, self.waiting = asks[: max(room, 0)], [a for a in asks[max(room, 0) :] if not a.name.startswith("node")]
-        shared = [ask for ask in asks if ask.share]
-        if len(shared) > 1 and self.ready < len(self.trunk) and self.settings.context == "growing":
+        stem = self._stem()
+        if self.ready < len(stem) and sum(ask.share and ask.ids[: len(stem)] == stem for ask in asks) > 1:
             self.waiting += [ask for ask in asks if not ask.name.startswith("node")]  # nodes are asked for again
-            yield from self._start(Ask(TRUNK, self.trunk, 0))
+            yield from self._start(Ask(TRUNK, stem, 0))
             return
         for ask in asks:
             yield from self._start(ask)
+
+    def _stem(self) -> tuple[int, ...]:
+        """What prompts begin with."""
+        needs_only = self.settings.way == "plato" and self.settings.context == "needs"
+        return self.layout.front if needs_only else self.trunk
 
     def _startable(self) -> list[Node]:
         s = self.settings
@@ -124,22 +133,29 @@ class _Run:
         if s.way in ("sot", "independent"):
             return todo
         if s.way == "plato":
-            return [n for n in todo if set(n.needs) <= set(self.order)] if s.pipeline or self.plan else []
+            can = [n for n in todo if set(n.needs) <= set(self.order)] if s.pipeline or self.plan else []
+            begun = any(p.kind == "node" for p in self.parts.values())
+            undecided = s.hedge and self.verdict is None and self.plan is None
+            # beside a hedge one part alone gains nothing: until two can run the plan may still be a chain
+            return can if begun or len(can) > 1 or not undecided else []
         return [n for n in todo if n.id - 1 in (0, *self.order)]  # nodes: one after the other
 
     def _ask(self, node: Node) -> Ask:
         """The node's prompt: what it sees, then its header. What does not fit is left out by rule."""
         s, header = self.settings, self.layout.header(node)
         front = self.layout.front
+        all_seen = s.context == "growing" or s.way == "nodes"
         if s.way in ("sot", "independent"):  # nobody waits for what a part needs, so none of it is there
             seen = needed = self.trunk if s.way == "sot" else front
         else:
             needed = front + tuple(i for n in node.needs for i in self._block(n))
-            seen = self.trunk if s.context == "growing" or s.way == "nodes" else needed
+            seen = self.trunk if all_seen else needed
         room = self.engine.room() - len(header) - node.budget
         if len(seen) > room and len(needed) <= room:
-            self.repairs.append(f"part {node.id} sees only the parts it needs: all finished ones do not fit")
-            seen = needed
+            said = f"part {node.id} sees only the parts it needs: all finished ones do not fit"
+            self.repairs += [said] if said not in self.repairs else []  # it may be asked for again
+            seen, all_seen = needed, False
+        self.sees[node.id] = tuple(self.order) if all_seen else node.needs
         ask = Ask(
             f"node {node.id}",
             seen + header,
@@ -163,17 +179,11 @@ class _Run:
         self.engine.start(ask)
         node = int(ask.name.removeprefix("node ")) if ask.name.startswith("node ") else 0
         kind = "node" if node else ask.name
-        part = Part(ask.name, kind, node, start_s=self._now(), saw=self._saw(node), prompt=ask.ids)  # type: ignore[arg-type]
+        saw = self.sees.get(node, ()) if self.settings.way not in ("sot", "independent") else ()
+        part = Part(ask.name, kind, node, start_s=self._now(), saw=saw, prompt=ask.ids)  # type: ignore[arg-type]
         key = ask.name if ask.name not in self.parts else f"{ask.name} {len(self.parts)}"
         self.parts[key] = part
-        if ask.name == TRUNK:
-            self._reaches = len(ask.ids)
         yield Happening("started", part.start_s, part, self.nodes.get(node))
-
-    def _saw(self, node: int) -> tuple[int, ...]:
-        if not node or self.settings.way in ("sot", "independent"):
-            return ()
-        return tuple(self.order) if self.settings.context == "growing" else self.nodes[node].needs
 
     # -- what comes ----------------------------------------------------------------------------------------------
 
@@ -186,6 +196,8 @@ class _Run:
         at = self._now()
         part.reused += out.reused
         part.prefilled += out.prefilled
+        if out.reused + out.prefilled == len(part.prompt):
+            self._computed(part.prompt)
         if out.ids and not part.ids:
             part.first_s = at
         part.ids += out.ids
@@ -200,19 +212,30 @@ class _Run:
         if part.kind == "plan":
             for node in self.script.feed(added):
                 yield from self._know(node)
+            yield from self._early()
         if out.ended:
             part.end_s, part.ended = at, out.ended
             yield Happening("ended", at, part, self.nodes.get(part.node))
             yield from self._after(part)
 
+    def _computed(self, prompt: tuple[int, ...]) -> None:
+        """Somebody holds the KV of `prompt`: of the stem, as far as it goes."""
+        stem = self._stem()
+        if prompt[: len(stem)] == stem:
+            self.ready = max(self.ready, len(stem))
+
     def _after(self, part: Part) -> Iterator[Happening]:
-        if part.kind == "trunk":
-            self.ready = max(self.ready, self._reaches)
-        elif part.kind == "node":
+        if part.kind == "node":
             self.fresh.append(part.node)
         elif part.kind == "plan":
             yield from self._planned()
-        elif part.kind == "plain" and self.plan is None and self.settings.way != "plain" and not self.plan_error:
+        elif (
+            part.kind == "plain"
+            and self.plan is None
+            and self.verdict is None
+            and self.settings.way != "plain"
+            and not self.plan_error
+        ):
             self._settle(Verdict(False, float("inf"), 0.0, "the plain answer was done before the plan"))
             yield Happening("verdict", self._now(), verdict=self.verdict)
 
@@ -243,6 +266,15 @@ class _Run:
         yield Happening("planned", self._now())
         if self.judge is not None and self.settings.way == "plato":
             self._settle(self.judge(self._standing()))
+            yield Happening("verdict", self._now(), verdict=self.verdict)
+
+    def _early(self) -> Iterator[Happening]:
+        """A hedged plan whose first CHAIN lines each need the one before is refused without its rest."""
+        hedged = self.settings.hedge and self.judge is not None and self.verdict is None and self.plan is None
+        if hedged and len(self.nodes) >= CHAIN and all(n.id - 1 in (0, *n.needs) for n in self.nodes.values()):
+            why = f"the plan's first {len(self.nodes)} parts are a chain: nothing is parallel so far"
+            self.plan = Plan(tuple(self.nodes.values()))  # as far as it was written
+            self._settle(Verdict(False, float("inf"), 0.0, why))
             yield Happening("verdict", self._now(), verdict=self.verdict)
 
     def _standing(self) -> Standing:
@@ -278,14 +310,13 @@ class _Run:
         if part is not None:
             part.end_s, part.ended = self._now(), "cancelled"
 
-    def _append(self) -> Iterator[Happening]:
+    def _append(self) -> None:
         """What ended in this step joins the trunk, in the order of its ids: from here on it never moves."""
         for node in sorted(self.fresh):
             if self.settings.way not in ("sot", "independent"):
                 self.trunk += self._block(node)
             self.order.append(node)
         self.fresh = []
-        yield from ()
 
     def _now(self) -> float:
         return self.engine.now_s() - self.began_s
@@ -294,7 +325,8 @@ class _Run:
 
     def outcome(self) -> Outcome:
         plain = self.settings.way == "plain" or bool(self.plan_error) or bool(self.verdict and not self.verdict.branch)
-        nodes = [p for p in self.parts.values() if p.kind == "node" and p.ended not in ("", "cancelled")]
+        planned = {node.id for node in self.plan.nodes} if self.plan else set()
+        nodes = [p for p in self.parts.values() if p.node in planned and p.ended not in ("", "cancelled")]
         kept = [self.parts[PLAIN]] if plain else sorted(nodes, key=lambda p: p.node)
         return Outcome(
             settings=self.settings,

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from workbench.dag import DagError, read
-from workbench.plato.graph import MOST_NODES, Node, Plan, PlanError
+from workbench.plato.graph import MOST_NODES, PART_TOKENS, Node, Plan, PlanError
 from workbench.system import Config
 
 ADVANCED: dict[str, Any] = {"group": "advanced"}
@@ -50,7 +50,13 @@ class PlatoConfig(Config):
         "own; given: it is there at no cost; model: the model plans under a grammar; free: without one; rules: the "
         "query is cut at its lists and conjunctions",
     )
-    node_tokens: int = Field(64, ge=1, le=2048, description="Tokens of a part, where its line does not say")
+    node_tokens: int | None = Field(
+        None,
+        ge=1,
+        le=2048,
+        json_schema_extra={"none": "as the plan says"},
+        description="Tokens of each part, instead of what the plan says; 64 where neither says it",
+    )
     whole: bool = Field(
         True, description="Every part decodes exactly its tokens, so that all ways write equally much; no: it may end"
     )
@@ -127,15 +133,15 @@ class PlatoConfig(Config):
         return self
 
 
-def plan_from(text: str, node_tokens: int) -> Plan:
-    """The plan that a setting holds. ValueError names the line."""
+def plan_from(text: str, node_tokens: int | None = None) -> Plan:
+    """The plan that a setting holds; `node_tokens` replaces its budgets. ValueError names the line."""
     try:
         found = read(text)
         if not found:
             raise PlanError("no line in it")
         if len(found) > MOST_NODES:
             raise PlanError(f"{len(found)} nodes, where at most {MOST_NODES} are decoded")
-        return Plan(tuple(Node(v.id, v.label, v.needs, v.weight or node_tokens) for v in found))
+        return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or PART_TOKENS) for v in found))
     except (DagError, PlanError) as error:
         raise ValueError(f"plan: {error}") from None
 

@@ -1,16 +1,17 @@
 """What a decode step costs on this machine: measured at a few widths and contexts, and fitted.
 
-    seconds = table(tokens) + row_s * (rows - 1) + kv_s * kv_tokens
+    seconds = table(tokens) + row_s * (rows - 1) + kv_s * kv_tokens + around_s + around_row_s * rows
 
 table: piecewise linear through KNOTS in the tokens of the step (weights are read once, whatever their number, so it is
 flat for few tokens and rises where arithmetic takes over); row_s: what one more sequence costs beside its token; kv_s:
-one cached token that attention reads. Non-negative least squares over the samples, weighted for relative error.
+one cached token that attention reads; around: what the engine does beside the pass (sampling, grammar, text), from its
+own steps. Non-negative least squares over the samples, weighted for relative error.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 import numpy as np
@@ -39,6 +40,8 @@ class StepCost:
     kv_s: float
     error: float = 0.0  # median relative error over the samples
     source: str = ""
+    around_s: float = 0.0  # of a step, outside the model: sampling, grammar, text
+    around_row_s: float = 0.0
 
     def step_s(self, tokens: int, rows: int = 1, kv_tokens: int = 0) -> float:
         """A step of `tokens` new tokens in `rows` sequences over `kv_tokens` cached ones. Beyond KNOTS: their slope."""
@@ -49,7 +52,16 @@ class StepCost:
             base = last + (tokens - KNOTS[-1]) * max(last - before, 0.0) / (KNOTS[-1] - KNOTS[-2])
         else:
             base = float(np.interp(tokens, KNOTS, self.table))
-        return base + self.row_s * (rows - 1) + self.kv_s * kv_tokens
+        around = self.around_s + self.around_row_s * rows
+        return base + self.row_s * (rows - 1) + self.kv_s * kv_tokens + around
+
+    def with_engine(self, samples: Sequence[Sample]) -> StepCost:
+        """The same, with what the engine's own steps take beyond the model's: `samples` of decode steps by rows."""
+        from scipy.optimize import nnls
+
+        beyond = np.array([s.seconds - self.step_s(s.tokens, s.rows, s.kv_tokens) for s in samples])
+        found, _ = nnls(np.array([[1.0, s.rows] for s in samples]), beyond.clip(min=0.0))
+        return replace(self, around_s=float(found[0]), around_row_s=float(found[1]))
 
     def padded(self, tokens: int) -> int:
         """The width that a step of `tokens` is best padded to: itself, unless a wider one is clearly faster."""

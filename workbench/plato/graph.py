@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 MOST_NODES = 16
+PART_TOKENS = 64  # of a part, where nobody says it
 
 
 class PlanError(ValueError):
@@ -19,7 +20,7 @@ class Node:
     id: int
     ask: str
     needs: tuple[int, ...] = ()
-    budget: int = 64
+    budget: int = PART_TOKENS
 
 
 @dataclass(frozen=True)
@@ -129,6 +130,6 @@ def edge_scores(found: Plan, true: Plan) -> tuple[float, float, float]:
     return precision, recall, 2 * hit / (len(a) + len(b))
 
 
-def plan_of(rows: Sequence[tuple[str, Sequence[int]]], budget: int = 64) -> Plan:
+def plan_of(rows: Sequence[tuple[str, Sequence[int]]], budget: int = PART_TOKENS) -> Plan:
     """A plan from (question, needs) in order, each node with the same budget."""
     return Plan(tuple(Node(i, ask, tuple(sorted(set(needs))), budget) for i, (ask, needs) in enumerate(rows, 1)))

@@ -12,13 +12,14 @@ from workbench.plato import asked
 from workbench.plato.arms import Arms, Clock, Stopped
 from workbench.plato.config import PlatoConfig
 from workbench.plato.cost import Sample, StepCost, calibrate, fit
-from workbench.plato.engine import Ask, Engine
+from workbench.plato.engine import Ask, Constraint, Engine
 from workbench.plato.happen import Outcome, Way
 from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_text, row_of
 from workbench.plato.stage import Stage
 from workbench.system import Event, Note, Progress
 
 Say = Callable[[Event], None]
+BEAT_S = 0.2  # between two words on how far an answer is: what is told takes time from what is measured
 CHECKED_TOKENS = 24  # of a branch that is decoded again, alone
 
 
@@ -69,6 +70,7 @@ def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
     import torch
 
     from workbench.plato.embedded import EmbeddedEngine
+    from workbench.plato.matcher import Matcher
 
     torch.set_num_threads(config.threads)
     say(Progress(0, 1, "loading the model"))
@@ -80,7 +82,10 @@ def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
         say(Progress(0.04 * done / total, 1, f"calibrating: what a step costs, {done} of {total}"))
     cost = fit(samples, f"{config.model} in {config.dtype}, {config.threads} thread, measured in this run")
     sampler = lm.Sampler(temperature=config.temperature, seed=config.seed)
-    return Opened(EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None), cost, samples)
+    engine = EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None)
+    Matcher(model.tokenizer, Constraint('start: "a"'))  # reads the vocabulary, once a process: no part of an answer
+    say(Progress(0.045, 1, "timing steps of the engine"))
+    return Opened(engine, cost.with_engine(time_engine(engine, stop)), samples)
 
 
 def _follow(say: Say, stop: threading.Event) -> Callable[[float, float, str], None]:
@@ -92,7 +97,7 @@ def _follow(say: Say, stop: threading.Event) -> Callable[[float, float, str], No
     return follow
 
 
-WIDTHS, TIMED = (1, 2, 4, 8), 24
+WIDTHS, TIMED = (1, 2, 4, 8), 16
 
 
 def time_engine(engine: Engine, stop: threading.Event) -> list[Sample]:
@@ -166,10 +171,15 @@ class Bench:
         stage = Stage(self.say, way, number, self.clock(), tested and number == 0, self.question.plan)
         at, total = place
 
+        told_s = 0.0
+
         def on(now: Any) -> None:
+            nonlocal told_s
             stage.take(now)
-            share = min(0.95, now.at_s / 20)
-            self.say(Progress(0.05 + 0.85 * (at + share) / total, 1, f"{way}, round {number + 1}"))
+            if now.at_s - told_s >= BEAT_S:
+                told_s = now.at_s
+                share = min(0.95, now.at_s / 20)
+                self.say(Progress(0.05 + 0.85 * (at + share) / total, 1, f"{way}, round {number + 1}"))
 
         outcome = self.arms.answer(way, on)
         stage.close(outcome.parts)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -134,7 +135,7 @@ class Planned(BaseModel):
     edge_f1: float | None = None  # against the plan of the settings
 
     def plan(self) -> Plan | None:
-        return plan_from(self.text, 64) if self.text else None
+        return plan_from(self.text) if self.text else None
 
 
 class Chosen(BaseModel):
@@ -159,17 +160,17 @@ class Machine(BaseModel):
     kv_s: float
     error: float
     source: str
+    around_s: float = 0.0
+    around_row_s: float = 0.0
     samples: list[tuple[int, int, int, float]] = Field(default_factory=list)  # tokens, rows, kv_tokens, seconds
 
     @classmethod
     def of(cls, cost: StepCost, samples: Sequence[Sample] = ()) -> Machine:
         rows = [(s.tokens, s.rows, s.kv_tokens, round(s.seconds, 6)) for s in samples]
-        return cls(
-            table=cost.table, row_s=cost.row_s, kv_s=cost.kv_s, error=cost.error, source=cost.source, samples=rows
-        )
+        return cls(**asdict(cost), samples=rows)
 
     def cost(self) -> StepCost:
-        return StepCost(self.table, self.row_s, self.kv_s, self.error, self.source)
+        return StepCost(**self.model_dump(exclude={"samples"}))
 
 
 class PlatoResult(Result):

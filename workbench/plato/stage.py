@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Literal
@@ -13,7 +14,7 @@ from workbench.system import Event, Note, Point, Span, Text, Vertex
 
 Say = Callable[[Event], None]
 State = Literal["waiting", "running", "done", "cut"]
-EVERY = 4  # tokens between two paintings of how full a node is
+BEAT_S = 0.25  # texts are said together: an event a token would take its time from what is measured
 
 
 class Stage:
@@ -25,9 +26,12 @@ class Stage:
         self.critical = set(plan.critical_path()) if plan else set[int]()
         self.running = 0
         self.nodes: dict[int, Node] = {}
+        self.unsaid: dict[str, str] = {}
+        self.full: dict[str, Part] = {}
+        self.told_s = 0.0
 
     def take(self, now: Happening) -> None:
-        """Say what `now` means for the user."""
+        """Say what `now` means for the user; growing texts at most every BEAT_S."""
         match now.kind:
             case "known" if now.node is not None:
                 self.nodes[now.node.id] = now.node
@@ -47,6 +51,7 @@ class Stage:
 
     def close(self, parts: list[Part]) -> None:
         """What a verdict stopped is shown as cut."""
+        self._flush()
         for part in parts:
             if part.ended == "cancelled":
                 self._spans(part)
@@ -63,11 +68,24 @@ class Stage:
     def _grew(self, part: Part, node: Node | None, added: str) -> None:
         if not self.shown:
             return
-        self.say(Text(f"part {node.id}" if node else part.name, added))
-        if node is not None and len(part.ids) % EVERY == 0:
-            self._vertex(node, "running", min(1.0, len(part.ids) / node.budget), self._reuse(part))
+        name = f"part {node.id}" if node else part.name
+        self.unsaid[name] = self.unsaid.get(name, "") + added
+        self.full[name] = part
+        if part.end_s or time.monotonic() - self.told_s >= BEAT_S:
+            self._flush()
+
+    def _flush(self) -> None:
+        """Say the texts that have grown, and how full their nodes are."""
+        self.told_s = time.monotonic()
+        for name, text in self.unsaid.items():
+            self.say(Text(name, text))
+            part = self.full[name]
+            if (node := self.nodes.get(part.node)) is not None and not part.ended:
+                self._vertex(node, "running", min(1.0, len(part.ids) / node.budget), self._reuse(part))
+        self.unsaid.clear()
 
     def _ended(self, part: Part, node: Node | None) -> None:
+        self._flush()
         self._spans(part)
         if node is not None:
             self._vertex(node, "done", 1.0, self._reuse(part))
