@@ -64,9 +64,9 @@ KINDS = {  # a span's kind -> place in STYLES; other kinds get one of the rest b
     "plan": 3,
     "hedge": 4,
     "retry": 4,
-    "join": 4,
+    "reuse": 4,
     "transfer": 5,
-    "reuse": 5,
+    "join": 5,
     "wait": 6,
     "idle": 6,
 }

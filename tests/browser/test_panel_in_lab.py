@@ -137,7 +137,9 @@ def test_toy_notebook(page, server):
     expect(panel.get_by_text("chunk 5 went to load")).to_be_visible()
     spans_by_keys(page, panel)
     tab(panel, "Model")
-    expect(panel.get_by_text("Modelled: 12 chunks at 100 MB/s")).to_be_visible()
+    expect(panel.get_by_text("Modelled: 12 chunks at 100 MB/s")).to_be_visible(
+        timeout=60_000
+    )  # imports plotly's widget
     before = panel.locator(".js-plotly-plot").count()
     panel.locator(".wb-code input").fill('wb.run("toy", preset="small", chunks=77)')
     page.keyboard.press("Enter")

@@ -61,7 +61,7 @@ def lanes(
         left, width = 100 * (start - lo) / (hi - lo), max(100 * (end - start) / (hi - lo), 0.15)
         pick = _pick(span, at, entry) if pickable else ""
         if _instant(span) and start == end:
-            parts.append(_diamond(span, left, tops[span.lane], bar, pick, at == chosen))
+            parts.append(_flag(span, left, tops[span.lane], bar, pick, at == chosen))
             continue
         hatch = f"wbh{serial}-{kinds.index(span.kind)}"
         parts.append(_rect(span, left, width, tops[span.lane], bar, hatch, pick, at == chosen))
@@ -166,11 +166,11 @@ def _instant(span: Span) -> bool:
     return span.start_s == span.end_s
 
 
-def _diamond(span: Span, left: float, top: int, bar: int, pick: str, chosen: bool) -> str:
-    """What took no time: a mark in its lane, of its kind's colour, `left` in per cent."""
-    half = min(bar, 18) / 2
+def _flag(span: Span, left: float, top: int, bar: int, pick: str, chosen: bool) -> str:
+    """What took no time: a flag in its lane that begins there, `left` in per cent; at the right end it points back."""
     name = "wb-span wb-instant wb-chosen" if chosen else "wb-span wb-instant"
-    shape = f"M0,{bar / 2 - half:g} L{half:g},{bar / 2:g} L0,{bar / 2 + half:g} L{-half:g},{bar / 2:g} z"
+    tip = (-0.6 if left > 97 else 0.6) * min(bar, 24)
+    shape = f"M0,1 L{tip:g},{bar / 2:g} L0,{bar - 1} z"
     return (
         f'<svg x="{left:.3f}%" y="{top}" width="1" height="{bar}" class="{name}"{pick}><title>{escape(_tip(span))}'
         f'</title><path d="{shape}" fill="{theme.kind(span.kind).colour}"/></svg>'
