@@ -50,6 +50,7 @@ class _Run:
     def __init__(self, engine: Engine, layout: Layout, script: Script, settings: Settings, judge: Judge | None) -> None:
         self.engine, self.layout, self.script, self.settings, self.judge = engine, layout, script, settings, judge
         self.began_s = engine.now_s()
+        self.at = 0.0  # seconds since then: one time for all that a step gave
         self.nodes: dict[int, Node] = {}
         self.parts: dict[str, Part] = {}
         self.plan: Plan | None = None
@@ -66,12 +67,15 @@ class _Run:
 
     def go(self) -> Iterator[Happening]:
         yield from self._open()
+        self._append()
         while not self._over():
             yield from self._launch()
             if not self.engine.running():
                 left = [n for n in self.nodes if f"node {n}" not in self.parts]
                 raise EngineError(f"nothing runs, and parts {left} can never start: this is a defect of the conductor")
-            for out in self.engine.step():
+            outs = self.engine.step()
+            self.at = self._now()
+            for out in outs:
                 yield from self._take(out)
             self._append()
         for name in self.engine.running():
@@ -129,7 +133,8 @@ class _Run:
         s = self.settings
         if self.plan_error or (self.verdict and not self.verdict.branch) or (s.way == "sot" and self.plan is None):
             return []
-        todo = [n for n in self.nodes.values() if f"node {n.id}" not in self.parts and n.id not in self.order]
+        given = {*s.known, *self.order}
+        todo = [n for n in self.nodes.values() if f"node {n.id}" not in self.parts and n.id not in given]
         if s.way in ("sot", "independent"):
             return todo
         if s.way == "plato":
@@ -177,10 +182,11 @@ class _Run:
 
     def _start(self, ask: Ask) -> Iterator[Happening]:
         self.engine.start(ask)
+        self.at = self._now()
         node = int(ask.name.removeprefix("node ")) if ask.name.startswith("node ") else 0
         kind = "node" if node else ask.name
         saw = self.sees.get(node, ()) if self.settings.way not in ("sot", "independent") else ()
-        part = Part(ask.name, kind, node, start_s=self._now(), saw=saw, prompt=ask.ids)  # type: ignore[arg-type]
+        part = Part(ask.name, kind, node, start_s=self.at, saw=saw, prompt=ask.ids)  # type: ignore[arg-type]
         key = ask.name if ask.name not in self.parts else f"{ask.name} {len(self.parts)}"
         self.parts[key] = part
         yield Happening("started", part.start_s, part, self.nodes.get(node))
@@ -193,13 +199,12 @@ class _Run:
             return  # of a sequence that a verdict stopped in this very step
         if out.ended == "failed":
             raise EngineError(f"{out.name} failed: {out.said}")
-        at = self._now()
         part.reused += out.reused
         part.prefilled += out.prefilled
         if out.reused + out.prefilled == len(part.prompt):
             self._computed(part.prompt)
         if out.ids and not part.ids:
-            part.first_s = at
+            part.first_s = self.at
         part.ids += out.ids
         if out.dropped:
             part.ids = part.ids[: len(part.ids) - out.dropped]
@@ -208,14 +213,14 @@ class _Run:
             text = text.rstrip("\ufffd")  # half a character: its other bytes are still to come
         added, part.text = text[len(part.text) :], text
         if added:
-            yield Happening("grew", at, part, self.nodes.get(part.node), added)
+            yield Happening("grew", self.at, part, self.nodes.get(part.node), added)
         if part.kind == "plan":
             for node in self.script.feed(added):
                 yield from self._know(node)
             yield from self._early()
         if out.ended:
-            part.end_s, part.ended = at, out.ended
-            yield Happening("ended", at, part, self.nodes.get(part.node))
+            part.end_s, part.ended = self.at, out.ended
+            yield Happening("ended", self.at, part, self.nodes.get(part.node))
             yield from self._after(part)
 
     def _computed(self, prompt: tuple[int, ...]) -> None:
@@ -237,11 +242,11 @@ class _Run:
             and not self.plan_error
         ):
             self._settle(Verdict(False, float("inf"), 0.0, "the plain answer was done before the plan"))
-            yield Happening("verdict", self._now(), verdict=self.verdict)
+            yield Happening("verdict", self.at, verdict=self.verdict)
 
     def _know(self, node: Node) -> Iterator[Happening]:
         self.nodes[node.id] = node
-        yield Happening("known", self._now(), node=node)
+        yield Happening("known", self.at, node=node)
         if node.id in self.settings.known:
             self.fresh.append(node.id)
 
@@ -256,17 +261,17 @@ class _Run:
             self._stop_nodes()
             if PLAIN not in self.parts and all(a.name != PLAIN for a in self.waiting):
                 self.waiting.append(self._plain())
-            yield Happening("planned", self._now())
+            yield Happening("planned", self.at)
             return
         for node in self.plan.nodes:
             if node.id not in self.nodes:
                 yield from self._know(node)
         if self.settings.way == "sot" and PLAN in self.parts:  # its points are expanded below the outline
             self.trunk += self.parts[PLAN].ids
-        yield Happening("planned", self._now())
+        yield Happening("planned", self.at)
         if self.judge is not None and self.settings.way == "plato":
             self._settle(self.judge(self._standing()))
-            yield Happening("verdict", self._now(), verdict=self.verdict)
+            yield Happening("verdict", self.at, verdict=self.verdict)
 
     def _early(self) -> Iterator[Happening]:
         """A hedged plan whose first CHAIN lines each need the one before is refused without its rest."""
@@ -275,7 +280,7 @@ class _Run:
             why = f"the plan's first {len(self.nodes)} parts are a chain: nothing is parallel so far"
             self.plan = Plan(tuple(self.nodes.values()))  # as far as it was written
             self._settle(Verdict(False, float("inf"), 0.0, why))
-            yield Happening("verdict", self._now(), verdict=self.verdict)
+            yield Happening("verdict", self.at, verdict=self.verdict)
 
     def _standing(self) -> Standing:
         assert self.plan is not None
@@ -308,7 +313,7 @@ class _Run:
         self.engine.stop(name)
         part = next((p for p in self.parts.values() if p.name == name and not p.ended), None)
         if part is not None:
-            part.end_s, part.ended = self._now(), "cancelled"
+            part.end_s, part.ended = self.at, "cancelled"
 
     def _append(self) -> None:
         """What ended in this step joins the trunk, in the order of its ids: from here on it never moves."""

@@ -48,6 +48,10 @@ class Settings:
     most_running: int = 16
     known: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        if self.most_running < 1:
+            raise ValueError(f"most_running must be 1 or more, not {self.most_running}: nothing could run")
+
 
 @dataclass(frozen=True)
 class Verdict:
