@@ -77,8 +77,8 @@ def speedup(result: Mm2Result, low_kb: float, high_kb: float) -> tuple[float | N
     rate = loop.pairs / result.median_s("loop", name)
     batch = next(t for t in result.timings if (t.what, t.name) == ("schedule", ", ".join(THEIRS)))
     told = (
-        f"modelled batch of {result.plan.batch_mbp:g} Mb of this run's reads, transfers left out, over {CORES} times one "
-        f"core measured here ({rate / 1e9:.2g} billion pairs/s); theirs are human reads, with more work a base; "
+        f"modelled batch of {result.plan.batch_mbp:g} Mb of this run's reads, transfers left out, over {CORES} times "
+        f"one core measured here ({rate / 1e9:.2g} billion pairs/s); theirs are human reads, with more work a base; "
         f"{100 * own / every:.0f} % of this run's pairs are of reads of that length; {NEVER_RUN}"
     )
     return batch.pairs / (CORES * rate) / batch.seconds, told
