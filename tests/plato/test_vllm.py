@@ -5,7 +5,6 @@ One engine for the file, a tiny random Llama in float32 whose KV cache holds 1,5
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
@@ -17,28 +16,27 @@ import psutil
 import pytest
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
+sys.path.insert(0, str(Path(__file__).parent))
 
-from workbench.backends import BackendUnavailable
+from vllm_tools import PLAN, QUERY, alive, answer, drain, ids_of, one
+
 from workbench.lm.tiny_folder import write_tiny
 from workbench.plato import vllm_engine
 from workbench.plato.conductor import conduct
 from workbench.plato.engine import Ask, Constraint, ContextOverflow, EngineError
 from workbench.plato.grammar import plan_lark
-from workbench.plato.graph import plan_of
 from workbench.plato.happen import Settings
 from workbench.plato.layout import Layout
 from workbench.plato.matcher import ConstraintError
 from workbench.plato.parse import PlanReader
 from workbench.plato.planner import Given, Written
-from workbench.plato.vllm_engine import VllmEngine, open_vllm
+from workbench.plato.vllm_engine import open_vllm
 from workbench.system import Note, Progress
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 
 BLOCK, ROOM, KV_TOKENS = 32, 1024, 1536
 TOKEN_BYTES = 2 * 3 * 2 * 32 * 4  # K and V, layers, heads, their size, float32
-PLAN = plan_of([("What is a?", ()), ("What is b?", ()), ("What is c?", (1,)), ("What now?", (2, 3))], budget=12)
-QUERY = "Tell me of a, b and c."
 
 
 @pytest.fixture(scope="module")
@@ -78,43 +76,6 @@ def opened(tiny, own, said):
 def engine(opened):
     opened.forget()
     return opened
-
-
-def ids_of(tokens, seed=0):
-    draw = random.Random(seed)
-    return tuple(draw.randrange(32, 127) for _ in range(tokens))
-
-
-def drain(engine, *asks):
-    """Decode to the end; what each gained and how it ended."""
-    for ask in asks:
-        engine.start(ask)
-    found = {ask.name: {"ids": (), "ended": "", "reused": 0, "prefilled": 0, "said": ""} for ask in asks}
-    deadline = time.monotonic() + 120
-    while engine.running() and time.monotonic() < deadline:
-        for out in engine.step():
-            one = found[out.name]
-            one["ids"] = (one["ids"] + out.ids)[: len(one["ids"] + out.ids) - out.dropped]
-            one["ended"], one["said"] = out.ended, out.said
-            one["reused"] += out.reused
-            one["prefilled"] += out.prefilled
-    return found
-
-
-def one(engine, *args, **more):
-    return drain(engine, Ask("one", *args, **more))["one"]
-
-
-def answer(engine, way="plato", script=None, query=QUERY, **settings):
-    script = script or (Given(PLAN) if way == "nodes" else Written("script", PLAN))
-    how = {"whole": True, "plain_tokens": PLAN.tokens} | settings
-    going = conduct(engine, Layout(engine, query), script, Settings(way, **how))
-    happened = []
-    while True:
-        try:
-            happened.append(next(going))
-        except StopIteration as done:
-            return happened, done.value
 
 
 # -- tokens ---------------------------------------------------------------------------------------------------------
@@ -165,6 +126,17 @@ def test_it_streams(engine):
     started = next(at for at, h in enumerate(happened) if h.kind == "started" and h.part.kind == "node")
     planned = next(at for at, h in enumerate(happened) if h.kind == "planned")
     assert started < planned  # a part runs while the plan is still written
+
+
+def test_drawn_tokens_depend_on_the_seed_and_the_name(engine, monkeypatch):
+    greedy = one(engine, ids_of(40), 12, whole=True)["ids"]
+    monkeypatch.setattr(engine, "temperature", 1.0)
+    first = drain(engine, *(Ask(name, ids_of(40), 12, whole=True) for name in "ab"))
+    again = drain(engine, *(Ask(name, ids_of(40), 12, whole=True) for name in "ba"))
+    monkeypatch.setattr(engine, "seed", 7)
+    other = drain(engine, Ask("a", ids_of(40), 12, whole=True))
+    assert first["a"]["ids"] == again["a"]["ids"]
+    assert len({greedy, first["a"]["ids"], first["b"]["ids"], other["a"]["ids"]}) == 4
 
 
 # -- the prefix cache -----------------------------------------------------------------------------------------------
@@ -336,37 +308,10 @@ def test_unicode(engine, text):
         engine.chat("You help.", text + "\ud800")
 
 
-def test_without_vllm_it_says_so(monkeypatch):
-    monkeypatch.setattr("workbench.backends.version", lambda _: "")
-    with pytest.raises(BackendUnavailable, match=r"engine 'vllm' is not available: not installed.*make setup"):
-        VllmEngine(None)
-
-
 def step_on(engine, seconds):
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
         engine.step()
-
-
-def children():
-    return {p.pid for p in psutil.Process().children(recursive=True)}
-
-
-def test_cancel_while_it_starts_leaves_nothing(tmp_path, monkeypatch):
-    from workbench.plato.arms import Stopped
-
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    before, stop = children(), threading.Event()
-    threading.Timer(2.0, stop.set).start()
-    with pytest.raises(Stopped):
-        open_vllm("tiny", "float32", lambda _: None, stop)
-    assert children() == before
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_an_engine_without_room_for_one_sequence_says_so(tiny):
-    with pytest.raises(EngineError, match=r"vLLM failed while starting, after importing vLLM: .*KV cache"):
-        VllmEngine(tiny, dtype="float32", room=8192, kv_bytes=KV_TOKENS * TOKEN_BYTES)
 
 
 def test_silence_is_named(engine, monkeypatch):
@@ -398,28 +343,5 @@ def test_a_dead_core_is_named_and_nothing_is_left(opened):
     folder = Path(opened._folder.name)
     opened.close()
     opened.close()
-    assert not any(psutil.pid_exists(pid) and psutil.Process(pid).status() != psutil.STATUS_ZOMBIE for pid in pids)
+    assert not any(map(alive, pids))
     assert not folder.exists()
-
-
-@pytest.mark.model
-def test_smollm2_plans_and_answers():
-    """A smoke test of the real thing in bfloat16: it knows a capital, and its own plan under the grammar is decoded."""
-    with_model = open_vllm("smollm2", "bfloat16", lambda _: None, threading.Event())
-    try:
-        capital = with_model.chat("You are a helpful assistant.", "What is the capital of France?")
-        assert "Paris" in with_model.decode(one(with_model, tuple(capital), 16)["ids"])
-        query = "Describe a cat, a dog and a bird, then say which of them is the best pet for a flat."
-        script = Written("model", most=4, node_tokens=12)
-        _, outcome = answer(with_model, script=script, query=query)
-        assert (outcome.plan_error, outcome.repairs) == ("", [])
-        assert 2 <= len(outcome.plan) <= 4
-        assert outcome.answer_tokens == outcome.plan.tokens
-        assert all(part.text.strip() for part in outcome.parts if part.kind == "node")
-        assert sum(part.reused for part in outcome.parts) > 0
-        with_model.start(Ask("left", tuple(capital), 500, whole=True))
-        pids = [p.pid for p in psutil.Process(with_model._child.process.pid).children()]
-    finally:
-        with_model.close()
-    assert len(pids) == 1
-    assert not any(map(psutil.pid_exists, pids))  # closed in the middle of an answer

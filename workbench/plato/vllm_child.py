@@ -2,8 +2,8 @@
 
 python -m workbench.plato.vllm_child FD        the first line on stdin is what `Serving` takes as settings
 
-    {"op": "start", "id", "ids", "budget", "whole", "stop", "share", "lark", "script"}    {"op": "stop", "id"}
-    {"op": "forget"}
+    {"op": "start", "id", "ids", "budget", "whole", "stop", "share", "lark", "script",
+     "temperature", "seed"}                                            {"op": "stop", "id"}    {"op": "forget"}
 
     {"is": "phase", "name", "seconds"}          starting: what took how long        {"is": "ready", ...}
     {"is": "step", "outs": [...], "stats": {...}}           what a step gave, and vLLM's own statistics of it
@@ -167,8 +167,8 @@ class Serving:
         else:
             grammar = ask["lark"]
         return SamplingParams(
-            temperature=self.settings["temperature"],
-            seed=self.settings["seed"] if self.settings["temperature"] > 0 else None,
+            temperature=ask["temperature"],
+            seed=ask["seed"],
             max_tokens=budget,
             ignore_eos=ask["whole"] and not grammar,
             stop=ask["stop"] or None,

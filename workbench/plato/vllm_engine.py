@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ class VllmEngine:
         if not found.available:
             raise BackendUnavailable(f"engine 'vllm' is not available: {found.detail}; {found.how}")
         self.counts, self.phases, self.preempted = Counts(), dict[str, float](), 0
+        self.temperature, self.seed = temperature, seed
         self._began, self._count = time.monotonic(), 0
         self._running: dict[str, _Running] = {}
         self._names: dict[int, str] = {}
@@ -99,8 +101,6 @@ class VllmEngine:
         elif kv_bytes is not None:
             device["kv_cache_memory_bytes"] = kv_bytes
         settings = {
-            "temperature": temperature,
-            "seed": seed,
             "arguments": {
                 "model": str(model),
                 "dtype": dtype,
@@ -196,6 +196,9 @@ class VllmEngine:
             "share": ask.share,
             "lark": ask.constraint.lark if ask.constraint else "",
             "script": script,
+            "temperature": self.temperature,
+            # the same name draws the same numbers, siblings draw others
+            "seed": zlib.crc32(f"{self.seed} {ask.name}".encode()) if self.temperature > 0 else None,
         }
         self._child.expect()
         self._send(fields)
