@@ -56,10 +56,8 @@ def gantt(fig: go.Figure, pieces: Sequence[Piece], critical: set[int], row: int,
                     x=[max(end - start, 1e-4)], base=[start], y=[_lane(piece)], orientation="h", name=name,
                     legendgroup=name, showlegend=name not in seen, width=0.62, hoverinfo="text",
                     hovertext=[_hover(piece, name, start, end)],
-                    marker={
-                        "color": theme.faded(style.colour, 0.65), "pattern": {"shape": style.pattern, "fgcolor":
-                        "rgba(255,255,255,0.6)", "size": 7, "solidity": 0.25},
-                        "line": {"color": theme.INK if hot else style.colour, "width": 2.4 if hot else 1},
+                    marker=style.bar()["marker"] | {
+                        "line": {"color": theme.INK if hot else style.colour, "width": 2.4 if hot else 1}
                     },
                 ),
                 row=row, col=col,
@@ -104,7 +102,7 @@ def bars(fig: go.Figure, rows: Sequence[Row], row: int, col: int) -> None:
     fig.add_trace(
         go.Bar(
             x=mid, y=names, orientation="h", name=f"total, {rows[0].badge}", width=0.55, hoverinfo="x+y",
-            text=[f"{theme.number(m)} s" for m in mid], textposition="auto", textangle=0, insidetextanchor="end",
+            text=[f"{theme.number(m)} s" for m in mid], textposition="inside", textangle=0, insidetextanchor="start",
             marker={"color": theme.faded(style.colour, 0.55), "line": {"color": style.colour, "width": 1}},
         ),
         row=row, col=col,
@@ -182,7 +180,7 @@ def preview(config: PlatoConfig) -> go.Figure:
     fig.add_trace(
         go.Bar(
             x=times, y=names, orientation="h", name="total, modelled", showlegend=False, width=0.55,
-            text=[f"{theme.number(t)} s" for t in times], textposition="auto", textangle=0,
+            text=[f"{theme.number(t)} s" for t in times], textposition="inside", textangle=0, insidetextanchor="start",
             marker={"color": theme.faded(theme.GREY, 0.55), "line": {"color": theme.GREY, "width": 1}},
         ),
         row=1, col=2,
