@@ -24,7 +24,15 @@ from workbench.mm2.reads import ecoli, real_reads, simulate
 from workbench.mm2.result import FULL, MINIMAP2, Mm2Result
 
 HUMAN_X = "grch37_chrX_58-68Mb.fa.gz"
-MODELLED = ("full design", "not split", "not sorted", "not persistent", "not pooled", "none of these")
+MODELLED = (
+    "full design",
+    "not split",
+    "not sorted",
+    "not persistent",
+    "not pooled",
+    "no segmentation",
+    "none of these",
+)
 SIZES: dict[str, dict[str, Any]] = {
     "E. coli, 1-5 kb, 5 % errors": {"length_kbp_min": 1.0, "length_kbp_max": 5.0},
     "E. coli, 10-100 kb, 5 % errors": {"length_kbp_min": 10.0, "length_kbp_max": 100.0},
