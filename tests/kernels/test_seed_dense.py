@@ -120,9 +120,7 @@ def chains(rng):
             q, at = q + step + int(rng.integers(2)), at + step + int(rng.integers(3))
         if mine:
             anchors += mine
-            table.append(
-                int(rng.choice(SCORES)) << 32 | len(mine)
-            )
+            table.append(int(rng.choice(SCORES)) << 32 | len(mine))
     own = {LENGTH - 1 - ((y & 0xFFFFFFFF) + 1 - (y >> 32)) if x >> 63 else y & 0xFFFFFFFF for x, y in anchors}
     more = rng.integers(14, LENGTH, int(rng.choice([0, 1, 3, 30]))).tolist()
     return anchors, table, [15 << 32 | q for q in sorted(own | set(more))]
