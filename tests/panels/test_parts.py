@@ -140,6 +140,8 @@ def test_it_follows_what_is_written_until_a_part_is_picked():
     assert parts.shown == "1"
     parts.paint({"1": Vertex("1", "a", state="done"), "2": two}, {})
     assert parts.shown == "2"
+    parts.paint({"1": Vertex("1", "a", state="cut")}, {"plan": ["first"], "plain": ["an answer"]})
+    assert parts.shown == "plain"  # the graph was given up: who speaks is shown, not a part that never did
     click(parts, "1")
     parts.paint({"1": one, "2": two}, {"1": ["a", "b"]})
     assert parts.shown == "1"

@@ -63,12 +63,12 @@ class Parts(widgets.VBox):  # type: ignore[misc]
 
     @property
     def shown(self) -> str:
-        """The part whose text is shown: the chosen one, else the first that is running, else the last that spoke."""
+        """The part whose text is shown: the chosen one, else the first that is running, else the last to begin to speak."""
         if self.chosen in self._vertices or self.chosen in self._texts:
             return self.chosen
         running = [v.name for v in self._vertices.values() if v.state == "running"]
-        spoke = [name for name in self._texts if name not in self._vertices] + list(self._vertices)
-        return next(iter(running), spoke[-1] if spoke else "")
+        spoke = [*self._texts][-1:] or [*self._vertices][:1]
+        return next(iter(running + spoke), "")
 
     def _draw(self) -> None:
         vertices, texts = self._vertices, self._texts
