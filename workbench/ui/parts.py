@@ -63,7 +63,7 @@ class Parts(widgets.VBox):  # type: ignore[misc]
 
     @property
     def shown(self) -> str:
-        """The part whose text is shown: the chosen one, else the first that is running, else the last to begin to speak."""
+        """The part whose text is shown: the chosen, else the first that runs, else the last that began to speak."""
         if self.chosen in self._vertices or self.chosen in self._texts:
             return self.chosen
         running = [v.name for v in self._vertices.values() if v.state == "running"]
