@@ -265,8 +265,8 @@ def test_presets_are_minimap2s():
 def test_a_backend_that_cannot_says_so(backend, change):
     with pytest.raises(ck.Unsupported, match=f"'{backend}' is not of this processor or does not do these parameters"):
         ck.dp(anchors((1, 1)), dataclasses.replace(FULL, **change), backend=backend)
-    with pytest.raises(ck.Unsupported, match="'cuda' is unknown; here there are auto"):
-        ck.dp(anchors((1, 1)), FULL, backend="cuda")
+    with pytest.raises(ck.Unsupported, match="'tpu' is unknown; here there are auto"):
+        ck.dp(anchors((1, 1)), FULL, backend="tpu")
 
 
 BAD = {

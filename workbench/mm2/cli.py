@@ -50,7 +50,8 @@ def map_(
         int | None, typer.Option("--threads", "-t", min=1, help="Default: every core it may use")
     ] = None,
     backend: Annotated[
-        str, typer.Option(metavar="NAME", help="auto or scalar; with --mode full also avx2, avx512, one_source")
+        str,
+        typer.Option(metavar="NAME", help="auto or scalar; with --mode full also avx2, avx512, one_source, cuda, hip"),
     ] = "auto",
     out: Annotated[Path | None, typer.Option("--out", "-o", metavar="FILE", help="Write here, not to stdout")] = None,
 ) -> None:

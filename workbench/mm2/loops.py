@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from threading import Event as Flag
-from time import thread_time
+from time import perf_counter, thread_time
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -51,12 +51,29 @@ class Loop:
         return kernel.dp(anchors, self.params, backend=self.backend)
 
 
-def loops(params: ChainParams) -> list[Loop]:
-    """What this processor can run: minimap2's loop first, then exact ones, scalar first."""
+    def seconds(self, reads: Sequence[Kept], stop: Flag) -> float:
+        """Of the processor on one thread; on a GPU, which takes all reads together, by the wall. nan when stopped."""
+        if self.backend in kernel.GPU:
+            began = perf_counter()
+            kernel.dps([read.anchors for read in reads], self.params, backend=self.backend)
+            return perf_counter() - began
+        total = 0.0
+        for read in reads:
+            if stop.is_set():
+                return float("nan")
+            began = thread_time()
+            self(read.anchors)
+            total += thread_time() - began
+        return total
+
+
+def loops(params: ChainParams, where: str = "cpu") -> list[Loop]:
+    """What this machine can run: minimap2's loop first, then exact ones, scalar first, a GPU's last."""
     full = replace(params, max_skip=None)
     there = [name for name in kernel.available(full) if name not in ("scalar", "reference")]
     names = ["scalar", *reversed(there), *(f"{name}_every_pair" for name in there[:1])]
     exact = [Loop(f"{FULL}, {name.replace('_every_pair', ' without pruning')}", full, name) for name in names]
+    exact += [Loop(f"{FULL}, {where}", full, where)] if where in kernel.GPU else []
     return [Loop(MINIMAP2, replace(params, max_skip=25), "scalar"), *(each for each in exact if _runs(each))]
 
 
@@ -150,13 +167,9 @@ class Bench:
         for name, kept in self.binned.items():
             if not kept:
                 continue
-            seconds = 0.0
-            for read in kept:
-                if stop.is_set():
-                    return float("nan")
-                began = thread_time()
-                loop(read.anchors)
-                seconds += thread_time() - began
+            seconds = loop.seconds(kept, stop)
+            if stop.is_set():
+                return float("nan")
             rows.append(self._row(loop, number, name, seconds, kept))
         every = [read for kept in self.binned.values() for read in kept]
         total = sum(row.seconds for row in rows)

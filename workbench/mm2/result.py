@@ -195,7 +195,9 @@ class Mm2Result(Result):
         """Name of the loop that the config asks for."""
         if self.config.mode == "exact_skip25":
             return MINIMAP2
-        if self.config.kernel != "auto":
+        if self.provenance.backend in ("cuda", "hip"):
+            return f"{FULL}, {self.provenance.backend}"
+        if self.config.kernel not in ("auto", "cpu"):
             return f"{FULL}, {self.config.kernel}"
         return self.checks.auto or f"{FULL}, scalar"
 

@@ -13,11 +13,11 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 from workbench import backends
-from workbench.kernels.chain import chain, dp
+from workbench.kernels.chain import GPU, chain, dp
 from workbench.mm2 import dots, loops, rivals, source, stages
 from workbench.mm2.config import Mm2Config
 from workbench.mm2.index import build_of
-from workbench.mm2.mapper import Mapper
+from workbench.mm2.mapper import Mapper, place
 from workbench.mm2.plan import batch_size, plan, seeded, timings
 from workbench.mm2.presets import preset_of
 from workbench.mm2.reads import Truth, truth_accuracy
@@ -43,8 +43,9 @@ class Cancelled(RuntimeError):
 
 def work(config: Mm2Config) -> Work:
     """Map the reads and measure. BackendUnavailable, SequenceError, OSError or Unsupported say what is missing."""
-    where = backends.choose(config.backend, {"cpu", "sim"})
-    return (yield from pump(partial(_Run(config, where).whole if where == "cpu" else _Run(config, where).planned)))
+    where = place(config.backend, config.mode, config.kernel)
+    run = _Run(config, where)
+    return (yield from pump(partial(run.planned if where == "sim" else run.whole)))
 
 
 class _Run:
@@ -52,6 +53,7 @@ class _Run:
 
     def __init__(self, config: Mm2Config, where: str) -> None:
         self.config, self.where = config, where
+        self.kernel = where if where in GPU else "cpu" if config.kernel == "auto" else config.kernel
         self.began = time.monotonic()
         self.totals: dict[str, Any] = dict.fromkeys(Totals.model_fields, 0)
         self.rows: list[Timing] = []
@@ -79,7 +81,7 @@ class _Run:
     def planned(self, say: Say, stop: Flag) -> Mm2Result:
         """Seed, cut into segments, model the schedule."""
         self.say, self.stop = say, stop
-        mapper = Mapper(self._prepare(), self.config.map_preset, "full")
+        mapper = Mapper(self._prepare(), self.config.map_preset, "full", "cpu")
         for record, found in seeded(mapper, source.query(self.config, self.genome)):
             self._look()
             self._count(record, int(found.anchors.sum()), found)
@@ -102,8 +104,8 @@ class _Run:
     def _map(self, index: Index, fasta: Path) -> dict[str, Any]:
         """All reads through all stages, with spans; their anchors are kept for what comes later."""
         config = self.config
-        mapper = Mapper(index, config.map_preset, config.mode, config.kernel)
-        dp(_no_anchors(), mapper.chain_params, backend=config.kernel)  # says now what it cannot run
+        mapper = Mapper(index, config.map_preset, config.mode, self.kernel)
+        dp(_no_anchors(), mapper.chain_params, backend=self.kernel)  # says now what it cannot run
         records = source.write_fasta(source.query(config, self.genome), fasta)
         hits, threads = list[Any](), dict[int, int]()
         for batch in stages.run_all(mapper, records, config.threads, self.stop):
@@ -166,8 +168,10 @@ class _Run:
 
     def _loops(self, index: Index) -> dict[str, Any]:
         """Every loop on the kept anchors: first compared, then timed in turn."""
-        params = Mapper(index, self.config.map_preset, "full").chain_params
-        found, kept = loops.loops(params), self.kept
+        params = Mapper(index, self.config.map_preset, "full", "cpu").chain_params
+        found, kept = loops.loops(params, self.where), self.kept
+        if self.where in GPU:
+            self._note(f"'{found[-1].name}' is timed by the wall, all reads together; other loops by processor")
         if len(kept) < self.totals["reads"]:
             self._note(f"the loops are timed on {len(kept):,} of {self.totals['reads']:,} reads: more are not kept")
         if not kept:
@@ -220,8 +224,9 @@ class _Run:
         if here:
             for _ in source.write_fasta(iter(self.genome), folder / "reference.fa"):
                 self._look()
+        loop = "cpu" if self.where in GPU else self.kernel  # whole mapping is timed in processor seconds
         mapper = {
-            mode: Mapper(index, config.map_preset, mode, config.kernel if mode == config.mode else "auto")
+            mode: Mapper(index, config.map_preset, mode, loop if mode == config.mode else "cpu")
             for mode in ("exact_skip25", "full")
         }
         paf: dict[str, bytes] = {}
