@@ -121,6 +121,8 @@ def _measured(case: str, config: Any) -> Iterator[dict[str, Any]]:
     for name in ("minimap2", "mappy"):
         if version := result.provenance.versions.get(name):
             yield _row(case, f"{name}, version", float(version.partition("-")[0]), "measured")
+    for design, end_s in result.plan.ends_s.items():
+        yield _row(case, f"schedule on {result.plan.device}, {design}, s", end_s, "modelled")
     for claim in result.claims():
         if claim.what.startswith("speed-up") and claim.ours is not None:
             yield _row(case, f"{claim.what}, MI210 over 32 cores", claim.ours, "modelled")
