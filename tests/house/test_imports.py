@@ -33,7 +33,7 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "lm": {"backends", "kernels"},
     "records": {"runner", "system"},
     "runner": {"bar", "records", "system"},
-    "ui": {"backends", "records", "runner", "system", "terminal", "theme", "trace"},
+    "ui": {"backends", "dag", "records", "runner", "system", "terminal", "theme", "trace"},
     "flags": {"system"},
     "lazy": set(),
     "sigterm": set(),

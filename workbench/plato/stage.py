@@ -26,6 +26,7 @@ class Stage:
         self.critical = set(plan.critical_path()) if plan else set[int]()
         self.running = 0
         self.nodes: dict[int, Node] = {}
+        self.over: set[int] = set()  # nodes whose end was shown
         self.unsaid: dict[str, str] = {}
         self.full: dict[str, Part] = {}
         self.told_s = 0.0
@@ -50,25 +51,27 @@ class Stage:
                 self.say(Note(f"{self.prefix}the scheduler {word}: {now.verdict.why}"))
 
     def close(self, parts: list[Part]) -> None:
-        """What a verdict stopped is shown as cut."""
+        """What a verdict stopped, or never let begin, is shown as cut."""
         self._flush()
         for part in parts:
             if part.ended == "cancelled":
                 self._spans(part)
-                if part.node in self.nodes:
-                    self._vertex(self.nodes[part.node], "cut", 0.0)
+        for at, node in self.nodes.items():
+            if at not in self.over:
+                self._vertex(node, "cut", 0.0)
 
     def _vertex(self, node: Node, state: State, share: float, note: str = "") -> None:
         if not self.shown:
             return
-        label = node.ask if len(node.ask) <= 48 else node.ask[:47] + "…"
-        needs = tuple(f"part {n}" for n in node.needs)
-        self.say(Vertex(f"part {node.id}", label, needs, state, share, node.id in self.critical, note, node.budget))
+        needs = tuple(str(n) for n in node.needs)
+        if state in ("done", "cut"):
+            self.over.add(node.id)
+        self.say(Vertex(str(node.id), node.ask, needs, state, share, node.id in self.critical, note, node.budget))
 
     def _grew(self, part: Part, node: Node | None, added: str) -> None:
         if not self.shown:
             return
-        name = f"part {node.id}" if node else part.name
+        name = str(node.id) if node else part.name
         self.unsaid[name] = self.unsaid.get(name, "") + added
         self.full[name] = part
         if part.end_s or time.monotonic() - self.told_s >= BEAT_S:
