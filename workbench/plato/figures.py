@@ -64,7 +64,7 @@ def gantt(fig: go.Figure, pieces: Sequence[Piece], critical: set[int], row: int,
             )  # fmt: skip
             seen.add(name)
     fig.update_yaxes(
-        categoryorder="array", categoryarray=list(dict.fromkeys(lanes))[::-1], row=row, col=col,
+        type="category", categoryorder="array", categoryarray=list(dict.fromkeys(lanes))[::-1], row=row, col=col,
         title_text="dark outline: critical path" if critical else "sequence",
     )  # fmt: skip
     fig.update_xaxes(title_text="time since the query (s)", rangemode="tozero", row=row, col=col)
@@ -123,7 +123,9 @@ def bars(fig: go.Figure, rows: Sequence[Row], row: int, col: int) -> None:
             ),
             row=row, col=col,
         )  # fmt: skip
-    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], title_text="way", row=row, col=col)
+    fig.update_yaxes(
+        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", row=row, col=col
+    )
     fig.update_xaxes(title_text="time to the whole answer (s)", rangemode="tozero", row=row, col=col)
 
 
@@ -161,8 +163,8 @@ def _width_lines(fig: go.Figure, cost: StepCost, row: int, col: int) -> None:
         ),
         row=row, col=col,
     )  # fmt: skip
-    fig.update_xaxes(title_text="sequences decoded at once", rangemode="tozero", row=row, col=col)
-    fig.update_yaxes(title_text="tokens per second", rangemode="tozero", row=row, col=col)
+    fig.update_xaxes(title_text="sequences at once (rows)", rangemode="tozero", row=row, col=col)
+    fig.update_yaxes(title_text="decoding (tokens per s)", rangemode="tozero", row=row, col=col)
 
 
 def preview(config: PlatoConfig) -> go.Figure:
@@ -185,7 +187,7 @@ def preview(config: PlatoConfig) -> go.Figure:
         ),
         row=1, col=2,
     )  # fmt: skip
-    fig.update_yaxes(categoryorder="array", categoryarray=names[::-1], title_text="way", row=1, col=2)
+    fig.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", row=1, col=2)
     fig.update_xaxes(title_text="time to the whole answer (s)", rangemode="tozero", row=1, col=2)
     sequential = min(outcomes[w].total_s for w in ("plain", "nodes"))
     gain = sequential / outcomes["plato"].total_s

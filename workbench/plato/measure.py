@@ -232,6 +232,7 @@ class Bench:
     def _result(self, exact: bool | None, differs: bool | None, scores: list[dict[str, Any]]) -> PlatoResult:
         from workbench.plato.work import stamped
 
+        self.say(Progress(1, 1, "done"))
         shown = self.shown
         assert shown is not None
         verdict, prior = shown.verdict, self.arms.prior

@@ -100,6 +100,7 @@ def simulate(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResul
         outcomes[way] = arms.answer(way, stage.take if way == config.way else _nothing)
         if way == config.way:
             stage.close(outcomes[way].parts)
+    say(Progress(1, 1, "done"))
     shown, prior = outcomes[config.way], arms.prior
     verdict = shown.verdict
     facts = {
