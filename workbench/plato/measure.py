@@ -74,7 +74,7 @@ def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
 
     torch.set_num_threads(config.threads)
     say(Progress(0, 1, "loading the model"))
-    model = lm.load(config.model, dtype=config.dtype, progress=_follow(say, stop))
+    model = lm.load(config.model, dtype=config.dtype, seed=config.seed, progress=_follow(say, stop))
     samples: list[Sample] = []
     for done, total, samples in calibrate(model):  # noqa: B007  the last ones are kept
         if stop.is_set():

@@ -270,8 +270,10 @@ class PlatoResult(Result):
         told = {"query": self.query, "plan": self.planned.text, "ways": sorted({r.way for r in self.rows})}
         if self.rows[0].badge == "modelled":
             return told | {"rows": [r.model_dump() for r in self.rows]}
-        refusing = self.config.refuse and self.config.way == "plato"  # what the clock decides, not the seed
-        return told | {"plain": self.plain_answer, "answer": "" if refusing else self.answer, "exact": self.exact}
+        told["plain"] = self.plain_answer
+        if self.config.refuse and self.config.way == "plato":
+            return told  # whether the plan is refused is up to the clock
+        return told | {"answer": self.answer, "exact": self.exact}
 
 
 def row_of(outcome: Outcome, way: Way, number: int, predicted_s: float | None, badge: str) -> Row:
