@@ -152,7 +152,7 @@ nb::tuple py_regions(InPairs anchors, In<uint64_t> chains, In<uint64_t> used, nb
     {
         nb::gil_scoped_release free;
         const auto* a = reinterpret_cast<const Pair*>(anchors.data());
-        bad = flaw(a, anchors.shape(0), chains.data(), chains.size(), read_length, lengths.size());
+        bad = flaw(a, anchors.shape(0), chains.data(), chains.size(), read_length, lengths.data(), lengths.size());
         if (!bad) {
             const Read read{name.c_str(), name.size(), read_length, repetitive, used.data(), int32_t(used.size())};
             const RegionOptions opt{mask_level, pri_ratio, best_n, min_diff, min_strand_score, min_chain_score};

@@ -182,7 +182,7 @@ inline void select(std::vector<Hit>& hits, const RegionOptions& opt) {
         } else if (kept >= opt.best_n) {
             continue;
         } else if (float(hit.score) >= float(parent.score) * opt.pri_ratio ||
-                   hit.score + opt.min_diff >= parent.score) {
+                   int64_t(hit.score) + opt.min_diff >= parent.score) {
             if (same_place(hit, parent)) continue;
             hits[out++] = hit, ++kept;
         } else if (hit.score > opt.min_strand_score && hit.reverse != parent.reverse) {
@@ -256,7 +256,7 @@ inline void set_mapq(std::vector<Hit>& hits, int32_t min_chain_score, int32_t re
 
 // Null, or why these chains of these anchors cannot be a read's.
 inline const char* flaw(const Pair* a, size_t n, const uint64_t* chains, size_t n_chains, int32_t read_length,
-                        size_t sequences) {
+                        const int32_t* lengths, size_t sequences) {
     uint64_t sum = 0;
     for (size_t i = 0; i < n_chains; ++i) {
         if (uint32_t(chains[i]) == 0 || int64_t(chains[i]) >> 32 <= 0) return "a chain has no anchor or no score";
@@ -264,7 +264,8 @@ inline const char* flaw(const Pair* a, size_t n, const uint64_t* chains, size_t 
     }
     if (sum != n || n > INT32_MAX) return "the chains' counts do not add up to the anchors";
     for (size_t i = 0; i < n; ++i)
-        if ((a[i].x << 1 >> 33) >= sequences || low(a[i].x) < 0 || low(a[i].y) < 0 || low(a[i].y) >= read_length)
+        if (const uint64_t sequence = a[i].x << 1 >> 33; sequence >= sequences || low(a[i].x) < 0 ||
+            low(a[i].x) >= lengths[sequence] || low(a[i].y) < 0 || low(a[i].y) >= read_length)
             return "an anchor lies outside the read or the reference";
     return nullptr;
 }

@@ -69,21 +69,22 @@ void one_read(const IndexView& index, const std::string& read, const std::vector
     std::vector<uint64_t> chains, used = seeds.used;
     for (size_t left = a.size(); left > 0;) {
         const size_t n = 1 + below(std::min<size_t>(left, 40));
-        chains.push_back(below(1u << 31) << 32 | n);
+        chains.push_back((below(4) ? below(1u << 31) : INT32_MAX - below(3)) << 32 | n);
         left -= n;
     }
     if (below(3) == 0)  // no order at all, positions anywhere
-        for (Pair& p : a) p = {rng(), rng() & 0xffffffffffull};
+        for (Pair& p : a) p = {below(4) ? rng() : 0x7fffffff - below(3), rng() & 0xffffffffffull};
     if (below(4) == 0) damage(chains);
     if (below(4) == 0) damage(used);
-    const char* bad = flaw(a.data(), a.size(), chains.data(), chains.size(), int32_t(read.size()), lengths.size());
+    const char* bad = flaw(a.data(), a.size(), chains.data(), chains.size(), int32_t(read.size()), lengths.data(),
+                           lengths.size());
     if (bad) {
         ++refused;
         return;
     }
     const size_t name = std::min<size_t>(read.size(), 20);
     const Read about{read.data(), name, int32_t(read.size()), seeds.repetitive, used.data(), int32_t(used.size())};
-    const RegionOptions opt2{0.5f, below(2) ? 0.8f : 0.0f, int32_t(below(8)), 30, int32_t(below(5000)), 40};
+    const RegionOptions opt2{0.5f, below(2) ? 0.8f : 3.0f * float(below(2)), int32_t(below(8)), 30, int32_t(below(5000)), 40};
     hits_seen += regions(a.data(), chains.data(), chains.size(), about, lengths.data(), 11, opt2).size();
 }
 
