@@ -164,6 +164,22 @@ def test_wide_inputs_keep_a_rows_bits(shape):
     assert all(torch.equal(multiply(x[:n]), whole[:n]) for n in (2, 3, 17, 33))
 
 
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_who_does_not_need_the_bits_gets_the_plain_product_for_few_fp32_tokens(dtype):
+    model = lm.load("tiny", dtype)
+    taken = []
+    made = packed.packed(model)
+    at, made.at = made.at, lambda tokens, exact: taken.append(at(tokens, exact)) or taken[-1]
+    rows = Rows(model, (1,) * 4, (40, 90, 30, 200))
+    for n in (1, 3, 4):
+        caches = [base.fork() for base in rows.bases[:n]]
+        loose = model.forward_ragged(rows.ids[:n], caches, rows.starts[:n], exact=False)
+        bound = TOLERANCE if dtype == "float32" else 0.0
+        assert torch.allclose(loose, rows.run(range(n))[0], rtol=bound, atol=bound)
+    plain = [products is made.plain for products in taken]
+    assert plain == [dtype == "float32", False] * 2 + [False, False]
+
+
 def test_the_weights_are_packed_when_first_wanted(tiny_again):
     assert tiny_again.packed is None
     tiny_again.forward(torch.tensor([1]), tiny_again.new_cache(4), 0)

@@ -201,6 +201,14 @@ def test_sampling_depends_on_seed_and_name_and_not_on_company(tiny):
     assert run(1, "a") != {"a": both["a"]}
 
 
+def test_without_exactness_it_says_the_same_and_not_to_the_bit(tiny):
+    exact, loose = Spy(tiny), Spy(tiny, exact=False)
+    assert forked(loose, "branch 0").ids == forked(exact, "branch 0").ids
+    found, expected = torch.stack(loose.logits["branch 0"]), torch.stack(exact.logits["branch 0"])
+    assert torch.allclose(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.equal(found, expected)
+
+
 class Ends:
     """A sampler that ends the answer as soon as it may."""
 

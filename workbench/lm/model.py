@@ -169,6 +169,7 @@ class LM:
         starts: Sequence[int],
         *,
         pad_to: int | None = None,
+        exact: bool = True,
     ) -> Tensor:
         """One pass over the weights for several rows: tokens ids[r], [n_r] int64, at positions starts[r] onwards.
 
@@ -176,7 +177,8 @@ class LM:
         caches[r][0 : starts[r] + n_r], and its KV is written there. Returns fp32 logits of each row's last token,
         [rows, vocab]: those of `forward` to 1e-4 in fp32, and the same bits whatever stands beside the row, in fp32 as
         long as the step has at most 600 tokens and in bf16 128, where oneDNN packs the weights (packed.py). `pad_to`
-        runs the products over so many tokens, where that is faster. ValueError on bad input, before any work.
+        runs the products over so many tokens, where that is faster. Not `exact`: up to 3 tokens in fp32 take another
+        product, which is faster and rounds otherwise. ValueError on bad input, before any work.
         """
         from workbench.lm.ragged import forward_ragged
 
@@ -188,7 +190,7 @@ class LM:
             raise ValueError("two rows share one cache: fork it")
         for own, cache, start in zip(ids, caches, starts, strict=True):
             self._check(own, cache, start)
-        return forward_ragged(self, ids, caches, starts, pad_to)
+        return forward_ragged(self, ids, caches, starts, pad_to, exact)
 
     def forward_batch(self, ids: Tensor, caches: Sequence[KVCache], positions: Sequence[int]) -> Tensor:
         """One decode step for b sequences: token ids[b] at positions[b] of caches[b]; fp32 logits [b, vocab].

@@ -7,11 +7,15 @@ AMX, the layers of SmolLM2-135M, microseconds per token and layer (packed agains
     bf16   386 / 546   95 / 150   25 / 38    10 / 16    6.3 / 7.3
     fp32   774 / 591  236 / 342  157 / 189   95 / 114    41 / 41
 
-So everything that decodes takes the packed layout, one fp32 row included: there it is a little slower, but a row then
-has the same bits whatever stands beside it. To the bit, as measured for the shapes of SmolLM2 and of tiny:
+So everything that decodes takes the packed layout. With it a row has the same bits whatever stands beside it; as
+measured for the shapes of SmolLM2 and of tiny:
 
     fp32   1 to 600 rows, when a row alone is doubled: oneDNN sums inputs beyond 1,024 in another order for one row
     bf16   1 to 128 rows, with the layout for one row (the layouts for more change their sums at 33 rows)
+
+The exception is fp32 at 1, 2 and 3 rows, where a whole step takes 64, 67 and 72 ms packed and 51, 61 and 67 ms not
+(packed wins from 4 on: 75 against 101 ms; processor time, lower quartile of 25, a busy machine). Who does not ask for
+the same bits (`exact=False`) gets the faster product there.
 
 Where oneDNN is not there (or does not do the dtype), `fn.linear` takes over, and none of this is promised.
 """
@@ -37,21 +41,36 @@ ONE_ROW_INPUTS = 1024  # above: one row is summed in another order than two
 EXACT_ROWS = {torch.float32: 600, torch.bfloat16: 128}  # up to here a row's bits do not depend on the others'
 
 
+PLAIN_TOKENS = {torch.float32: 3}  # up to here the plain product is faster: see above
+
+
 class PackedLayer:
     """The matrix products of one layer; the norms stay where they are."""
 
-    def __init__(self, layer: Layer) -> None:
+    def __init__(self, layer: Layer, make: Callable[[Tensor], Product]) -> None:
         self.attn_norm, self.mlp_norm = layer.attn_norm, layer.mlp_norm
-        self.qkv, self.out = product(layer.qkv), product(layer.out)
-        self.gate_up, self.down = product(layer.gate_up), product(layer.down)
+        self.qkv, self.out = make(layer.qkv), make(layer.out)
+        self.gate_up, self.down = make(layer.gate_up), make(layer.down)
+
+
+class Products:
+    """All products of a model, made of its weights by `make`."""
+
+    def __init__(self, layers: list[Layer], head: Tensor, make: Callable[[Tensor], Product]) -> None:
+        self.layers = [PackedLayer(layer, make) for layer in layers]
+        self.head = make(head)
 
 
 class Packed:
-    """All products of a model, in a second copy of its weights."""
+    """The products of a model in a second copy of its weights, and the plain ones beside them."""
 
     def __init__(self, layers: list[Layer], head: Tensor) -> None:
-        self.layers = [PackedLayer(layer) for layer in layers]
-        self.head = product(head)
+        self.packed, self.plain = Products(layers, head, product), Products(layers, head, _plain)
+        self.dtype = head.dtype
+
+    def at(self, tokens: int, exact: bool) -> Products:
+        """What a step of so many tokens multiplies with: the same for every width if it shall be exact."""
+        return self.plain if not exact and tokens <= PLAIN_TOKENS.get(self.dtype, 0) else self.packed
 
 
 _making = threading.Lock()
@@ -85,8 +104,12 @@ def available(dtype: torch.dtype) -> bool:
 def product(weight: Tensor) -> Product:
     """The product with `weight`, [outputs, inputs]: packed where that is possible."""
     if not available(weight.dtype):
-        return lambda x: fn.linear(x, weight)
+        return _plain(weight)
     return _onednn(weight)
+
+
+def _plain(weight: Tensor) -> Product:
+    return lambda x: fn.linear(x, weight)
 
 
 def _onednn(weight: Tensor) -> Product:

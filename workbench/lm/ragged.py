@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as fn
 
 from workbench.lm.attention import LONG_PAST, attend
-from workbench.lm.packed import Packed, PackedLayer, packed
+from workbench.lm.packed import PackedLayer, Products, packed
 from workbench.lm.rope import rotate
 
 if TYPE_CHECKING:
@@ -35,7 +35,12 @@ class _Row:
 
 
 def forward_ragged(
-    model: LM, ids: Sequence[Tensor], caches: Sequence[KVCache], starts: Sequence[int], pad_to: int | None = None
+    model: LM,
+    ids: Sequence[Tensor],
+    caches: Sequence[KVCache],
+    starts: Sequence[int],
+    pad_to: int | None = None,
+    exact: bool = True,
 ) -> Tensor:
     """As `LM.forward_ragged` says; the caller has checked the arguments."""
     lengths = [len(own) for own in ids]
@@ -48,13 +53,13 @@ def forward_ragged(
         positions[row.first : row.last] = torch.arange(row.start, row.end)
         row.cache.mark(row.start, row.end, filled=False)
     tokens = torch.cat([*ids, positions.new_zeros(width - total)])
-    logits = _pass(model, packed(model), tokens, positions, rows, total)
+    logits = _pass(model, packed(model).at(width, exact), tokens, positions, rows, total)
     for row in rows:
         row.cache.mark(row.start, row.end, filled=True)
     return logits
 
 
-def _pass(model: LM, weights: Packed, tokens: Tensor, positions: Tensor, rows: list[_Row], total: int) -> Tensor:
+def _pass(model: LM, weights: Products, tokens: Tensor, positions: Tensor, rows: list[_Row], total: int) -> Tensor:
     c = model.config
     x = fn.embedding(tokens, model.embed).float()  # [width, hidden]
     turn = model.rope.at(positions)
