@@ -79,6 +79,38 @@ def test_every_vector_loop(far):
             same(ck.dp(made, params, backend=backend), wanted, (number, backend, params))
 
 
+@pytest.mark.parametrize("bw", [131_063, 131_064, 262_135, 262_136, 300_000, 524_288, 1 << 24])
+def test_bands_around_what_16_bits_of_diagonal_hold(bw):
+    """Blocks are left out by the low 16 bits of their diagonals: a band that these cannot hold leaves out none."""
+    rng = np.random.default_rng(bw)
+    params = ck.ChainParams(max_dist_x=1 << 24, max_dist_y=1 << 24, bw=bw, max_skip=None, gap_scale=0.0)
+    for _ in range(6):
+        n = 400
+        y = rng.integers(1 << 20, 1 << 21, n)
+        x = y + rng.choice([-1, 1], n) * rng.choice([0, bw // 3, bw // 2], n) + rng.integers(0, 9, n)
+        order = np.argsort(x, kind="stable")
+        made = np.stack([x[order], y[order] | 15 << 32], axis=1)
+        made = np.ascontiguousarray(made[made[:, 0] >= 0].astype(np.uint64))
+        wanted = ck.dp(made, params, backend="scalar")
+        assert (wanted[1] >= 0).any()
+        for backend in ck.available(params)[:-1]:
+            same(ck.dp(made, params, backend=backend), wanted, (bw, backend))
+
+
+def test_a_window_one_longer_than_allowed():
+    """The first of all is the only one that the last may follow: it does, unless max_iter is one too small."""
+    for n in (20, 50, 300):
+        between = [(100 + k, 5000 - k) for k in range(n - 2)]
+        rows = [(0, 0), *between, (110 + n, 110 + n)]
+        made = np.array([(x, 40 << 32 | y) for x, y in rows], np.uint64)
+        for max_iter, led in ((n - 1, 0), (n - 2, -1)):
+            params = ck.ChainParams(max_skip=None, max_iter=max_iter)
+            wanted = ck.dp(made, params, backend="reference")
+            assert wanted[1][-1] == led, (n, max_iter)
+            for backend in ck.available(params)[:-1]:
+                same(ck.dp(made, params, backend=backend), wanted, (n, max_iter, backend))
+
+
 def test_the_leader_where_the_search_ends_early():
     """With max_iter and skips that end a search at once, the best anchor in reach must still be found."""
     rng = np.random.default_rng(5)
@@ -127,6 +159,15 @@ def test_the_long_join_of_many_anchors_is_the_definition():
         made = np.concatenate(parts)
         made = np.ascontiguousarray(made[np.argsort(made[:, 0], kind="stable")])
         same(join(made, params), reference_join.dp_rmq(made, params), (number, params))
+
+
+def test_the_long_join_with_thousands_in_reach_is_the_definition():
+    rng = np.random.default_rng(10)
+    n = 9000
+    x, y = np.sort(rng.integers(0, 26_000, n)).astype(np.uint64), rng.integers(0, 20_000, n).astype(np.uint64)
+    made = np.stack([x, np.uint64(15 << 32) | y], axis=1)
+    params = ck.ChainParams(join_inner_dist=50, max_skip=2)
+    same(join(made, params), reference_join.dp_rmq(made, params), params)
 
 
 def test_equal_costs_are_told_apart_by_the_tree(monkeypatch):
