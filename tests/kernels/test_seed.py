@@ -251,6 +251,13 @@ def test_the_better_hit_is_primary_and_near_ones_are_kept():
     assert alone[0].mapq == 60 * (alone[0].anchors > 10) or alone[0].mapq > 40 * 0.5
 
 
+def test_a_secondary_at_the_very_place_of_its_primary_is_left_out():
+    first = chained([(0, 114, 14), (0, 200, 100), (0, 309, 209)], 500)
+    for last, rows in (((0, 309, 209), 1), ((0, 308, 209), 2), ((0, 309, 208), 2), ((0, 309, 209 - 15), 2)):
+        found, _ = hits([first, chained([(0, 114, 14), (0, 201, 101), last], 480)])
+        assert len(found) == rows, last
+
+
 def test_equal_hits_are_ordered_by_a_hash_of_the_name():
     parts = [chained([(0, t + q, q) for q in range(14, 415, 100)], 300) for t in range(1000, 9000, 1000)]
     anchors, chains = (np.concatenate(each) for each in zip(*parts))
