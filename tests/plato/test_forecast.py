@@ -60,13 +60,11 @@ def test_nothing_left_takes_no_time() -> None:
 
 
 @pytest.mark.parametrize("plan", [WIDE, CHAIN, JOIN], ids=["wide", "chain", "join"])
-@pytest.mark.parametrize("cost", [FREE, DEAR], ids=["free", "dear"])
-def test_the_shortcut_agrees_with_the_conductor(plan: Plan, cost: StepCost) -> None:
+def test_the_shortcut_agrees_with_the_conductor(plan: Plan) -> None:
     whole = Settings("plato", whole=True)
-    outcome = predict(cost, Words(), "Tell me of four things.", Given(plan), whole)  # type: ignore[arg-type]
-    header = 8
-    short = remaining(cost, plan, {}, frozenset(), front=20, header=header)
-    assert outcome.total_s == pytest.approx(short, rel=0.25)
+    outcome = predict(FREE, Words(), "Tell me of four things.", Given(plan), whole)  # type: ignore[arg-type]
+    short = remaining(FREE, plan, {}, frozenset(), front=20, header=8)
+    assert outcome.total_s == pytest.approx(short, rel=0.1)
 
 
 def test_before_there_is_a_plan() -> None:

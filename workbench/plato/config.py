@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from workbench.dag import DagError, read
+from workbench.plato.grammar import LEAST_ASK
 from workbench.plato.graph import MOST_NODES, PART_TOKENS, Node, Plan, PlanError
 from workbench.system import Config
 
@@ -141,6 +142,8 @@ def plan_from(text: str, node_tokens: int | None = None) -> Plan:
             raise PlanError("no line in it")
         if len(found) > MOST_NODES:
             raise PlanError(f"{len(found)} nodes, where at most {MOST_NODES} are decoded")
+        if short := next((v for v in found if len(v.label) < LEAST_ASK), None):
+            raise PlanError(f"question {short.id} has {len(short.label)} characters, where at least {LEAST_ASK} are read")
         return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or PART_TOKENS) for v in found))
     except (DagError, PlanError) as error:
         raise ValueError(f"plan: {error}") from None

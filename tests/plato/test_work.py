@@ -1,0 +1,180 @@
+"""A run of Plato: what it measures and compares, what it shows while it runs, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+
+import workbench as wb
+from workbench import runner
+from workbench.plato import SYSTEM
+from workbench.plato.arms import COMPARED
+from workbench.plato.engine import Ask
+from workbench.plato.result import WAYS, Piece, PlatoResult, plan_text
+from workbench.plato.simulate import MACHINES, Words, simulated
+from workbench.plato.why import explain
+from workbench.system import Note, Point, Span, Text, Vertex
+
+JOIN = "1: What is a?\n2: What is b?\n3 <- 1, 2: What is c?"
+
+
+def run_of(**changes):
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **changes), record=False).start().wait(120)
+    assert done.error is None, done.error
+    return done
+
+
+@pytest.fixture(scope="module")
+def run():
+    return run_of(refuse=False)
+
+
+@pytest.fixture(scope="module")
+def paper():
+    result = wb.run("plato", preset="paper")
+    assert isinstance(result, PlatoResult)
+    return result
+
+
+def events(run, kind):
+    return [event for _, event in run.events if isinstance(event, kind)]
+
+
+def test_every_way_writes_the_same_number_of_tokens(run):
+    result = run.result
+    assert {row.way for row in result.rows} == set(COMPARED) == set(WAYS)
+    assert {row.answer_tokens for row in result.rows} == {48}  # four parts of twelve
+    assert result.summary()["planned_nodes"] == 4
+    assert result.summary()["plan_valid"] == 1
+
+
+def test_a_branch_of_the_batch_is_the_branch_alone_and_context_matters(run):
+    assert run.result.exact is True
+    assert run.result.control_differs is True
+    assert run.result.summary()["exact"] == 1
+
+
+def test_every_prompt_token_is_reused_or_computed(run):
+    by_way = {row.way: row for row in run.result.rows}
+    assert by_way["independent"].reused == 0  # the control: nothing is shared
+    assert by_way["plato"].reused > 0
+    assert by_way["independent"].prefilled > by_way["plato"].prefilled
+    for piece in run.result.pieces:
+        if piece.kind in ("node", "plan"):
+            assert piece.reused + piece.prefilled > 0, piece.name
+
+
+def test_no_schedule_ends_before_its_critical_path(run):
+    s = run.result.summary()
+    assert s["token_steps"] >= s["critical_path_steps"] == 36
+    assert run.result.critical() in ([1, 2, 4], [1, 3, 4])
+
+
+def test_the_graph_fills_while_it_is_decoded(run):
+    told = events(run, Vertex)
+    assert [v.name for v in told if v.state == "done"] == sorted(v.name for v in told if v.state == "done")
+    assert {v.name: v.needs for v in told}["4"] == ("2", "3")
+    said = {name: "".join(t.added for t in events(run, Text) if t.name == name) for name in ("1", "2", "3", "4")}
+    for name, text in said.items():
+        assert text == run.result.piece(int(name)).text
+    assert all(p.series == "running: sequences at once" and p.y >= 0 for p in events(run, Point))
+    lanes = {s.lane for s in events(run, Span)}
+    assert lanes >= {"plan", "part 1", "part 2", "part 3", "part 4"}
+
+
+def test_parts_run_side_by_side_and_never_before_what_they_need():
+    given = run_of(refuse=False, planner="given").result
+    at = {p.node: p for p in given.pieces if p.kind == "node"}
+    assert at[2].start_s < at[3].end_s
+    assert at[3].start_s < at[2].end_s  # side by side
+    assert at[4].start_s >= max(at[2].end_s, at[3].end_s)
+    assert at[2].start_s >= at[1].end_s
+    assert at[4].saw == (1, 2, 3)
+
+
+def test_a_refused_plan_leaves_the_plain_answer():
+    run = run_of(example="chain", planner="given")
+    result = run.result
+    if not result.summary()["refused"]:
+        pytest.fail(f"a chain was decoded as a graph: {result.chosen.why}")
+    assert result.answer == result.plain_answer
+    assert any("refuses" in note.text for note in events(run, Note)) or "cannot pay" in result.chosen.before
+    last = {v.name: v.state for v in events(run, Vertex)}
+    assert set(last.values()) <= {"done", "cut"}
+
+
+def test_an_own_plan_and_query(run):
+    own = run_of(refuse=False, query="What of a, b and c?", plan=JOIN, node_tokens=6).result
+    assert own.planned.text == plan_text(own.planned.plan())
+    assert own.planned.plan().edges == ((1, 3), (2, 3))
+    assert own.query == "What of a, b and c?"
+
+
+def test_a_plan_by_rules_needs_no_model():
+    own = run_of(refuse=False, planner="rules", query="Describe the sea, the hills and the town.", node_tokens=6).result
+    assert len(own.planned.plan()) >= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"query": "  "}, "query: is empty"),
+        ({"query": "What?"}, "planner: 'script' needs a plan"),
+        ({"plan": "1 <- 2: a?"}, "plan: line 1"),
+        ({"plan": "not a plan"}, "plan: line 1"),
+        ({"plan": "1: a?"}, "question 1 has 2 characters"),
+        ({"plan": "\n".join(f"{i}: q?" for i in range(1, 30))}, "29 nodes, where at most 16"),
+        ({"backend": "sim", "planner": "model"}, "planner: a simulated run"),
+        ({"engine": "endpoint", "endpoint_url": "ftp://x"}, "endpoint_url: must begin"),
+        ({"engine": "vllm", "threads": 2}, "threads: the vLLM run"),
+        ({"backend": "sim", "quality_tasks": 2}, "quality_tasks: the ways are scored"),
+    ],
+)
+def test_bad_settings_name_their_field(changes, named):
+    with pytest.raises(ValueError, match=named.replace("(", r"\(")):
+        SYSTEM.make("tiny", **changes)
+
+
+def test_the_papers_preset(paper):
+    s = paper.summary()
+    assert set(paper.provenance.badges.values()) == {"modelled"}
+    assert s["speedup_vs_sequential"] > 2
+    assert s["total_s"] < s["sequential_s"]
+    assert paper.claims()[0].paper == 68
+    assert "Modelled" in paper.sentence()
+
+
+def test_where_a_wider_step_costs_its_full_price_nothing_is_gained():
+    config = SYSTEM.make("paper", sim_machine="llama.cpp Q4_1", example="wide")
+    flat = SYSTEM.make("paper", example="wide")
+    slow, fast = (simulated(c, MACHINES[c.sim_machine]) for c in (config, flat))
+    gain = {w: o["plain"].total_s / o["plato"].total_s for w, o in (("slow", slow), ("fast", fast))}
+    assert gain["slow"] < 1.1 < 1.5 < gain["fast"]
+
+
+def test_words_come_back_as_they_were():
+    words, text = Words(), "1 <- 2, 3 [64]: Why is the sky blue?\n\nBecause."
+    assert words.decode(words.encode(text)) == text
+
+
+def test_the_summary_has_the_numbers_that_were_asked_for(paper):
+    asked = {"total_s", "sequential_s", "sot_s", "speedup_vs_sequential", "token_steps", "critical_path_steps"}
+    assert asked | {"planned_nodes", "plan_valid", "kv_tokens_reused"} <= set(paper.summary())
+
+
+def test_spans_are_explained(run):
+    said = [explain(span) for piece in run.result.pieces for span in piece.spans()]
+    assert any("forked" in text for text in said)
+    assert any("The planner writes" in text for text in said)
+    assert all("None" not in text for text in said)
+
+
+def test_a_piece_without_tokens_has_no_decoding():
+    piece = Piece(
+        name="plan", kind="plan", start_s=1, first_s=1, end_s=1, tokens=0, reused=0, prefilled=5, ended="stop"
+    )
+    assert [span.kind for span in piece.spans()] == ["prefill"]
+
+
+def test_an_ask_without_a_prompt_is_refused():
+    with pytest.raises(ValueError, match="at least one token"):
+        Ask("a", (), 3)
