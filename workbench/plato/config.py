@@ -143,7 +143,7 @@ def plan_from(text: str, node_tokens: int | None = None) -> Plan:
         if len(found) > MOST_NODES:
             raise PlanError(f"{len(found)} nodes, where at most {MOST_NODES} are decoded")
         if short := next((v for v in found if len(v.label) < LEAST_ASK), None):
-            raise PlanError(f"question {short.id} has {len(short.label)} characters, where at least {LEAST_ASK} are read")
+            raise PlanError(f"question {short.id} has {len(short.label)} characters: at least {LEAST_ASK} are needed")
         return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or PART_TOKENS) for v in found))
     except (DagError, PlanError) as error:
         raise ValueError(f"plan: {error}") from None
