@@ -1,5 +1,7 @@
 """Plato on vLLM: engines of their own that do not start, are cancelled, or hold SmolLM2."""
 
+import inspect
+import re
 import sys
 import threading
 from pathlib import Path
@@ -27,6 +29,17 @@ def test_without_vllm_it_says_so(monkeypatch):
         VllmEngine(None)
 
 
+def test_the_lines_of_the_page_name_what_is_there():
+    """Imports are made and the engine's arguments bound; what they do is tested above, with other models."""
+    page = (Path(__file__).parents[2] / "docs/plato-vllm.md").read_text()
+    lines = re.findall(r"```python\n(.*?)```", page, re.DOTALL)[1]
+    there = {}
+    exec("\n".join(line for line in lines.splitlines() if line.startswith(("import ", "from "))), there)
+    call = re.search(r"VllmEngine\((.*)\)", lines)[1]
+    bound = eval(f"signature(VllmEngine).bind({call})", there | {"signature": inspect.signature})
+    assert bound.arguments == {"model": Path("my-model"), "room": 8192}
+
+
 def children():
     return {p.pid for p in psutil.Process().children(recursive=True)}
 
@@ -42,7 +55,7 @@ def test_cancel_while_it_starts_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_an_engine_without_room_for_one_sequence_says_so():
-    with pytest.raises(EngineError, match=r"vLLM failed while starting, after importing vLLM: .*KV cache"):
+    with pytest.raises(EngineError, match=r"vLLM failed while starting, after importing vLLM: ValueError: .*KV cache"):
         VllmEngine(None, dtype="float32", room=8192, kv_bytes=1 << 20)
 
 

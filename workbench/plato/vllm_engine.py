@@ -10,6 +10,7 @@ leaves no choice, so nothing is `forced`; a sequence with `share=False` has cach
 
 from __future__ import annotations
 
+import re
 import sys
 import tempfile
 import threading
@@ -261,7 +262,8 @@ class VllmEngine:
             raise EngineError(f"{error} Open the engine again.") from None
         for fields in lines:
             if fields["is"] == "error":
-                raise EngineError(f"vLLM failed while {self._child.doing}: {fields['text']}. {self._child.tail()}")
+                cause = _first_error(self._child.log) or fields["text"]
+                raise EngineError(f"vLLM failed while {self._child.doing}: {cause}. {self._child.tail()}")
             yield fields
 
     def _take(self, fields: dict[str, Any]) -> list[Out]:
@@ -347,6 +349,14 @@ def _folder(model: str, stop: threading.Event) -> Path | None:
             raise Stopped("the run was cancelled while the model was fetched")
 
     return lm.path("smollm2", progress=watch)
+
+
+def _first_error(log: Path) -> str:
+    """The error that its core logged; what the other process says of it only points there, and may come after it."""
+    said = re.findall(r"(?:^|\] )(\w+Error: .+)$", log.read_text(errors="replace"), re.MULTILINE)
+    return next(
+        (line.strip() for line in said if not line.startswith("EngineDeadError") and "core proc" not in line), ""
+    )
 
 
 def _text(text: str) -> str:
