@@ -1,0 +1,54 @@
+"""A training run on disk: one file, replaced as a whole, so that a kill at any moment leaves the last good one."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import pickle
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+FILE = "checkpoint.pt"
+
+
+class CheckpointError(ValueError):
+    """The checkpoint cannot be gone on from; the message says why and what to do."""
+
+
+def write(folder: Path, config: Any, state: dict[str, Any], steps: Sequence[Any]) -> None:
+    """Put `state` and the steps so far into `folder`, under the config they belong to."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"config": _digest(config), "state": state, "steps": [asdict(step) for step in steps]}
+    partial = folder / f".{FILE}.{os.getpid()}"
+    try:
+        with partial.open("wb") as stream:
+            torch.save(content, stream)
+            stream.flush()
+            os.fsync(stream.fileno())
+        partial.replace(folder / FILE)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def read(folder: Path, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:
+    """State and steps of `folder`, None where there are none. CheckpointError: another config's, or damaged."""
+    file = folder / FILE
+    if not file.is_file():
+        return None
+    try:
+        content = torch.load(file, weights_only=True, map_location="cpu")
+        digest, state, steps = content["config"], content["state"], content["steps"]
+    except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
+        raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): remove it to start anew") from error
+    if digest != _digest(config):
+        raise CheckpointError(f"{file} belongs to a run with another config: choose another folder, or remove it")
+    return state, steps
+
+
+def _digest(config: Any) -> str:
+    return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()

@@ -1,0 +1,116 @@
+"""Texts to batches: split by what they say, tokenised, put together by length.
+
+A text's part (train, valid, test) follows from the hash of the text alone, so that no run, seed or order can leak one
+into another, and equal texts fall into one part.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+Part = Literal["train", "valid", "test"]
+TEST_SHARE, VALID_SHARE = 0.2, 0.05
+CLEAR = 0.5  # a movie-review sentence counts when its mean score is above this or below its negative
+
+
+class Encoder(Protocol):
+    """Text to token ids."""
+
+    def encode(self, text: str) -> list[int]: ...
+
+
+@dataclass(frozen=True)
+class Example:
+    """One text: its token ids, and its label where it has one."""
+
+    ids: tuple[int, ...]
+    label: int = 0
+
+
+@dataclass(frozen=True)
+class Batch:
+    """ids [n, tokens] padded on the right, keep [n, tokens] False on padding, labels [n], last [n] kept position."""
+
+    ids: Tensor
+    keep: Tensor
+    labels: Tensor
+
+    @property
+    def last(self) -> Tensor:
+        return self.keep.sum(dim=1) - 1
+
+
+def part_of(text: str) -> Part:
+    """Where a text belongs: 20 % test, 5 % valid, the rest train."""
+    place = int.from_bytes(hashlib.sha256(text.strip().lower().encode()).digest()[:8], "big") / 2**64
+    if place < TEST_SHARE:
+        return "test"
+    return "valid" if place < TEST_SHARE + VALID_SHARE else "train"
+
+
+def labelled(rows: Iterable[tuple[str, float]], tokens: Encoder, prompt: str) -> dict[Part, list[Example]]:
+    """Sentences with a score to examples of two classes (1: positive), each text once. `prompt` has one {text}.
+
+    Scores within 0.5 of neutral are left out.
+    """
+    parts: dict[Part, list[Example]] = {"train": [], "valid": [], "test": []}
+    seen: set[str] = set()
+    for text, score in rows:
+        if abs(score) <= CLEAR or text in seen:
+            continue
+        seen.add(text)
+        ids = tuple(tokens.encode(prompt.format(text=text)))
+        parts[part_of(text)].append(Example(ids, int(score > 0)))
+    return parts
+
+
+def windows(documents: Iterable[str], tokens: Encoder, length: int) -> dict[Part, list[Example]]:
+    """Documents to windows of `length` tokens; a document lies in one part as a whole, its tail is left out."""
+    parts: dict[Part, list[Example]] = {"train": [], "valid": [], "test": []}
+    for text in documents:
+        ids = tokens.encode(text)
+        cuts = range(0, len(ids) - length + 1, length)
+        parts[part_of(text)].extend(Example(tuple(ids[i : i + length])) for i in cuts)
+    return parts
+
+
+def collate(examples: Sequence[Example], pad: int = 0) -> Batch:
+    """Examples of mixed lengths to one batch."""
+    if not examples or any(not e.ids for e in examples):
+        raise ValueError("a batch needs at least one example, and each at least one token")
+    lengths = torch.tensor([len(e.ids) for e in examples])
+    ids = torch.full((len(examples), int(lengths.max())), pad)
+    for row, example in zip(ids, examples):
+        row[: len(example.ids)] = torch.tensor(example.ids)
+    keep = torch.arange(ids.shape[1]) < lengths[:, None]
+    return Batch(ids, keep, torch.tensor([e.label for e in examples]))
+
+
+def training_batch(examples: Sequence[Example], size: int, step: int, seed: int, pool: int = 16) -> Batch:
+    """Batch number `step`: a function of its arguments alone, so that a resumed run sees what the first would have.
+
+    Each epoch is shuffled; within pools of `pool` batches examples are sorted by length, so that little is padding.
+    """
+    per_epoch = len(examples) // size
+    if not per_epoch:
+        raise ValueError(f"{len(examples)} examples do not fill a batch of {size}")
+    epoch, place = divmod(step, per_epoch)
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(len(examples))[: per_epoch * size]
+    pools = [order[i : i + pool * size] for i in range(0, len(order), pool * size)]
+    ordered = np.concatenate([p[np.argsort([len(examples[i].ids) for i in p], kind="stable")] for p in pools])
+    rows = ordered.reshape(-1, size)[draw.permutation(per_epoch)[place]]
+    return collate([examples[int(i)] for i in rows])
+
+
+def in_batches(examples: Sequence[Example], size: int) -> list[Batch]:
+    """All examples, sorted by length, for measuring."""
+    ordered = sorted(examples, key=lambda e: len(e.ids))
+    return [collate(ordered[i : i + size]) for i in range(0, len(ordered), size)]

@@ -1,0 +1,65 @@
+"""The routers of LTE (section 4.2): one linear layer and a sigmoid say how much a token needs each expert.
+
+    G(x) = sigmoid(W x + b)    [tokens, experts]; an expert runs when G > tau, with tau = 0.5
+
+The paper has no bias b. It is ours: at b = 0 a fresh router starts on the threshold and halves the FFN's output.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+TAU = 0.5
+
+
+class Router(nn.Module):
+    """G(x) of x [..., hidden]: [..., experts] in float32, whatever the dtype of x."""
+
+    def __init__(self, hidden: int, experts: int, bias: float = 1.0, spread: float = 0.02, seed: int = 0) -> None:
+        super().__init__()
+        draw = torch.Generator().manual_seed(seed)
+        self.weight = nn.Parameter(torch.randn(experts, hidden, generator=draw) * spread)
+        self.bias = nn.Parameter(torch.full((experts,), float(bias)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.sigmoid(self.logits(x))
+
+    def logits(self, x: Tensor) -> Tensor:
+        """W x + b in float32."""
+        return nn.functional.linear(x.float(), self.weight.float(), self.bias.float())
+
+
+class StraightThrough(torch.autograd.Function):
+    """Forward: 1 where G > tau, else 0, exactly. Backward: the gradient of G itself."""
+
+    @staticmethod
+    def forward(ctx: object, gates: Tensor, tau: float) -> Tensor:  # noqa: ARG004  autograd's signature
+        return (gates > tau).to(gates.dtype)
+
+    @staticmethod
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+        return grad, None
+
+
+def hard(gates: Tensor, tau: float = TAU) -> Tensor:
+    """1.0 for the experts that run, 0.0 for the others; no gradient."""
+    return (gates.detach() > tau).to(gates.dtype)
+
+
+def warm_start(router: Router, x: Tensor, importance: Tensor, keep: float, ridge: float = 1e-2) -> None:
+    """Set a router from activations: ridge regression of each expert's importance [tokens, experts] on x [tokens, hidden].
+
+    The scale is such that the share `keep` of (token, expert) pairs lies above the threshold. In the manner of Deja Vu.
+    """
+    target = importance.float().clamp_min(1e-9).log()
+    centre, scale = target.mean(), target.std().clamp_min(1e-6)
+    inputs = torch.cat([x.float(), torch.ones(len(x), 1)], dim=1)
+    gram = inputs.T @ inputs / len(x)
+    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
+    solved = torch.linalg.solve(gram, inputs.T @ ((target - centre) / scale) / len(x))  # [hidden + 1, experts]
+    logits = inputs @ solved
+    cut = torch.quantile(logits.flatten()[:: max(1, logits.numel() // 1_000_000)], 1 - keep)
+    with torch.no_grad():
+        router.weight.copy_(solved[:-1].T)
+        router.bias.copy_(solved[-1] - cut)

@@ -1,0 +1,176 @@
+"""A Llama-like model of Hugging Face whose FFNs run by experts: dense, soft (stage 1), straight-through or hard (stage 2).
+
+    dense      FFN(x) = W_down h,                       h = act(W_gate x) * (W_up x)
+    soft       FFN(x) = W_down (h * spread(G(x)))       spread: an expert's gate to its 32 neurons
+    hard       FFN(x) = W_down (h * spread(G(x) > tau))       not scaled by G (LTE, section 4.3)
+    straight   hard forward, with the gradient of soft
+
+Weights keep their order: a grouping is a matrix [experts, inner] of zeros and ones. So the hard mode with every expert
+on is the dense one to the bit, and undoing it is taking the wrappers away.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from workbench.lte import lora
+from workbench.lte.grouping import NEURONS, Grouping, check_grouping
+from workbench.lte.routers import TAU, Router, StraightThrough, hard
+
+Mode = Literal["dense", "soft", "straight", "hard"]
+PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
+
+
+class NotGated(ValueError):
+    """The model's FFN is not a gated MLP that LTE can cut into experts; the message says what it has."""
+
+
+class SparseMLP(nn.Module):
+    """One gated MLP, its grouping and its router. `gates` holds the last G(x), [..., experts]."""
+
+    spread: Tensor
+
+    def __init__(self, mlp: Any, grouping: Grouping, router: Router) -> None:
+        super().__init__()
+        self.mlp, self.router, self.grouping = mlp, router, grouping
+        weight = mlp.down_proj.weight
+        check_grouping(grouping, weight.shape[1])
+        spread = torch.zeros(len(grouping), weight.shape[1])
+        spread[torch.arange(len(grouping)).repeat_interleave(NEURONS), torch.from_numpy(grouping).flatten()] = 1
+        self.register_buffer("spread", spread.to(weight.dtype).to(weight.device), persistent=False)
+        self.mode: Mode = "dense"
+        self.tau = TAU
+        self.gates: Tensor | None = None
+        self.chosen: Callable[[Tensor, Tensor], Tensor] | None = None  # another's choice instead of the router's
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.mode == "dense":
+            return self.mlp(x)
+        self.gates = self.router(x)
+        h = self.mlp.act_fn(self.mlp.gate_proj(x)) * self.mlp.up_proj(x)
+        return self.mlp.down_proj(h * (self._share(self.gates).to(h.dtype) @ self.spread))
+
+    def _share(self, gates: Tensor) -> Tensor:
+        if self.mode == "soft":
+            return gates
+        if self.mode == "straight":
+            found: Tensor = StraightThrough.apply(gates, self.tau)
+            return found
+        return hard(gates, self.tau)
+
+
+class SparseModel:
+    """A Hugging Face causal language model with its MLPs wrapped. `layers` are the wrappers, in order."""
+
+    def __init__(self, model: Any, groupings: Sequence[Grouping], bias: float = 1.0, seed: int = 0) -> None:
+        blocks = gated_blocks(model)
+        if len(groupings) != len(blocks):
+            raise ValueError(f"{len(groupings)} groupings for the {len(blocks)} layers of this model")
+        self.model = model
+        self.layers: list[SparseMLP] = []
+        for i, block in enumerate(blocks):
+            hidden = block.mlp.gate_proj.weight.shape[1]
+            router = Router(hidden, len(groupings[i]), bias, seed=seed * 1000 + i).to(block.mlp.gate_proj.weight.device)
+            block.mlp = SparseMLP(block.mlp, groupings[i], router)
+            self.layers.append(block.mlp)
+
+    @property
+    def experts(self) -> int:
+        return len(self.layers[0].grouping)
+
+    @property
+    def groupings(self) -> list[Grouping]:
+        return [layer.grouping for layer in self.layers]
+
+    def set_mode(self, mode: Mode) -> None:
+        """How the FFNs run from now on."""
+        for layer in self.layers:
+            layer.mode = mode
+
+    @contextmanager
+    def as_mode(self, mode: Mode) -> Iterator[None]:
+        """Another mode for a while, without gradients."""
+        before = self.layers[0].mode
+        self.set_mode(mode)
+        try:
+            with torch.no_grad():
+                yield
+        finally:
+            self.set_mode(before)
+
+    def set_tau(self, tau: float) -> None:
+        """Another threshold: lower runs more experts. The paper's is 0.5 everywhere."""
+        if not 0 <= tau <= 1:
+            raise ValueError(f"the threshold lies between 0 and 1, not {tau}")
+        for layer in self.layers:
+            layer.tau = tau
+
+    def gates(self) -> list[Tensor]:
+        """G(x) of every layer at the last forward, [..., experts] each."""
+        found = [layer.gates for layer in self.layers if layer.gates is not None]
+        if len(found) != len(self.layers):
+            raise RuntimeError("no gates yet: run the model in soft or hard mode first")
+        return found
+
+    def hidden(self, ids: Tensor) -> Tensor:
+        """The last hidden states [n, tokens, hidden] of ids [n, tokens], padded on the right."""
+        states: Tensor = self.model.model(input_ids=ids, use_cache=False).last_hidden_state
+        return states
+
+    def router_parameters(self) -> dict[str, nn.Parameter]:
+        """Every router's weight and bias by name."""
+        return {f"router.{i}.{k}": p for i, layer in enumerate(self.layers) for k, p in layer.router.named_parameters()}
+
+    def model_parameters(self, tune: Literal["lora", "full"]) -> dict[str, nn.Parameter]:
+        """What stage 1 and 2 train besides the routers: the adapters, or every weight of the model."""
+        if tune == "lora":
+            return {f"lora.{p}.{k}": getattr(m, k) for p, m in lora.adapters(self.model) for k in ("a", "b")}
+        own = {id(p) for p in self.router_parameters().values()}
+        return {f"model.{n}": p for n, p in self.model.named_parameters() if id(p) not in own}
+
+    def to_dense(self, merge: bool = True) -> Any:
+        """Take routers and wrappers away and return the Hugging Face model, its adapters merged into the weights.
+
+        This object is of no use afterwards. The tuned model then runs every neuron: it is not what was trained for.
+        """
+        for block, layer in zip(_blocks(self.model), self.layers):
+            block.mlp = layer.mlp
+        if merge:
+            lora.merge(self.model)
+        return self.model
+
+
+def gated_blocks(model: Any) -> list[Any]:
+    """The model's transformer blocks, each with a gated MLP whose width is a multiple of 32.
+
+    NotGated says what is there instead; ValueError when the model is sparse already.
+    """
+    blocks = _blocks(model)
+    for i, block in enumerate(blocks):
+        mlp = getattr(block, "mlp", None)
+        if isinstance(mlp, SparseMLP):
+            raise ValueError("this model is sparse already: call to_dense() first")
+        missing = [part for part in PARTS if not hasattr(mlp, part)]
+        if missing:
+            raise NotGated(
+                f"layer {i} of {type(model).__name__} has no gated MLP ({type(mlp).__name__} lacks {', '.join(missing)}): "
+                "LTE needs gate_proj, up_proj and down_proj, as Llama, Mistral, Qwen and Gemma have them"
+            )
+        inner = mlp.gate_proj.weight.shape[0]
+        if inner % NEURONS:
+            raise NotGated(f"layer {i} has {inner} FFN neurons: experts of {NEURONS} need a multiple of {NEURONS}")
+        if any(getattr(getattr(mlp, part), "bias", None) is not None for part in PARTS[:3]):
+            raise NotGated(f"layer {i} has biases in its MLP: dropping an expert would keep its share of them")
+    return blocks
+
+
+def _blocks(model: Any) -> list[Any]:
+    blocks = getattr(getattr(model, "model", None), "layers", None)
+    if not blocks:
+        raise NotGated(f"{type(model).__name__} has no model.layers: LTE takes Llama-like causal language models")
+    return list(blocks)

@@ -1,0 +1,256 @@
+"""Train a sparse model in two stages (LTE, section 4.2), as a generator of steps that can be cancelled and resumed.
+
+    warm      dense FFNs: the ordinary fine-tuning that the paper starts from
+    stage 1   soft gates; L_task + eta L_eff + lambda L_sep; routers and model learn. Its last part may be `straight`
+    stage 2   routers frozen, hard threshold; L_task alone
+The dense arm runs the same steps on the same batches with dense FFNs throughout.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Generator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from workbench.lte import checkpoint
+from workbench.lte.controller import Controller, ControllerOptions, shift
+from workbench.lte.data import Batch
+from workbench.lte.losses import SeparabilityOptions, efficiency, hard_sparsity, separability
+from workbench.lte.sparse_model import Mode, SparseModel
+from workbench.lte.tasks import Task
+
+Stage = Literal["warm", "stage 1", "stage 2"]
+
+
+class Diverged(RuntimeError):
+    """The loss or a gradient is no number; the message names the step and what is kept."""
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """Steps are batches. Learning rates: the model's, and the routers', which start from nothing and need far more."""
+
+    arm: Literal["lte", "dense"] = "lte"
+    target: float = 0.8
+    warm_steps: int = 150
+    soft_steps: int = 250
+    hard_steps: int = 200
+    batch: int = 16
+    model_lr: float = 4e-4
+    router_lr: float = 2e-2
+    warmup: float = 0.06  # share of all steps in which the learning rate rises; then it falls to a tenth
+    clip: float = 1.0
+    tune: Literal["lora", "full"] = "lora"
+    straight_from: float = 0.6  # share of stage 1 after which the forward is hard; 1: never, as published
+    separability: SeparabilityOptions = field(default_factory=SeparabilityOptions)
+    controller: ControllerOptions = field(default_factory=ControllerOptions)
+    calibrate: bool = True  # at the end of stage 1 shift the routers' biases onto the target
+    validate_every: int = 50
+    validate_on: int = 256  # examples of the valid part
+    patience: int = 0  # end stage 2 after so many validations without a better one; 0: never
+    checkpoint_every: int = 50
+    seed: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.warm_steps + self.soft_steps + self.hard_steps
+
+    def stage(self, step: int) -> Stage:
+        if step < self.warm_steps:
+            return "warm"
+        return "stage 1" if step < self.warm_steps + self.soft_steps else "stage 2"
+
+    def done(self, step: int) -> float:
+        """Share of stage 1 that is over before `step`."""
+        return min(1.0, max(0.0, (step - self.warm_steps) / max(1, self.soft_steps)))
+
+    def mode(self, step: int) -> Mode:
+        """How the FFNs run in `step`."""
+        if self.arm == "dense" or self.stage(step) == "warm":
+            return "dense"
+        if self.stage(step) == "stage 2":
+            return "hard"
+        return "soft" if self.done(step) < self.straight_from else "straight"
+
+    def rate(self, step: int) -> float:
+        """The learning rate's factor: a linear rise, then a cosine down to 0.1."""
+        rise = max(1, round(self.warmup * self.steps))
+        if step < rise:
+            return (step + 1) / rise
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of training. `score` is the hard-mode score on validation examples, where it was measured."""
+
+    step: int
+    stage: Stage
+    loss: float
+    task_loss: float
+    sparsity: float  # hard, of this batch
+    eta: float
+    score: float | None
+    seconds: float
+
+
+def train(
+    sparse: SparseModel, task: Task, config: TrainConfig, folder: Path | None = None
+) -> Generator[Step, None, list[Step]]:
+    """Train `sparse` in place, one Step a batch; returns all of them.
+
+    With a `folder` a checkpoint is kept there, and a run that was killed goes on from it, to the same weights as one
+    that was not. Diverged names the step at which the loss was no number: the weights are those before it.
+    """
+    trainer = _Trainer(sparse, task, config)
+    steps = trainer.resume(folder) if folder else []
+    while len(steps) < config.steps and not trainer.patience_spent:
+        step = trainer.step(len(steps), steps)
+        steps.append(step)
+        if folder and (len(steps) % config.checkpoint_every == 0 or len(steps) == config.steps):
+            trainer.save(folder, steps)
+        yield step
+    trainer.finish()
+    return steps
+
+
+class _Trainer:
+    """What a run holds between steps."""
+
+    def __init__(self, sparse: SparseModel, task: Task, config: TrainConfig) -> None:
+        self.sparse, self.task, self.config = sparse, task, config
+        sparse.model.requires_grad_(False)
+        self.own, self.routers = sparse.model_parameters(config.tune), sparse.router_parameters()
+        if not self.own:
+            raise ValueError("nothing to train: add adapters first (lora.add), or tune='full'")
+        for parameter in (self.own | self.routers).values():
+            parameter.requires_grad_(True)
+        self.optimizer = torch.optim.AdamW(
+            [{"params": list(self.own.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
+        )
+        self.controller = Controller(config.target, len(sparse.layers), config.controller)
+        self.best, self.best_score, self.worse = {}, -math.inf, 0  # of stage 2
+        self.best: dict[str, Tensor]
+
+    @property
+    def patience_spent(self) -> bool:
+        return 0 < self.config.patience <= self.worse
+
+    def step(self, number: int, before: list[Step]) -> Step:
+        """Do one step and validate where it is due."""
+        begun, config = time.perf_counter(), self.config
+        if number == config.warm_steps + config.soft_steps and config.arm == "lte" and config.calibrate:
+            self._calibrate(number)
+        mode = config.mode(number)
+        self.sparse.set_mode(mode)
+        batch = self.task.batch(number, config.batch, config.seed)
+        task_loss = self.task.loss(self.sparse, batch)
+        loss, sparsity = self._with_gates(task_loss, batch, number)
+        self._descend(loss, number)
+        if config.arm == "lte" and config.stage(number) == "stage 1":
+            self.controller.update(sparsity, config.done(number))
+        score = self._validate(number + 1)
+        eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
+        seconds = time.perf_counter() - begun
+        return Step(number + 1, config.stage(number), loss.item(), task_loss.item(), zeros, eta, score, seconds)
+
+    def _with_gates(self, task_loss: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
+        """The whole loss, and the hard sparsity of each layer."""
+        if self.config.mode(number) == "dense":
+            return task_loss, torch.zeros(len(self.sparse.layers))
+        gates, options = self.sparse.gates(), self.config.separability
+        loss = task_loss
+        if self.config.stage(number) == "stage 1":
+            eta = self.controller.eta.to(loss.device)
+            loss = loss + (eta * efficiency(gates, batch.keep)).mean()
+            if weight := options.at(self.config.done(number)):
+                loss = loss + weight * separability(gates, batch.keep, options.eps)
+        return loss, hard_sparsity(gates, batch.keep)
+
+    def _descend(self, loss: Tensor, number: int) -> None:
+        config = self.config
+        learn = config.arm == "lte" and config.stage(number) == "stage 1"
+        for parameter in self.routers.values():
+            parameter.requires_grad_(learn)
+        self.optimizer.zero_grad(set_to_none=True)
+        if torch.isfinite(loss):
+            loss.backward()
+        groups = (list(self.own.values()), list(self.routers.values()))
+        norms = [nn.utils.clip_grad_norm_(group, config.clip) for group in groups]
+        if not (torch.isfinite(loss) and all(torch.isfinite(norm) for norm in norms)):
+            raise Diverged(
+                f"the loss of step {number + 1} ({config.stage(number)}) is {loss.item()}, or its gradient is no number: "
+                f"stopped before that step. The weights are those of step {number}; lower model_lr or router_lr, or "
+                "give L_sep an eps above 0"
+            )
+        self.optimizer.param_groups[0]["lr"] = config.model_lr * config.rate(number)
+        self.optimizer.param_groups[1]["lr"] = config.router_lr * (1 - 0.9 * config.done(number))
+        self.optimizer.step()
+
+    @torch.no_grad()
+    def _calibrate(self, number: int) -> None:
+        """Close what the controller left open: one shift of the routers' biases, from four training batches."""
+        seen: list[list[Tensor]] = [[] for _ in self.sparse.layers]
+        self.sparse.set_mode("hard")
+        for i in range(4):
+            batch = self.task.batch(number + i, self.config.batch, self.config.seed)
+            self.task.loss(self.sparse, batch)
+            for rows, gates in zip(seen, self.sparse.gates()):
+                rows.append(torch.logit(gates[batch.keep], eps=1e-7))
+        moves = shift([torch.cat(rows) for rows in seen], self.config.target, self.config.controller.scope)
+        for layer, move in zip(self.sparse.layers, moves):
+            layer.router.bias += move
+
+    def _validate(self, number: int) -> float | None:
+        """The hard-mode score when it is due; stage 2 remembers its best weights."""
+        config = self.config
+        if number % config.validate_every and number != config.steps:
+            return None
+        with self.sparse.as_mode("dense" if config.mode(number - 1) == "dense" else "hard"):
+            score = self.task.score(self.sparse, self.task.examples("valid")[: config.validate_on])
+        if config.stage(number - 1) == "stage 2":
+            if score > self.best_score:
+                self.best_score, self.worse = score, 0
+                self.best = {name: p.detach().clone() for name, p in self.own.items()} if config.patience else {}
+            else:
+                self.worse += 1
+        return score
+
+    @torch.no_grad()
+    def finish(self) -> None:
+        """With patience: back to the best weights of stage 2. The model is left in the mode it was trained for."""
+        for name, kept in self.best.items():
+            self.own[name].copy_(kept)
+        self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
+
+    def save(self, folder: Path, steps: list[Step]) -> None:
+        """Write the checkpoint, whole or not at all."""
+        state: dict[str, Any] = {
+            "parameters": {name: p.detach() for name, p in (self.own | self.routers).items()},
+            "optimizer": self.optimizer.state_dict(),
+            "controller": self.controller.state(),
+            "best": self.best,
+            "best_score": self.best_score,
+            "worse": self.worse,
+        }
+        checkpoint.write(folder, self.config, state, steps)
+
+    @torch.no_grad()
+    def resume(self, folder: Path) -> list[Step]:
+        """Take in the checkpoint of `folder`, if there is one; returns its steps."""
+        found = checkpoint.read(folder, self.config)
+        if found is None:
+            return []
+        state, steps = found
+        for name, parameter in (self.own | self.routers).items():
+            parameter.copy_(state["parameters"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.controller.restore(state["controller"])
+        self.best, self.best_score, self.worse = state["best"], state["best_score"], state["worse"]
+        return [Step(**row) for row in steps]
