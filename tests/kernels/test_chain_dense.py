@@ -84,7 +84,7 @@ def test_bands_around_what_16_bits_of_diagonal_hold(bw):
     """Blocks are left out by the low 16 bits of their diagonals: a band that these cannot hold leaves out none."""
     rng = np.random.default_rng(bw)
     params = ck.ChainParams(max_dist_x=1 << 24, max_dist_y=1 << 24, bw=bw, max_skip=None, gap_scale=0.0)
-    for _ in range(6):
+    for _ in range(3):
         n = 400
         y = rng.integers(1 << 20, 1 << 21, n)
         x = y + rng.choice([-1, 1], n) * rng.choice([0, bw // 3, bw // 2], n) + rng.integers(0, 9, n)
@@ -95,6 +95,40 @@ def test_bands_around_what_16_bits_of_diagonal_hold(bw):
         assert (wanted[1] >= 0).any()
         for backend in ck.available(params)[:-1]:
             same(ck.dp(made, params, backend=backend), wanted, (bw, backend))
+
+
+@pytest.mark.parametrize("bw", [8, 13, 500, 503])
+def test_the_edge_of_the_band(bw):
+    """Diagonals far apart but for pairs whose distance is the band, one less or one more: no block is left out."""
+    rng = np.random.default_rng(bw)
+    params = ck.ChainParams(max_dist_x=5000, max_dist_y=1 << 24, bw=bw, max_skip=None, gap_scale=0.0)
+    followed = 0
+    for _ in range(40):
+        n = 400
+        x = 100_000 + np.cumsum(rng.integers(1, 4, n))
+        y = rng.permutation(n) * 4000 + rng.integers(0, 8, n) + 10_000
+        for i in range(40, n, 3):
+            j = int(rng.integers(max(0, i - 300), i - 33))
+            y[i] = max(1, y[j] + x[i] - x[j] + rng.choice([-1, 1]) * (bw + rng.integers(-1, 2)))
+        made = np.stack([x, y | 200 << 32], axis=1).astype(np.uint64)
+        wanted = ck.dp(made, params, backend="scalar")
+        followed += int((wanted[1] >= 0).sum())
+        for backend in ck.available(params)[:-1]:
+            same(ck.dp(made, params, backend=backend), wanted, (bw, backend))
+    assert followed > 100
+
+
+def test_backtracking_of_any_scores():
+    """Scores that fall and rise along the way: where chains are cut, and what is left for later ones."""
+    rng = np.random.default_rng(11)
+    for number in range(1500):
+        n = int(rng.integers(1, 100))
+        f = rng.integers(0, rng.choice([4, 60]), n).astype(np.int32)
+        p = np.array([rng.integers(-1, i) if rng.random() < 0.9 else -1 for i in range(n)], np.int64)
+        if rng.random() < 0.5:
+            p = np.maximum(p, np.arange(n) - 3)
+        params = parameters(rng, is_cdna=bool(rng.random() < 0.2), bw=int(rng.choice([0, 1, 2, 10, 30])))
+        same(ck.backtrack(f, p, f, params), reference.backtrack(f, p, params), (number, params))
 
 
 def test_a_window_one_longer_than_allowed():
