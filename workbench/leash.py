@@ -25,7 +25,7 @@ def start(
     command: Sequence[str], log: IO[bytes], environment: Mapping[str, str] | None = None
 ) -> subprocess.Popen[bytes]:
     """Start `command` on a leash of this process; what it says goes to `log`."""
-    leashed = [sys.executable, __file__, str(os.getpid()), *command]
+    leashed = [sys.executable, "-P", __file__, str(os.getpid()), *command]  # -P: our trace.py is not Python's
     env = None if environment is None else dict(environment)
     return subprocess.Popen(leashed, stdin=subprocess.DEVNULL, stdout=log, stderr=subprocess.STDOUT, env=env)
 
