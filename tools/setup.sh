@@ -128,6 +128,16 @@ minimap2() {
   say "minimap2 2.24 is not here (${found:-none} found), the tests against it will be skipped; Debian 12: apt install minimap2"
 }
 
+# mappy, minimap2 as a library, is timed beside it; there are no wheels, so it is built where zlib's header is
+mappy() {
+  if .venv/bin/python -c 'import mappy' 2>/dev/null; then return; fi
+  python=.venv/bin/python
+  find_uv
+  [ -e /usr/include/zlib.h ] || apt_install zlib1g-dev || true
+  "$uv" pip install -q -p .venv mappy 2>/dev/null && return
+  say "mappy cannot be built here and will not be timed; Debian: apt install zlib1g-dev, then pip install mappy"
+}
+
 # hipcc compiles the chaining kernels for gfx90a (about 370 MB on disk); nothing is run with it
 hipcc() {
   if HIP_PLATFORM=amd command hipcc --version >/dev/null 2>&1; then return; fi
@@ -137,7 +147,7 @@ hipcc() {
 
 case "${1:-auto}" in
   browser) browser ;;
-  minimap2) minimap2 ;;
+  minimap2) minimap2 && mappy ;;
   hipcc) hipcc ;;
   *) build "${1:-auto}" ;;
 esac
