@@ -50,7 +50,9 @@ def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
     if config.engine == "vllm":
         from workbench.plato.vllm_engine import open_vllm
 
-        engine: Engine = open_vllm(config.model, config.dtype, say, stop)
+        engine: Engine = open_vllm(
+            config.model, config.dtype, say, stop, temperature=config.temperature, seed=config.seed
+        )
     else:
         from workbench.plato.endpoint import open_endpoint
 
