@@ -157,9 +157,9 @@ def test_previews_follow_the_form_and_run_nothing(monkeypatch):
     monkeypatch.delenv("WORKBENCH_DATA", raising=False)
     base = SYSTEM.make("small")
     gantt.preview(base)
-    began = time.perf_counter()
+    began = time.process_time()  # of the processor: the machine may do other things
     unsorted = gantt.preview(base.model_copy(update={"longest_first": False}))
-    assert time.perf_counter() - began < 2  # the seeded reads are kept: a slider costs a schedule
+    assert time.process_time() - began < 2  # the seeded reads are kept: a slider costs a schedule
     assert unsorted.layout.title.text != gantt.preview(base).layout.title.text
     told = gantt.preview(Mm2Config(reads="real")).layout.title.text
     assert "simulated reads seeded; the real ones are not here" in told
