@@ -4,7 +4,9 @@
 
 One eta for the whole model (each layer finds its own sparsity), or one a layer (each layer is held to the target).
 What remains at the end of stage 1 is closed by `shift`: the one change of the routers' biases that gives the target
-on given gates. Both are ours; the paper tries values of eta by hand.
+on given gates. In stage 2 the model goes on learning under frozen routers, so their inputs drift and the sparsity
+with them: `hold` moves the biases against that, and a last `shift` ends it. All of this is ours; the paper tries
+values of eta by hand.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ class ControllerOptions:
     memory: float = 0.8
     eta_min: float = 1e-3
     eta_max: float = 300.0
+    hold: float = 0.5  # in stage 2: how far biases move a step, in logits, for each 1.0 off the target; 0: frozen
 
 
 class Controller:
@@ -54,6 +57,13 @@ class Controller:
         if self.options.scope == "global":
             error = error.mean().expand_as(error)
         self.eta = (self.eta * torch.exp(self.options.gain * error)).clamp(self.options.eta_min, self.options.eta_max)
+
+    def hold(self, sparsity: Tensor) -> Tensor:
+        """What to add to each layer's router bias, [layers], after a step of stage 2 with `sparsity` [layers]."""
+        error = sparsity.detach().cpu() - self.target
+        if self.options.scope == "global":
+            error = error.mean().expand_as(error)
+        return self.options.hold * error
 
     def state(self) -> dict[str, Any]:
         """What `restore` needs to go on exactly."""

@@ -21,6 +21,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
+from importlib.machinery import PathFinder
 from pathlib import Path
 
 from workbench.lm import fetch
@@ -95,7 +96,7 @@ def _download(package: Package, kept: Path, beat: Beat) -> None:
 
 
 def _pip() -> list[str]:
-    if fetch.PathFinder.find_spec("pip"):
+    if PathFinder.find_spec("pip"):
         return [sys.executable, "-m", "pip"]
     if bundled := fetch._bundled_pip():  # environments by uv have none of their own
         return [sys.executable, f"{bundled}/pip"]

@@ -4,6 +4,8 @@
     L_sep = mean over layers, experts and tokens of 1 / ((G - tau)^2 + eps)       published: eps = 0
     L     = L_task + eta L_eff + lambda(t) L_sep                                  published: lambda = 0.5 from step 0
 
+`keep` marks the tokens that count: padding is taken out before anything is computed of it.
+
 As published L_sep is infinite at the threshold, and a barrier there: experts that start above it never come down.
 `SeparabilityOptions` names the ways round that; `PUBLISHED` turns them off.
 """
@@ -41,22 +43,20 @@ PUBLISHED = SeparabilityOptions(weight=0.5, eps=0.0, delay=0.0, ramp=0.0)
 
 
 def efficiency(gates: Sequence[Tensor], keep: Tensor) -> Tensor:
-    """L_eff of each layer, [layers]: the mean of G^2 over the tokens that `keep` [...] marks. gates: [..., experts] each."""
-    return torch.stack([_mean(g.square(), keep) for g in gates])
+    """L_eff of each layer, [layers]: the mean of G^2 over the tokens that `keep` marks. gates: [..., experts] each."""
+    return torch.stack([_mean(g[keep].square()) for g in gates])
 
 
 def separability(gates: Sequence[Tensor], keep: Tensor, eps: float, tau: float = TAU) -> Tensor:
     """L_sep, a scalar: the mean of 1 / ((G - tau)^2 + eps) over the tokens that `keep` marks."""
-    return torch.stack([_mean(1 / ((g - tau).square() + eps), keep) for g in gates]).mean()
+    return torch.stack([_mean(1 / ((g[keep] - tau).square() + eps)) for g in gates]).mean()
 
 
 def hard_sparsity(gates: Sequence[Tensor], keep: Tensor, tau: float = TAU) -> Tensor:
     """Share of experts that do not run, [layers], over the tokens that `keep` marks; no gradient."""
-    return torch.stack([_mean((g.detach() <= tau).float(), keep) for g in gates])
+    return torch.stack([_mean((g.detach()[keep] <= tau).float()) for g in gates])
 
 
-def _mean(values: Tensor, keep: Tensor) -> Tensor:
-    """Mean over kept tokens and all experts; padding adds nothing, whatever it holds (an infinity included)."""
-    weights = keep.to(values.dtype).unsqueeze(-1)
-    kept = torch.where(weights > 0, values, torch.zeros_like(values))
-    return kept.sum() / (weights.sum().clamp_min(1) * values.shape[-1])
+def _mean(values: Tensor) -> Tensor:
+    """Mean over tokens and experts; 0 of no tokens."""
+    return values.sum() / max(1, values.numel())

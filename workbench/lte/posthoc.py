@@ -60,11 +60,16 @@ class Thinned(nn.Module):
         self.samples, self.left_out, self.seen = [[], []], 0, 0
 
     def _cut(self, values: Tensor, which: int) -> Tensor:
-        """`values` with those under the threshold zero; while calibrating, as they are and remembered."""
+        """`values` with those under the threshold zero; while calibrating, the threshold of all that was seen so far.
+
+        Cutting in calibration too lets later thresholds see what cutting does: else more is left out than asked for.
+        """
         if self.cuts is None:
             self.samples[which].append(values.detach().abs().float().flatten()[::7])
-            return values
-        keep = values.abs() > self.cuts[which]
+            cut = _quantile(self.samples[which], self.sparsity)
+        else:
+            cut = self.cuts[which]
+        keep = values.abs() > cut
         self._count(keep)
         return values * keep.to(values.dtype)
 
@@ -89,7 +94,7 @@ class Thinned(nn.Module):
 def thinned(
     model: SparseModel, method: Method, sparsity: float, batches: Sequence[Tensor], seed: int = 0
 ) -> Iterator[list[Thinned]]:
-    """`model` in dense mode, its MLPs thinned, for a while. `batches` of ids [n, tokens] are what thresholds are set on.
+    """`model` in dense mode, its MLPs thinned, for a while. Thresholds are set on `batches` of ids [n, tokens].
 
     ValueError for a sparsity outside [0, 1), an unknown method, or a threshold method without calibration text.
     """

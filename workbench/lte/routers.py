@@ -38,7 +38,7 @@ class StraightThrough(torch.autograd.Function):
         return (gates > tau).to(gates.dtype)
 
     @staticmethod
-    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]  # noqa: ARG004
+    def backward(ctx: object, grad: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return grad, None
 
 
@@ -48,7 +48,7 @@ def hard(gates: Tensor, tau: float = TAU) -> Tensor:
 
 
 def warm_start(router: Router, x: Tensor, importance: Tensor, keep: float, ridge: float = 1e-2) -> None:
-    """Set a router from activations: ridge regression of each expert's importance [tokens, experts] on x [tokens, hidden].
+    """Set a router from activations: ridge regression of log `importance` [tokens, experts] on x [tokens, hidden].
 
     The scale is such that the share `keep` of (token, expert) pairs lies above the threshold. In the manner of Deja Vu.
     """

@@ -83,7 +83,7 @@ def load(folder: Path, model: Any, base: str | None = None) -> SparseModel:
     config, tensors = read(folder)
     if base is not None and base != config["base"]:
         raise ArtifactError(
-            f"{folder} was trained on weights {config['base'][:12]}, these are {base[:12]}: load that model, or train anew"
+            f"{folder} was trained on weights {config['base'][:12]}, these are {base[:12]}: load those, or train anew"
         )
     blocks = gated_blocks(model)
     inner, hidden = blocks[0].mlp.gate_proj.weight.shape

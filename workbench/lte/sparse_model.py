@@ -1,4 +1,4 @@
-"""A Llama-like model of Hugging Face whose FFNs run by experts: dense, soft (stage 1), straight-through or hard (stage 2).
+"""A Llama-like model of Hugging Face whose FFNs run by experts: dense, soft, straight-through or hard.
 
     dense      FFN(x) = W_down h,                       h = act(W_gate x) * (W_up x)
     soft       FFN(x) = W_down (h * spread(G(x)))       spread: an expert's gate to its 32 neurons
@@ -59,7 +59,7 @@ class SparseMLP(nn.Module):
         if self.mode == "soft":
             return gates
         if self.mode == "straight":
-            found: Tensor = StraightThrough.apply(gates, self.tau)
+            found: Tensor = StraightThrough.apply(gates, self.tau)  # type: ignore[no-untyped-call]
             return found
         return hard(gates, self.tau)
 
@@ -158,9 +158,10 @@ def gated_blocks(model: Any) -> list[Any]:
         missing = [part for part in PARTS if not hasattr(mlp, part)]
         if missing:
             raise NotGated(
-                f"layer {i} of {type(model).__name__} has no gated MLP ({type(mlp).__name__} lacks {', '.join(missing)}): "
-                "LTE needs gate_proj, up_proj and down_proj, as Llama, Mistral, Qwen and Gemma have them"
+                f"layer {i} of {type(model).__name__} has no gated MLP: its {type(mlp).__name__} lacks "
+                f"{', '.join(missing)}. LTE needs gate_proj, up_proj and down_proj, as Llama, Qwen and Gemma have"
             )
+        assert mlp is not None
         inner = mlp.gate_proj.weight.shape[0]
         if inner % NEURONS:
             raise NotGated(f"layer {i} has {inner} FFN neurons: experts of {NEURONS} need a multiple of {NEURONS}")

@@ -2,7 +2,7 @@
 
     warm      dense FFNs: the ordinary fine-tuning that the paper starts from
     stage 1   soft gates; L_task + eta L_eff + lambda L_sep; routers and model learn. Its last part may be `straight`
-    stage 2   routers frozen, hard threshold; L_task alone
+    stage 2   routers frozen but for the shift that holds the sparsity, hard threshold; L_task alone
 The dense arm runs the same steps on the same batches with dense FFNs throughout.
 """
 
@@ -111,7 +111,7 @@ def train(
     trainer = _Trainer(sparse, task, config)
     steps = trainer.resume(folder) if folder else []
     while len(steps) < config.steps and not trainer.patience_spent:
-        step = trainer.step(len(steps), steps)
+        step = trainer.step(len(steps))
         steps.append(step)
         if folder and (len(steps) % config.checkpoint_every == 0 or len(steps) == config.steps):
             trainer.save(folder, steps)
@@ -135,14 +135,14 @@ class _Trainer:
             [{"params": list(self.own.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
         )
         self.controller = Controller(config.target, len(sparse.layers), config.controller)
-        self.best, self.best_score, self.worse = {}, -math.inf, 0  # of stage 2
-        self.best: dict[str, Tensor]
+        self.best: dict[str, Tensor] = {}  # of stage 2
+        self.best_score, self.worse = -math.inf, 0
 
     @property
     def patience_spent(self) -> bool:
         return 0 < self.config.patience <= self.worse
 
-    def step(self, number: int, before: list[Step]) -> Step:
+    def step(self, number: int) -> Step:
         """Do one step and validate where it is due."""
         begun, config = time.perf_counter(), self.config
         if number == config.warm_steps + config.soft_steps and config.arm == "lte" and config.calibrate:
@@ -155,6 +155,8 @@ class _Trainer:
         self._descend(loss, number)
         if config.arm == "lte" and config.stage(number) == "stage 1":
             self.controller.update(sparsity, config.done(number))
+        elif mode == "hard":
+            self._move(self.controller.hold(sparsity))
         score = self._validate(number + 1)
         eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
         seconds = time.perf_counter() - begun
@@ -180,12 +182,12 @@ class _Trainer:
             parameter.requires_grad_(learn)
         self.optimizer.zero_grad(set_to_none=True)
         if torch.isfinite(loss):
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
         groups = (list(self.own.values()), list(self.routers.values()))
         norms = [nn.utils.clip_grad_norm_(group, config.clip) for group in groups]
         if not (torch.isfinite(loss) and all(torch.isfinite(norm) for norm in norms)):
             raise Diverged(
-                f"the loss of step {number + 1} ({config.stage(number)}) is {loss.item()}, or its gradient is no number: "
+                f"the loss of step {number + 1} ({config.stage(number)}) is {loss.item()}, or its gradient no number: "
                 f"stopped before that step. The weights are those of step {number}; lower model_lr or router_lr, or "
                 "give L_sep an eps above 0"
             )
@@ -203,9 +205,13 @@ class _Trainer:
             self.task.loss(self.sparse, batch)
             for rows, gates in zip(seen, self.sparse.gates()):
                 rows.append(torch.logit(gates[batch.keep], eps=1e-7))
-        moves = shift([torch.cat(rows) for rows in seen], self.config.target, self.config.controller.scope)
+        self._move(shift([torch.cat(rows) for rows in seen], self.config.target, self.config.controller.scope))
+
+    @torch.no_grad()
+    def _move(self, moves: Tensor) -> None:
+        """Add to every router's biases."""
         for layer, move in zip(self.sparse.layers, moves):
-            layer.router.bias += move
+            layer.router.bias.add_(move.to(layer.router.bias.device))
 
     def _validate(self, number: int) -> float | None:
         """The hard-mode score when it is due; stage 2 remembers its best weights."""
@@ -228,6 +234,8 @@ class _Trainer:
         for name, kept in self.best.items():
             self.own[name].copy_(kept)
         self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
+        if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps:
+            self._calibrate(self.config.steps)
 
     def save(self, folder: Path, steps: list[Step]) -> None:
         """Write the checkpoint, whole or not at all."""
