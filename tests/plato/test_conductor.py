@@ -182,6 +182,16 @@ def test_a_chain_computes_nothing_twice(engine):
     assert not any(p.kind == "trunk" for p in found.parts)
 
 
+def test_an_engine_that_does_not_say_what_it_reused_is_warmed_once(engine, monkeypatch):
+    """A server's counts may be unknown: the trunk counts as computed when its sequence has ended."""
+    step = engine.step
+    monkeypatch.setattr(engine, "step", lambda: [replace(out, reused=0, prefilled=0) for out in step()])
+    wide = plan_of([(f"What is {c}?", ()) for c in "abcd"], budget=5)
+    found, happened = go(engine, script=Given(wide))
+    assert sum(h.kind == "started" and h.part.kind == "trunk" for h in happened) == 1
+    assert sorted(found.order) == [1, 2, 3, 4]
+
+
 def test_without_sharing_everything_is_computed_again(engine, monkeypatch):
     """The control of the two above: the same chain with reuse switched off."""
     start = engine.start

@@ -230,7 +230,9 @@ class _Run:
             self.ready = max(self.ready, len(stem))
 
     def _after(self, part: Part) -> Iterator[Happening]:
-        if part.kind == "node":
+        if part.kind == "trunk":
+            self._computed(part.prompt)  # also where the engine cannot say what it has
+        elif part.kind == "node":
             self.fresh.append(part.node)
         elif part.kind == "plan":
             yield from self._planned()
