@@ -228,8 +228,21 @@ class PlatoResult(Result):
             "predicted_s": self.median(tested, "predicted_s"),
             "first_token_s": self.median(tested, "first_s"),
             "exact": exact,
+            "right_fraction": self.scored("plato"),
+            "right_fraction_edges_cut": self.scored("plato, edges cut"),
+            "right_fraction_sot": self.scored("sot"),
         }
         return {k: v for k, v in numbers.items() if not math.isnan(v)}
+
+    def scored(self, way: str) -> float:
+        """Share of parts that said the expected string, over all families of tasks; nan where nothing was scored."""
+        return next((float(s["exact"]) for s in self.scores if s["way"] == way and s["family"] == "all"), math.nan)
+
+    def scores_frame(self) -> pd.DataFrame:
+        """The scores on tasks with known answers, a row per way and family (fields of quality.Score)."""
+        import pandas as pd
+
+        return pd.DataFrame(self.scores)
 
     def to_frame(self) -> pd.DataFrame:
         import pandas as pd
