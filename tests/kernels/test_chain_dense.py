@@ -183,6 +183,20 @@ def test_the_long_join_is_the_definition():
         same(join(made, params), reference_join.dp_rmq(made, params), (number, params))
 
 
+def test_the_long_join_gives_up_after_skips():
+    """Many near anchors that are predecessors of one another already; the limit is met, and now and then put off."""
+    rng = np.random.default_rng(12)
+    limited = 0
+    for number in range(500):
+        shape = {"bw_long": 500, "join_inner_dist": 1000, "join_size_cap": 100_000, "max_dist_y": 5000}
+        params = parameters(rng, max_skip=int(rng.integers(0, 4)), gap_scale=0.8, skip_scale=0.0, **shape)
+        made = anchors(rng, 70, int(rng.choice([20, 60, 200])))
+        found = join(made, params)
+        same(found, reference_join.dp_rmq(made, params), (number, params))
+        limited += any((a != b).any() for a, b in zip(found, join(made, dataclasses.replace(params, max_skip=None))))
+    assert limited > 50
+
+
 def test_the_long_join_of_many_anchors_is_the_definition():
     """Shelves of several pieces, that split, are swept and joined; windows that empty in between."""
     rng = np.random.default_rng(9)
