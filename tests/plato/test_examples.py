@@ -32,7 +32,7 @@ def test_plans(name):
     example = EXAMPLES[name]
     plan = example.plan()
     assert (len(plan), len(plan.edges), plan.width, plan.depth) == SHAPES[name]
-    assert plan == plan_from(example.plan_text, 1)  # every part has tokens of its own: the 1 is never used
+    assert plan == plan_from(example.plan_text)  # as the setting reads it
     assert all(24 <= node.budget <= 128 for node in plan.nodes)
     assert {node.budget for node in example.plan(7).nodes} == {7}
     reader = PlanReader(budgets={n.id: n.budget for n in plan.nodes})
