@@ -9,6 +9,7 @@ Source: LTE (arXiv 2402.06126), section 4.3 for the gather kernel's idea; the la
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
@@ -133,13 +134,9 @@ def _native(x: Tensor, packed: Packed, active: Tensor, backend: str) -> Tensor:
     return torch.from_numpy(_sparse_mlp.run(packed.weights, given, mask, loop))
 
 
-_known: tuple[str, ...] = ()
-
-
+@cache
 def _loops() -> tuple[str, ...]:
-    global _known
-    _known = _known or available()
-    return _known
+    return available()
 
 
 def traffic_bytes(packed: Packed, active: Tensor) -> int:

@@ -15,7 +15,7 @@ NEURONS = 32
 
 
 def sparse_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, grouping: Tensor, active: Tensor) -> Tensor:
-    """MLP of x [n, hidden]: gate and up [inner, hidden], down [hidden, inner], grouping [experts, 32], active [n, experts].
+    """Of x [n, hidden] through gate, up [inner, hidden], down [hidden, inner]; grouping [experts, 32], active [n, experts].
 
     Returns [n, hidden] float32. The weights' dtype decides what is rounded.
     """

@@ -50,7 +50,6 @@ class Loop:
         """Score, predecessor and peak of every anchor."""
         return kernel.dp(anchors, self.params, backend=self.backend)
 
-
     def seconds(self, reads: Sequence[Kept], stop: Flag) -> float:
         """Of the processor on one thread; on a GPU, which takes all reads together, by the wall. nan when stopped."""
         if self.backend in kernel.GPU:
