@@ -101,15 +101,22 @@ class Step:
 
 
 def train(
-    sparse: SparseModel, task: Task, config: TrainConfig, folder: Path | None = None
+    sparse: SparseModel,
+    task: Task,
+    config: TrainConfig,
+    folder: Path | None = None,
+    seen: list[Step] | None = None,
 ) -> Generator[Step, None, list[Step]]:
     """Train `sparse` in place, one Step a batch; returns all of them.
 
     With a `folder` a checkpoint is kept there, and a run that was killed goes on from it, to the same weights as one
-    that was not. Diverged names the step at which the loss was no number: the weights are those before it.
+    that was not; `seen` is given the steps of the checkpoint at once. Diverged names the step at which the loss was no
+    number: the weights are those before it.
     """
     trainer = _Trainer(sparse, task, config)
     steps = trainer.resume(folder) if folder else []
+    if seen is not None:
+        seen.extend(steps)
     while len(steps) < config.steps and not trainer.patience_spent:
         step = trainer.step(len(steps))
         steps.append(step)

@@ -1,0 +1,194 @@
+"""What the trained artifacts are worth, written beside them: results.json and curves.csv.
+
+Every row is measured once and kept, so that a run that was ended goes on with the next row. All of it is on the
+held-out part; post-hoc methods work on the model that was fine-tuned dense, with the same steps and batches.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import platform
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench import lm
+from workbench.lm.files import manifest
+from workbench.lte import evaluate, lora, posthoc, save
+from workbench.lte.data import Example
+from workbench.lte.sparse_model import SparseModel
+from workbench.lte.tasks import LanguageModelling, Sentiment
+from workbench.lte.train import Step, train
+from workbench.lte.train_artifacts import ARTIFACTS, RECIPES, base_model, groupings, make_task, prepare, runs, say
+
+TAUS = (0.3, 0.4, 0.6, 0.7)
+SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
+MOST = {"sentiment": 1000, "news": 64}  # examples for rows beside the two arms, which see the whole held-out part
+Row = dict[str, Any]
+
+
+def run(action: str, task: str, seed: int) -> None:
+    """`finish`: save both arms and measure them. `posthoc`: measure what needs no training, at the same sparsities."""
+    folder = ARTIFACTS / f"{task}-80"
+    if action == "finish":
+        curves = {arm: save_arm(task, arm, seed, folder) for arm in ("dense", "lte")}
+        write_curves(folder / "curves.csv", curves)
+    book = Book(folder / "results.json", task, seed)
+    if action == "finish":
+        measure_arms(book, folder, task)
+    else:
+        measure_posthoc(book, folder, task, seed)
+    say(json.dumps(book.summarised(), indent=1))
+
+
+def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
+    """The arm's last checkpoint as an artifact; returns its steps. RuntimeError when it is not trained to its end."""
+    sparse, made = prepare(task, seed)
+    config = RECIPES[task].config(arm, seed)
+    steps: list[Step] = []
+    for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
+        raise RuntimeError(f"the {arm} arm is at step {step.step} of {config.steps}: train it first, to its end")
+    base = manifest(lm.path("smollm2"))["fingerprint"]
+    info = {"arm": arm, "base": base, "task": task, "seed": seed, "config": asdict(config), "model": "SmolLM2-135M"}
+    save.save(folder / arm, sparse, info)
+    return steps
+
+
+def write_curves(file: Path, curves: dict[str, list[Step]]) -> None:
+    """Every step of both arms as CSV."""
+    with file.open("w", newline="") as stream:
+        table = csv.writer(stream)
+        names = ["step", "stage", "loss", "task_loss", "sparsity", "eta", "score"]
+        table.writerow(["arm", *names])
+        for arm, steps in curves.items():
+            for row in map(asdict, steps):
+                cells = [f"{v:.5g}" if isinstance(v, float) else v for v in (row[n] for n in names)]
+                table.writerow([arm, *cells])
+
+
+class Book:
+    """results.json: rows by name, each measured once; with what they were measured on."""
+
+    def __init__(self, file: Path, task: str, seed: int) -> None:
+        self.file = file
+        machine = f"{_processor()}, 1 thread, torch {torch.__version__}, bfloat16"
+        fresh = {"format": 1, "task": task, "seed": seed, "measured_on": machine, "rows": {}, "answers": {}}
+        self.content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else fresh
+
+    def row(self, name: str, made: Callable[[], tuple[evaluate.Measured, float]]) -> None:
+        """Measure `name` unless it is there; `made` returns what was measured and the sparsity."""
+        if name in self.content["rows"]:
+            return
+        found, sparsity = made()
+        if found.right:
+            value, unit = evaluate.proportion(found.right), "accuracy"
+            self.content["answers"][name] = "".join("01"[right] for right in found.right)
+        else:
+            value, unit = evaluate.perplexity(found.nll), "perplexity"
+        row = {"unit": unit, **asdict(value), "sparsity": sparsity}
+        if any(found.sparsity):
+            row["layers"] = [round(s, 4) for s in found.sparsity]
+        self.content["rows"][name] = _short(row)
+        self._write()
+        say(f"{name}: {unit} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] at {sparsity:.3f}")
+
+    def summarised(self) -> Row:
+        """The two arms side by side, and whether the goal was met: 80 % of the FFN left out, within 2 points."""
+        rows, answers = self.content["rows"], self.content["answers"]
+        if not {"lte", "dense"} <= set(rows):
+            return {}
+        found: Row = {"sparsity": rows["lte"]["sparsity"], "lte": rows["lte"]["value"], "dense": rows["dense"]["value"]}
+        if {"lte", "dense"} <= set(answers):
+            pair = [[mark == "1" for mark in answers[name]] for name in ("lte", "dense")]
+            gap = asdict(evaluate.difference(*pair))
+            found["lte_minus_dense"] = _short(gap)
+            found["goal_met"] = bool(found["sparsity"] >= 0.8 and gap["value"] >= -0.02)
+        self.content["summary"] = found
+        self._write()
+        return found
+
+    def _write(self) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        self.file.write_text(json.dumps(self.content, indent=1) + "\n")
+
+
+def measure_arms(book: Book, folder: Path, task: str) -> None:
+    """Both artifacts as saved, on all of the held-out part; LTE at other thresholds; the model before any training."""
+    model, tokens = base_model()
+    made = make_task(task, tokens)
+    held_out = made.examples("test")
+    some = _some(held_out, task)
+    dense = save.load(folder / "dense", model)
+    book.row("dense", lambda: _measured(dense, made, held_out))
+    lora.remove(dense.to_dense(merge=False))
+    untrained = SparseModel(model, dense.groupings)
+    book.row("untrained", lambda: _measured(untrained, made, some))
+    untrained.to_dense(merge=False)
+    lte = save.load(folder / "lte", model)
+    book.row("lte", lambda: _measured(lte, made, held_out))
+    for tau in TAUS:
+        lte.set_tau(tau)
+        book.row(f"lte tau {tau}", lambda: _measured(lte, made, some))
+    lte.set_mode("dense")
+    book.row("lte all experts", lambda: _measured(lte, made, some))
+
+
+def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
+    """Each post-hoc method on the dense arm, or on the base model where no arm is trained; k-means blocks."""
+    model, tokens = base_model()
+    made, cut = make_task(task, tokens), groupings(model, seed)
+    tuned = (folder / "dense" / save.CONFIG).is_file()
+    name = "dense" if tuned else "base"
+    sparse = save.load(folder / "dense", model) if tuned else SparseModel(model, cut)
+    for layer, group in zip(sparse.layers, cut):
+        layer.grouping = group
+    some = _some(made.examples("test"), task)
+    batches = [made.batch(i, 16, seed).ids for i in range(4)]
+    book.row(f"{name} on the same examples", lambda: _measured(sparse, made, some))
+    order = sorted(SPARSITIES, key=lambda s: (s != 0.8, s))  # the target first
+    for sparsity in order:
+        for method in posthoc.METHODS:
+            book.row(f"{method} {sparsity}", partial(_thinned, sparse, made, some, method, sparsity, batches))
+
+
+def _measured(
+    sparse: SparseModel, task: Sentiment | LanguageModelling, examples: Sequence[Example]
+) -> tuple[evaluate.Measured, float]:
+    found = evaluate.measure(sparse, task, examples)
+    return found, found.mean_sparsity
+
+
+def _thinned(
+    sparse: SparseModel,
+    task: Sentiment | LanguageModelling,
+    examples: Sequence[Example],
+    method: posthoc.Method,
+    sparsity: float,
+    batches: Sequence[torch.Tensor],
+) -> tuple[evaluate.Measured, float]:
+    with posthoc.thinned(sparse, method, sparsity, batches) as layers:
+        found = evaluate.measure(sparse, task, examples)
+    return found, posthoc.measured_sparsity(layers)
+
+
+def _some(examples: Sequence[Example], task: str) -> list[Example]:
+    """The first of the held-out examples, in their own order: the split is by hash, so this is no choice."""
+    return list(examples[: MOST[task]])
+
+
+def _short(row: Row) -> Row:
+    return {k: round(v, 5) if isinstance(v, float) else v for k, v in row.items()}
+
+
+def _processor() -> str:
+    if Path("/proc/cpuinfo").is_file():
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.partition(':')[2].strip()} ({os.cpu_count()} processors)"
+    return platform.processor() or platform.machine()
