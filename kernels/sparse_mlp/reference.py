@@ -15,7 +15,9 @@ NEURONS = 32
 
 
 def sparse_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, grouping: Tensor, active: Tensor) -> Tensor:
-    """Of x [n, hidden] through gate, up [inner, hidden], down [hidden, inner]; grouping [experts, 32], active [n, experts].
+    """MLP of x [n, hidden] by gate, up [inner, hidden] and down [hidden, inner] for active [n, experts].
+
+    grouping: [experts, 32] names each expert's neurons.
 
     Returns [n, hidden] float32. The weights' dtype decides what is rounded.
     """
