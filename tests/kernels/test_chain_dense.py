@@ -145,6 +145,17 @@ def test_a_window_one_longer_than_allowed():
                 same(ck.dp(made, params, backend=backend), wanted, (n, max_iter, backend))
 
 
+@pytest.mark.parametrize("count", [2, 63, 64, 65, 66, 200])
+@pytest.mark.parametrize("beside", [0, 100])
+def test_the_sort_around_64_keys(count, beside):
+    """64 are inserted in order, 65 are carried in cycles: of all keys, and of those that share their first bytes."""
+    from workbench.kernels.chain import _chain
+
+    for byte in (0, 8, 40, 56):
+        keys = [(n % 3) << byte for n in range(count)] + [255 << 56] * beside
+        assert _chain.order(np.array(keys, np.uint64)).tolist() == reference.sort_order(keys), byte
+
+
 def test_the_leader_where_the_search_ends_early():
     """With max_iter and skips that end a search at once, the best anchor in reach must still be found."""
     rng = np.random.default_rng(5)
