@@ -280,13 +280,13 @@ class PlatoResult(Result):
         )
 
     def decided(self) -> dict[str, Any]:
-        told = {"query": self.query, "plan": self.planned.text, "ways": sorted({r.way for r in self.rows})}
+        told: dict[str, Any] = {"query": self.query, "ways": sorted({r.way for r in self.rows})}
         if self.rows[0].badge == "modelled":
-            return told | {"rows": [r.model_dump() for r in self.rows]}
+            return told | {"plan": self.planned.text, "rows": [r.model_dump() for r in self.rows]}
         told["plain"] = self.plain_answer
         if self.config.refuse and self.config.way == "plato":
-            return told  # whether the plan is refused is up to the clock
-        return told | {"answer": self.answer, "exact": self.exact}
+            return told  # whether the plan is refused, and how much of it is written then, is up to the clock
+        return told | {"plan": self.planned.text, "answer": self.answer, "exact": self.exact}
 
 
 def row_of(outcome: Outcome, way: Way, number: int, predicted_s: float | None, badge: str) -> Row:

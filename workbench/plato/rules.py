@@ -28,7 +28,7 @@ _REFERS = re.compile(r"\b(?:it|its|them|their|those|these|that|this|him|her)\b",
 _ACTIONS = (
     "add advise analyse analyze answer ask build calculate check choose cite compare compute conclude contrast convert "
     "count create decide define describe design discuss draft draw end estimate evaluate examine explain find give "
-    "identify imagine invent judge list look make mention name outline plan predict prepare propose prove recommend "
+    "identify imagine invent judge list look make mention name outline pick plan predict prepare propose prove recommend "
     "research review say select sketch solve state study suggest sum summarise summarize take tell think translate "
     "work write"
 )
