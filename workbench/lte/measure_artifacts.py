@@ -35,7 +35,7 @@ Row = dict[str, Any]
 
 def run(action: str, task: str, seed: int) -> None:
     """`finish`: save both arms and measure them. `posthoc`: measure what needs no training, at the same sparsities."""
-    folder = ARTIFACTS / f"{task}-80"
+    folder = ARTIFACTS / RECIPES[task].name
     if action == "finish":
         curves = {arm: save_arm(task, arm, seed, folder) for arm in ("dense", "lte")}
         write_curves(folder / "curves.csv", curves)

@@ -1,7 +1,7 @@
 """Make the trained artifacts anew: `python -m workbench.lte.train_artifacts train sentiment lte`, and so on.
 
     train TASK ARM     train an arm; killed, it goes on where it was. TASK: sentiment, news. ARM: dense, lte
-    finish TASK        measure both arms on the held-out part and write artifacts/TASK-80/
+    finish TASK        measure both arms on the held-out part and write the artifact
     posthoc            measure what needs no training (CATS, TEAL, random, oracles) at the same sparsities
 
 SmolLM2-135M on one thread: an arm of `sentiment` takes about 6 minutes of processor time.
@@ -37,6 +37,7 @@ WINDOW = 128  # tokens of the language-modelling windows
 class Recipe:
     """What one task is trained with, in both arms alike."""
 
+    name: str  # of the artifact's folder
     warm: int
     soft: int
     hard: int
@@ -62,8 +63,8 @@ class Recipe:
 
 
 RECIPES = {
-    "sentiment": Recipe(warm=70, soft=160, hard=130, batch=16, target=0.82),
-    "news": Recipe(warm=40, soft=120, hard=100, batch=4, target=0.5),
+    "sentiment": Recipe("sentiment-80", warm=70, soft=160, hard=130, batch=16, target=0.82),
+    "news": Recipe("news-50", warm=40, soft=120, hard=100, batch=4, target=0.5),
 }
 
 

@@ -1,0 +1,52 @@
+"""What measures the artifacts: each row once, every step, and no arm that is not at its end."""
+
+import csv
+import json
+
+import pytest
+from lte_toys import tiny_sparse, toy
+
+from workbench.lte import evaluate, measure_artifacts
+from workbench.lte.train import Step, TrainConfig
+from workbench.lte.train_artifacts import RECIPES
+
+
+def test_the_book_measures_a_row_once_and_goes_on(tmp_path):
+    sparse, task = tiny_sparse(), toy()
+    sparse.set_mode("hard")
+    asked = []
+
+    def made():
+        asked.append(1)
+        found = evaluate.measure(sparse, task, task.examples("test"))
+        return found, found.mean_sparsity
+
+    for _ in range(2):  # the second finds the first's rows on disk
+        book = measure_artifacts.Book(tmp_path / "new" / "results.json", "sentiment", 0)
+        book.row("dense", made)
+        book.row("lte", made)
+    assert len(asked) == 2
+    summary = book.summarised()
+    assert summary["lte_minus_dense"]["value"] == 0
+    assert summary["goal_met"] is False  # nothing is left out by a fresh router
+    assert json.loads((tmp_path / "new" / "results.json").read_text())["summary"] == summary
+
+
+def test_curves_hold_every_step(tmp_path):
+    steps = [Step(i, "warm", 1.0 / i, 0.5, 0.0, 1.0, None if i % 2 else 0.75, 0.1) for i in range(1, 5)]
+    measure_artifacts.write_curves(tmp_path / "c.csv", {"lte": steps, "dense": steps[:2]})
+    with (tmp_path / "c.csv").open() as stream:
+        rows = list(csv.DictReader(stream))
+    assert [r["arm"] for r in rows] == ["lte"] * 4 + ["dense"] * 2
+    assert rows[2]["loss"] == "0.33333"
+    assert [r["score"] for r in rows[:2]] == ["", "0.75"]
+
+
+def test_an_arm_that_is_not_at_its_end_is_not_saved(tmp_path, monkeypatch):
+    monkeypatch.setattr(measure_artifacts, "prepare", lambda task, seed: (tiny_sparse(), toy()))
+    monkeypatch.setattr(measure_artifacts, "runs", lambda: tmp_path)
+    short = TrainConfig(warm_steps=1, soft_steps=1, hard_steps=1)
+    monkeypatch.setattr(type(RECIPES["sentiment"]), "config", lambda self, arm, seed: short)
+    with pytest.raises(RuntimeError, match="the lte arm is at step 1 of 3: train it first, to its end"):
+        measure_artifacts.save_arm("sentiment", "lte", 0, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
