@@ -1,6 +1,6 @@
 """What a GPU makes of the chaining kernels: pairs per second against this machine's cores, occupancy, where time goes.
 
-    WORKBENCH_DATA=... python -m workbench.kernels.chain.gpu_bench [cuda|hip] [FILE.csv]      chain_gpu.csv of benchmarks/
+    WORKBENCH_DATA=... python -m workbench.kernels.chain.gpu_bench [cuda|hip] [FILE.csv]
 
 Never run on a GPU here: none was at hand, and without one it refuses, with the reason. Scores are compared with the
 CPU's first, all of them. Seconds are by the wall: with copies and everything the host does, beside the time of kernels

@@ -28,9 +28,9 @@ _REFERS = re.compile(r"\b(?:it|its|them|their|those|these|that|this|him|her)\b",
 _ACTIONS = (
     "add advise analyse analyze answer ask build calculate check choose cite compare compute conclude contrast convert "
     "count create decide define describe design discuss draft draw end estimate evaluate examine explain find give "
-    "identify imagine invent judge list look make mention name outline pick plan predict prepare propose prove recommend "
-    "research review say select sketch solve state study suggest sum summarise summarize take tell think translate "
-    "work write"
+    "identify imagine invent judge list look make mention name outline pick plan predict prepare propose prove "
+    "recommend research review say select sketch solve state study suggest sum summarise summarize take tell "
+    "think translate work write"
 )
 _QUESTIONS = "who what when where why how which whose is are do does did can could should would will"
 _VERBS, _ASKING = frozenset(_ACTIONS.split()), frozenset(_QUESTIONS.split())
