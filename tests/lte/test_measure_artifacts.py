@@ -2,6 +2,7 @@
 
 import csv
 import json
+from pathlib import Path
 
 import pytest
 from lte_toys import tiny_sparse, toy
@@ -30,6 +31,25 @@ def test_the_book_measures_a_row_once_and_goes_on(tmp_path):
     assert summary["lte_minus_dense"]["value"] == 0
     assert summary["goal_met"] is False  # nothing is left out by a fresh router
     assert json.loads((tmp_path / "new" / "results.json").read_text())["summary"] == summary
+
+
+def test_a_row_that_cannot_be_written_loses_none_before(tmp_path, monkeypatch):
+    sparse, task = tiny_sparse(), toy()
+    found = evaluate.measure(sparse, task, task.examples("valid"))
+    book = measure_artifacts.Book(tmp_path / "results.json", "sentiment", 0)
+    book.row("one", lambda: (found, 0.0))
+    before = (tmp_path / "results.json").read_text()
+
+    def half(path, text, **more):
+        with path.open("w") as stream:
+            stream.write(text[: len(text) // 2])
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "write_text", half)
+    with pytest.raises(KeyboardInterrupt):
+        book.row("two", lambda: (found, 0.0))
+    assert (tmp_path / "results.json").read_text() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
 def test_curves_hold_every_step(tmp_path):

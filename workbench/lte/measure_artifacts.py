@@ -114,8 +114,14 @@ class Book:
         return found
 
     def _write(self) -> None:
+        """Replace the file as a whole: a kill in between leaves the rows before."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        self.file.write_text(json.dumps(self.content, indent=1) + "\n")
+        partial_file = self.file.with_suffix(f".{os.getpid()}")
+        try:
+            partial_file.write_text(json.dumps(self.content, indent=1) + "\n")
+            partial_file.replace(self.file)
+        finally:
+            partial_file.unlink(missing_ok=True)
 
 
 def measure_arms(book: Book, folder: Path, task: str) -> None:
