@@ -50,5 +50,6 @@ struct Pair : Sixteen {
 }  // namespace
 
 void run_avx2(const Call& c) { c.shape.half ? run<Pair>(c) : run<Single>(c); }
+void route_avx2(const Routing& c) { c.shape.half ? route<Pair>(c) : route<Single>(c); }
 
 }  // namespace sparse_mlp

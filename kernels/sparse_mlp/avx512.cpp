@@ -39,5 +39,6 @@ struct Pair {
 }  // namespace
 
 void run_avx512(const Call& c) { c.shape.half ? run<Pair>(c) : run<Single>(c); }
+void route_avx512(const Routing& c) { c.shape.half ? route<Pair>(c) : route<Single>(c); }
 
 }  // namespace sparse_mlp

@@ -40,5 +40,6 @@ struct Pair : Sixteen {
 }  // namespace
 
 void run_portable(const Call& c) { c.shape.half ? run<Pair>(c) : run<Single>(c); }
+void route_portable(const Routing& c) { c.shape.half ? route<Pair>(c) : route<Single>(c); }
 
 }  // namespace sparse_mlp

@@ -15,9 +15,7 @@ NEURONS = 32
 
 
 def sparse_mlp(x: Tensor, gate: Tensor, up: Tensor, down: Tensor, grouping: Tensor, active: Tensor) -> Tensor:
-    """MLP of x [n, hidden] by gate, up [inner, hidden] and down [hidden, inner] for active [n, experts].
-
-    grouping: [experts, 32] names each expert's neurons.
+    """MLP of x [n, hidden]: gate, up [inner, hidden]; down [hidden, inner]; grouping [e, 32]; active [n, e].
 
     Returns [n, hidden] float32. The weights' dtype decides what is rounded.
     """

@@ -14,33 +14,54 @@ namespace sparse_mlp {
 constexpr int kNeurons = 32, kLanes = 16, kLine = 64;
 constexpr int kRows = 8;  // rows that are worked on together: 2 x 8 accumulators fit the registers
 
+#define SPARSE_MLP_INLINE __attribute__((always_inline)) inline  // no copy of one instruction set for all
+
 struct Shape {
     int64_t hidden, experts;
     bool half;  // bfloat16
-    int64_t padded() const { return (hidden + kLanes - 1) / kLanes * kLanes; }
-    int64_t steps() const { return half ? padded() / 2 : padded(); }
-    int64_t tiles() const { return padded() / kLanes; }
-    int64_t lines_down() const { return half ? kNeurons / 2 : kNeurons; }
-    int64_t gate_up_bytes() const { return 2 * steps() * 2 * kLine; }
-    int64_t expert_bytes() const { return gate_up_bytes() + tiles() * lines_down() * kLine; }
+    SPARSE_MLP_INLINE int64_t padded() const { return (hidden + kLanes - 1) / kLanes * kLanes; }
+    SPARSE_MLP_INLINE int64_t steps() const { return half ? padded() / 2 : padded(); }
+    SPARSE_MLP_INLINE int64_t tiles() const { return padded() / kLanes; }
+    SPARSE_MLP_INLINE int64_t lines_down() const { return half ? kNeurons / 2 : kNeurons; }
+    SPARSE_MLP_INLINE int64_t gate_up_bytes() const { return 2 * steps() * 2 * kLine; }
+    SPARSE_MLP_INLINE int64_t expert_bytes() const { return gate_up_bytes() + tiles() * lines_down() * kLine; }
 };
 
 // What one call works on. x: [n, steps()] floats, or pairs of bfloat16 in 32 bits; y: [n, padded()] floats, set to
-// zero before; active: [n, experts]. The experts that any row uses are read once for every 8 rows.
+// zero before; active: [n, experts]. The experts that any row uses are read once for every 8 rows (tiles: 16).
 struct Call {
     Shape shape;
     const unsigned char* weights;
-    const void* x;
+    const uint32_t* x;
     float* y;
     const bool* active;
     int64_t n;
 };
 
-void run_portable(const Call&);
+// A router: logits [n, experts] of x, packed as blocks of 32 experts x steps x two lines; active where one is above 0.
+struct Routing {
+    Shape shape;
+    const unsigned char* weights;
+    const float* bias;
+    const uint32_t* x;
+    bool* active;
+    int64_t n;
+};
+
+SPARSE_MLP_INLINE int64_t router_blocks(const Shape& s) { return (s.experts + kNeurons - 1) / kNeurons; }
+SPARSE_MLP_INLINE int64_t router_bytes(const Shape& s) { return router_blocks(s) * s.steps() * 2 * kLine; }
+
+#define SPARSE_MLP_LOOPS(name) \
+    void run_##name(const Call&); \
+    void route_##name(const Routing&);
+
+SPARSE_MLP_LOOPS(portable)
 #ifdef SPARSE_MLP_X86
-void run_avx2(const Call&);
-void run_avx512(const Call&);
-void run_avx512_bf16(const Call&);
+SPARSE_MLP_LOOPS(avx2)
+SPARSE_MLP_LOOPS(avx512)
+SPARSE_MLP_LOOPS(avx512_bf16)
+void run_amx(const Call&);
+bool amx_allowed();  // by the system: the first question asks it for the tiles
 #endif
 
 }  // namespace sparse_mlp
