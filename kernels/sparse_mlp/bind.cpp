@@ -72,6 +72,7 @@ T* at(uintptr_t address) {
 
 NB_MODULE(_sparse_mlp, m) {
     m.def("read_all", [](uintptr_t from, int64_t bytes) { return read_all(at<unsigned char>(from), bytes); });
+    m.def("room", &room);
     m.def("pack", &py_pack);
     m.def("pack_router", &py_pack_router);
     m.def("loops", [](bool half) {
