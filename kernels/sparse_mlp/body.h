@@ -8,7 +8,7 @@
 namespace sparse_mlp {
 namespace {  // built once for each instruction set: the linker must not give one's copy to another
 
-constexpr int64_t kAhead = 4096;  // bytes that are asked for before they are read; bench.py chose it
+constexpr int64_t kAhead = 4096, kAheadSingle = 2048;  // bytes asked for before they are read (README.md)
 
 // exp by a polynomial on [-ln2/2, ln2/2], within 2 units of the last place: a plain loop over it becomes vectors.
 inline float fast_exp(float x) {
@@ -41,9 +41,9 @@ struct Stream {
     const unsigned char* at;
     const unsigned char* end;
     const unsigned char* next;
-    template <int LINES>
+    template <int LINES, bool HALF = true>
     void ahead() const {
-        const unsigned char* p = at + kAhead;
+        const unsigned char* p = at + (HALF ? kAhead : kAheadSingle);
         if (p >= end) p = next + (p - end);
         for (int i = 0; i < LINES; ++i) __builtin_prefetch(p + i * kLine, 0, 2);
     }
@@ -67,7 +67,7 @@ inline void two_lines(int64_t steps, Stream& w, const uint32_t* const* x, float 
     Lanes gate[ROWS], up[ROWS];
     for (int r = 0; r < ROWS; ++r) gate[r].clear(), up[r].clear();
     for (int64_t k = 0; k < steps; k += 2, w.at += 4 * kLine) {
-        w.template ahead<4>();
+        w.template ahead<4, Lanes::half>();
         for (int u = 0; u < 2; ++u) {
             const auto g = Lanes::line(w.at + 2 * u * kLine), v = Lanes::line(w.at + (2 * u + 1) * kLine);
             for (int r = 0; r < ROWS; ++r) {
@@ -94,7 +94,7 @@ void expert(const Shape& s, Stream w, const uint32_t* const* x, float* const* y)
         Lanes sum[ROWS];
         for (int r = 0; r < ROWS; ++r) sum[r].load(y[r] + t * kLanes);
         for (int64_t j = 0; j < lines; j += 4, w.at += 4 * kLine) {
-            w.template ahead<4>();
+            w.template ahead<4, Lanes::half>();
             for (int u = 0; u < 4; ++u) {
                 const auto line = Lanes::line(w.at + u * kLine);
                 for (int r = 0; r < ROWS; ++r) sum[r].add(line, h[r][j + u]);

@@ -86,6 +86,24 @@ const bool* union_of(const Shape& s, const bool* active, int64_t n) {
     return reinterpret_cast<const bool*>(room.data());
 }
 
+SPARSE_MLP_INLINE uint64_t read_lines(const unsigned char* from, int64_t bytes) {
+    constexpr int kWords = 4 * kLine / 8, kNear = 1024;  // asked for so far ahead a plain stream is fastest
+    uint64_t sum[kWords] = {};
+    for (int64_t i = 0; i + 4 * kLine <= bytes; i += 4 * kLine) {
+        for (int line = 0; line < 4; ++line) __builtin_prefetch(from + i + kNear + line * kLine, 0, 2);
+        uint64_t words[kWords];
+        std::memcpy(words, from + i, sizeof words);
+        for (int k = 0; k < kWords; ++k) sum[k] ^= words[k];
+    }
+    uint64_t all = 0;
+    for (uint64_t each : sum) all ^= each;
+    return all;
+}
+
+#ifdef SPARSE_MLP_X86
+__attribute__((target("avx2"))) uint64_t read_avx2(const unsigned char* from, int64_t bytes) { return read_lines(from, bytes); }
+#endif
+
 }  // namespace
 
 bool runs(Loop loop, bool half) {
@@ -168,18 +186,10 @@ void decide(const Shape& s, const unsigned char* router, const float* bias, cons
 }
 
 uint64_t read_all(const unsigned char* from, int64_t bytes) {
-    uint64_t sum[8] = {};
-    for (int64_t i = 0; i + 4 * kLine <= bytes; i += 4 * kLine) {
-        for (int line = 0; line < 4; ++line) __builtin_prefetch(from + i + kAhead + line * kLine, 0, 2);
-        for (int at = 0; at < 4 * kLine; at += 64) {
-            uint64_t words[8];
-            std::memcpy(words, from + i + at, sizeof words);
-            for (int k = 0; k < 8; ++k) sum[k] ^= words[k];
-        }
-    }
-    uint64_t all = 0;
-    for (uint64_t each : sum) all ^= each;
-    return all;
+#ifdef SPARSE_MLP_X86
+    if (runs(Loop::avx2, false)) return read_avx2(from, bytes);
+#endif
+    return read_lines(from, bytes);
 }
 
 }  // namespace sparse_mlp
