@@ -20,7 +20,7 @@ from engine_child import Engine, draw_ids
 from workbench.backends import BackendUnavailable
 from workbench.cake.config import CakeConfig
 from workbench.cake.lmcache import start_server
-from workbench.cake.vllm_bench import apart
+from workbench.cake.vllm_facts import apart
 from workbench.cake.vllm_settings import Asked, Settings
 from workbench.cake.vllm_work import measured_vllm
 from workbench.lm.tiny_folder import write_tiny

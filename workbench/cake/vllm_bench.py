@@ -16,8 +16,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
 
-os.environ.setdefault("TORCHDYNAMO_DISABLE", "1")  # the sampler would be compiled at its first use, which takes 30 s
-
 from workbench import lm
 from workbench.cake.config import LONGEST, CakeConfig
 from workbench.cake.lmcache_mp import MpEngine
