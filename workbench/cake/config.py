@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from workbench.lm.dtype import Dtype, chosen_dtype
 from workbench.system import Config
 
 LONGEST = {"smollm2": 8192, "tiny": 4096}
@@ -28,7 +29,11 @@ class CakeConfig(Config):
     model: Literal["smollm2", "tiny"] = Field(
         "smollm2", description="smollm2: SmolLM2-135M-Instruct; tiny: a random Llama for tests"
     )
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of weights and KV cache")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="Type of weights and KV cache; auto: bfloat16 where the processor multiplies it fast (AVX-512), "
+        "else float32",
+    )
     prompt_tokens: int = Field(8001, ge=64, le=131072, description="Length of the prompt to restore, tokens")
     link_mb_s: float | None = Field(
         None,
@@ -114,6 +119,13 @@ class CakeConfig(Config):
     sim_share: Literal["12.5", "50", "100"] = Field(
         "100", description="Share of the simulated GPU that prefill gets, percent", json_schema_extra=SIMULATION
     )
+
+    @property
+    def weights(self) -> Dtype:
+        """The type that this machine computes in: `dtype`, or what auto stands for."""
+        if self.dtype == "auto" and self.backend == "sim":
+            return "bfloat16"  # a simulated run is the same wherever it is made
+        return chosen_dtype(self.dtype)
 
     @property
     def pass_tokens(self) -> int:

@@ -44,11 +44,11 @@ class Bench:
         self.total = 4.0 + config.rounds * (2 + (config.policy == "cake")) + 2 * config.sweep_points
         torch.set_num_threads(config.threads)
         self.tell("loading the model")
-        self.model = lm.load(config.model, dtype=config.dtype, progress=self.follow)
+        self.model = lm.load(config.model, dtype=config.weights, progress=self.follow)
         self.step = config.pass_tokens
         self.prompts = prompts(config, self.model)
         c = self.model.config
-        layout = Layout(c.layers, c.kv_heads, config.grain, c.head_dim, config.dtype)
+        layout = Layout(c.layers, c.kv_heads, config.grain, c.head_dim, config.weights)
         self.store: Store = open_store(config, layout, self.model.fingerprint, folder)
         self.token_bytes = layout.nbytes // layout.tokens
         self.loadable = sum(self.storable(i) for i in range(len(self.prompts)))

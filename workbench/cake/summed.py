@@ -44,7 +44,7 @@ def summed(bench: Bench, costs: Costs, link: float, run: int, control: float) ->
     shown = sorted((k for k in bench.kept if k[0].mode == tested and _at(k[0], link)), key=_ttft)
     row, strokes, _ = shown[(len(shown) - 1) // 2]
     compute_s, load_s = (median(_ttft(k) for k in bench.kept if k[0].mode == m and _at(k[0], link)) for m in SINGLE)
-    source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.dtype})"
+    source = f"fitted to the compute-only passes and load-only reads of this run ({bench.model.name}, {config.weights})"
     like = tested == "cake" and config.requests == 1 and all(bench.usable[0])
     facts: dict[str, Any] = {
         "rows": bench.rows,
@@ -56,7 +56,7 @@ def summed(bench: Bench, costs: Costs, link: float, run: int, control: float) ->
         "oracle_s": best_s,
         "oracle_token": token,
         "bound_s": bound_s,
-        "tolerance": TOLERANCE[config.dtype] * top,
+        "tolerance": TOLERANCE[config.weights] * top,
         "control_max_abs_diff": control,
         "tokens": [t for answer in bench.answers for t in answer],
         "text": bench.model.tokenizer.decode(bench.answers[0]),

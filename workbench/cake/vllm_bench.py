@@ -45,7 +45,7 @@ class Bench:
         self.run_grains = config.run or 1
         self.runs: list[Run] = []
         self.tell("loading the prompt")
-        model = lm.load(config.model, dtype=config.dtype, progress=lambda _done, _total, note: self.tell(note))
+        model = lm.load(config.model, dtype=config.weights, progress=lambda _done, _total, note: self.tell(note))
         self.ids, self.tokenizer = prompts(config, model)[0], model.tokenizer
         del model
         self.loadable = (len(self.ids) - 1) // config.grain * config.grain
@@ -77,7 +77,7 @@ class Bench:
             settings["server"] = start_server(self.folder).address
         return LLM(
             str(self.model),
-            dtype=config.dtype,
+            dtype=config.weights,
             seed=config.seed,
             skip_tokenizer_init=True,
             enforce_eager=True,  # compiling takes minutes and wins nothing on this backend
@@ -98,7 +98,9 @@ class Bench:
         """Begin to start the engine with LMCache's own connector."""
         if not self.config.lmcache_mp:
             return None
-        make = partial(MpEngine, self.model, self.longest, self.folder / "mp", dtype=self.config.dtype, step=self.step)
+        make = partial(
+            MpEngine, self.model, self.longest, self.folder / "mp", dtype=self.config.weights, step=self.step
+        )
         return ThreadPoolExecutor(1).submit(make, top=TOP)
 
     def _await_mp(self, starting: Future[MpEngine] | None) -> None:

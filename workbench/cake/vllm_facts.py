@@ -83,7 +83,7 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
     single = [median(_ttft(r) for r in bench.runs if r.row.mode == m and _at(r.row, link)) for m in ("compute", "load")]
     table = model_time.nearest_claims(single[0], single[1], _ttft(shown)) if config.policy == "cake" else []
     reference = bench.runs[0]
-    source = f"fitted to the compute-only passes of this run (vLLM, {config.model}, {config.dtype})"
+    source = f"fitted to the compute-only passes of this run (vLLM, {config.model}, {config.weights})"
     return {
         "rows": [r.row.model_dump(mode="json") for r in bench.runs],
         "strokes": [_stroke(s).model_dump(mode="json") for s in shown.spans],
@@ -94,7 +94,7 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
         "oracle_s": best.ttft_s,
         "oracle_token": best.token,
         "bound_s": bound_s,
-        "tolerance": TOLERANCE[config.dtype] * max(abs(v) for v in reference.top.values()),
+        "tolerance": TOLERANCE[config.weights] * max(abs(v) for v in reference.top.values()),
         "control_max_abs_diff": control,
         "tokens": reference.tokens,
         "text": bench.tokenizer.decode(reference.tokens),

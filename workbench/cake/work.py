@@ -60,7 +60,7 @@ def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
     if config.sim_hardware == "one CPU core":
         costs, token_bytes = THIS_MACHINE, THIS_TOKEN_BYTES
         source = "SmolLM2-135M in bfloat16 on one thread of an Intel Xeon, fitted to a measured run"
-        if config.dtype == "float32":
+        if config.weights == "float32":
             token_bytes *= 2
             source += "; float32 has twice the bytes, its computing was not measured and counts as bfloat16's"
     else:

@@ -22,6 +22,8 @@ __all__ = [
     "ModelUnavailable",
     "Sampler",
     "Stopped",
+    "chosen_dtype",
+    "fast_dtype",
     "load",
     "path",
     "prompt",
@@ -30,6 +32,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from workbench.lm.cache import KVCache
+    from workbench.lm.dtype import chosen_dtype, fast_dtype
     from workbench.lm.files import ModelStatus, ModelUnavailable, path, status
     from workbench.lm.model import LM, LMConfig, Stopped
     from workbench.lm.prompts import prompt
@@ -41,6 +44,8 @@ _HOME = {
     "LMConfig": "model",
     "Stopped": "model",
     "KVCache": "cache",
+    "chosen_dtype": "dtype",
+    "fast_dtype": "dtype",
     "ModelStatus": "files",
     "ModelUnavailable": "files",
     "path": "files",

@@ -77,7 +77,7 @@ class Book:
 
     def __init__(self, file: Path, task: str, seed: int) -> None:
         self.file = file
-        machine = f"{_processor()}, 1 thread, torch {torch.__version__}, bfloat16"
+        machine = f"{_processor()}, 1 thread, torch {torch.__version__}, {lm.fast_dtype()}"
         fresh = {"format": 1, "task": task, "seed": seed, "measured_on": machine, "rows": {}, "answers": {}}
         self.content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else fresh
 

@@ -69,12 +69,14 @@ RECIPES = {
 
 
 def base_model() -> tuple[Any, FileTokenizer]:
-    """SmolLM2-135M as transformers loads it, in bfloat16, and its tokenizer."""
+    """SmolLM2-135M as transformers loads it, in the type that is fast on this machine, and its tokenizer."""
     from transformers import AutoModelForCausalLM
 
     folder = lm.path("smollm2")
     # eager: at 30 tokens a text the fused attention's backward takes longer than the rest of attention together
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16, attn_implementation="eager")
+    model = AutoModelForCausalLM.from_pretrained(
+        folder, dtype=getattr(torch, lm.fast_dtype()), attn_implementation="eager"
+    )
     return model.eval(), FileTokenizer(folder)
 
 

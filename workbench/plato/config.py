@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from workbench.dag import DagError, read
+from workbench.lm.dtype import Dtype, chosen_dtype
 from workbench.plato.grammar import LEAST_ASK
 from workbench.plato.graph import MOST_NODES, PART_TOKENS, Node, Plan, PlanError
 from workbench.system import Config
@@ -31,7 +32,11 @@ class PlatoConfig(Config):
     model: Literal["smollm2", "tiny"] = Field(
         "smollm2", description="smollm2: SmolLM2-135M-Instruct; tiny: a random Llama for tests"
     )
-    dtype: Literal["bfloat16", "float32"] = Field("bfloat16", description="Type of weights and KV cache")
+    dtype: Literal["auto", "bfloat16", "float32"] = Field(
+        "auto",
+        description="Type of weights and KV cache; auto: bfloat16 where the processor multiplies it fast (AVX-512), "
+        "else float32",
+    )
     example: Example = Field("join", description="A bundled query and plan; a query or plan of your own replaces it")
     query: str | None = Field(
         None,
@@ -103,6 +108,11 @@ class PlatoConfig(Config):
         "decoding; llama.cpp Q4_1: published widths of a quantized model on two cores",
         json_schema_extra=SIMULATION,
     )
+
+    @property
+    def weights(self) -> Dtype:
+        """The type that this machine computes in: `dtype`, or what auto stands for."""
+        return chosen_dtype(self.dtype)
 
     def unused(self) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""

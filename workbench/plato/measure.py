@@ -51,7 +51,7 @@ def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
         from workbench.plato.vllm_engine import open_vllm
 
         engine: Engine = open_vllm(
-            config.model, config.dtype, say, stop, temperature=config.temperature, seed=config.seed
+            config.model, config.weights, say, stop, temperature=config.temperature, seed=config.seed
         )
     else:
         from workbench.plato.endpoint import open_endpoint
@@ -76,13 +76,13 @@ def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
 
     torch.set_num_threads(config.threads)
     say(Progress(0, 1, "loading the model"))
-    model = lm.load(config.model, dtype=config.dtype, seed=config.seed, progress=_follow(say, stop))
+    model = lm.load(config.model, dtype=config.weights, seed=config.seed, progress=_follow(say, stop))
     samples: list[Sample] = []
     for done, total, samples in calibrate(model):  # noqa: B007  the last ones are kept
         if stop.is_set():
             raise Stopped("the run was cancelled")
         say(Progress(0.04 * done / total, 1, f"calibrating: what a step costs, {done} of {total}"))
-    cost = fit(samples, f"{config.model} in {config.dtype}, {config.threads} thread, measured in this run")
+    cost = fit(samples, f"{config.model} in {config.weights}, {config.threads} thread, measured in this run")
     sampler = lm.Sampler(temperature=config.temperature, seed=config.seed)
     engine = EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None)
     Matcher(model.tokenizer, Constraint('start: "a"'))  # reads the vocabulary, once a process: no part of an answer

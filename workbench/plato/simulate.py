@@ -75,7 +75,7 @@ def stand_in_cost(config: PlatoConfig) -> StepCost:
     """The cost model that stands for the config's run where nothing was measured."""
     if config.backend == "sim":
         return MACHINES[config.sim_machine]
-    return MACHINES[f"one CPU core, {config.dtype}"]
+    return MACHINES[f"one CPU core, {config.weights}"]
 
 
 def simulated(config: PlatoConfig, cost: StepCost) -> dict[Way, Outcome]:
