@@ -16,7 +16,7 @@ LINES = 400
 CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
-COMING = ("lte",)  # systems whose parts are here before they are in the catalogue
+COMING = ("rlboost",)  # systems whose parts are here before they are in the catalogue
 
 # What a system may stand on, beside lm and kernels.
 HOUSE = {"system", "backends", "child", "dag", "leash", "pump", "theme", "trace"}

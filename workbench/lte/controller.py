@@ -2,6 +2,9 @@
 
     eta <- eta * exp(gain * (goal(t) - sparsity))       once a step; goal(t) rises to the target
 
+That is `steer="eta"`. With "bias" eta stays, and the routers' biases are moved after each step of stage 1 as `hold`
+moves them in stage 2: the sparsity follows the goal closely, where eta lags and overshoots.
+
 One eta for the whole model (each layer finds its own sparsity), or one a layer (each layer is held to the target).
 What remains at the end of stage 1 is closed by `shift`: the one change of the routers' biases that gives the target
 on given gates. In stage 2 the model goes on learning under frozen routers, so their inputs drift and the sparsity
@@ -24,13 +27,15 @@ class ControllerOptions:
     """`rise`: share of stage 1 after which the goal is the target. `memory`: of the running mean of the sparsity."""
 
     scope: Literal["global", "layer"] = "global"
+    steer: Literal["eta", "bias"] = "eta"
     eta: float = 1.0
     gain: float = 0.2
     rise: float = 0.5
     memory: float = 0.8
     eta_min: float = 1e-3
     eta_max: float = 300.0
-    hold: float = 0.5  # in stage 2: how far biases move a step, in logits, for each 1.0 off the target; 0: frozen
+    start: float = 0.0  # the goal when stage 1 begins
+    hold: float = 0.5  # how far biases move a step, in logits, for each 1.0 off; 0: routers are frozen in stage 2
 
 
 class Controller:
@@ -46,7 +51,8 @@ class Controller:
 
     def goal(self, done: float) -> float:
         """The sparsity asked for when the share `done` of stage 1 is over."""
-        return self.target * min(1.0, done / self.options.rise) if self.options.rise > 0 else self.target
+        share = min(1.0, done / self.options.rise) if self.options.rise > 0 else 1.0
+        return self.options.start + (self.target - self.options.start) * share
 
     def update(self, sparsity: Tensor, done: float) -> None:
         """Take in the hard sparsity [layers] of a step and move eta."""
@@ -58,9 +64,12 @@ class Controller:
             error = error.mean().expand_as(error)
         self.eta = (self.eta * torch.exp(self.options.gain * error)).clamp(self.options.eta_min, self.options.eta_max)
 
-    def hold(self, sparsity: Tensor) -> Tensor:
-        """What to add to each layer's router bias, [layers], after a step of stage 2 with `sparsity` [layers]."""
-        error = sparsity.detach().cpu() - self.target
+    def hold(self, sparsity: Tensor, done: float = 1.0) -> Tensor:
+        """What to add to each layer's router bias, [layers], after a step with `sparsity` [layers].
+
+        `done`: share of stage 1 that is over; 1 in stage 2.
+        """
+        error = sparsity.detach().cpu() - self.goal(done)
         if self.options.scope == "global":
             error = error.mean().expand_as(error)
         return self.options.hold * error

@@ -21,11 +21,13 @@ import torch
 from workbench import lm
 from workbench.lm.files import manifest
 from workbench.lte import evaluate, lora, posthoc, save
+from workbench.lte.arms import make_task
 from workbench.lte.data import Example
+from workbench.lte.shelf import ARTIFACTS
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.tasks import LanguageModelling, Sentiment
 from workbench.lte.train import Step, train
-from workbench.lte.train_artifacts import ARTIFACTS, RECIPES, base_model, groupings, make_task, prepare, runs, say
+from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepare, runs, say
 
 TAUS = (0.3, 0.4, 0.6, 0.7)
 SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)

@@ -46,7 +46,7 @@ class SparseMLP(nn.Module):
         self.mode: Mode = "dense"
         self.tau = TAU
         self.gates: Tensor | None = None
-        self.chosen: Callable[[Tensor, Tensor], Tensor] | None = None  # another's choice instead of the router's
+        self.chosen: Callable[[Tensor, float], Tensor] | None = None  # in hard mode, of the gates and tau: not G > tau
 
     def forward(self, x: Tensor) -> Tensor:
         if self.mode == "dense":
@@ -61,7 +61,7 @@ class SparseMLP(nn.Module):
         if self.mode == "straight":
             found: Tensor = StraightThrough.apply(gates, self.tau)  # type: ignore[no-untyped-call]
             return found
-        return hard(gates, self.tau)
+        return hard(gates, self.tau) if self.chosen is None else self.chosen(gates, self.tau)
 
 
 class SparseModel:

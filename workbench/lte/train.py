@@ -23,6 +23,7 @@ from workbench.lte.controller import Controller, ControllerOptions, shift
 from workbench.lte.data import Batch
 from workbench.lte.losses import SeparabilityOptions, efficiency, hard_sparsity, separability
 from workbench.lte.sparse_model import Mode, SparseModel
+from workbench.lte.start import start_routers
 from workbench.lte.tasks import Task
 
 Stage = Literal["warm", "stage 1", "stage 2"]
@@ -47,6 +48,8 @@ class TrainConfig:
     warmup: float = 0.06  # share of all steps in which the learning rate rises; then it falls to a tenth
     clip: float = 1.0
     tune: Literal["lora", "full"] = "lora"
+    router_start: Literal["bias", "activations"] = "bias"  # published: at random; "bias" has all experts run at first
+    start_batches: int = 8  # that "activations" looks at
     straight_from: float = 0.6  # share of stage 1 after which the forward is hard; 1: never, as published
     separability: SeparabilityOptions = field(default_factory=SeparabilityOptions)
     controller: ControllerOptions = field(default_factory=ControllerOptions)
@@ -154,6 +157,8 @@ class _Trainer:
         begun, config = time.perf_counter(), self.config
         if number == config.warm_steps + config.soft_steps and config.arm == "lte" and config.calibrate:
             self._calibrate(number)
+        if number == config.warm_steps and config.arm == "lte" and config.router_start == "activations":
+            self._start_routers(number)
         mode = config.mode(number)
         self.sparse.set_mode(mode)
         batch = self.task.batch(number, config.batch, config.seed)
@@ -161,13 +166,20 @@ class _Trainer:
         loss, sparsity = self._with_gates(task_loss, batch, number)
         self._descend(loss, number)
         if config.arm == "lte" and config.stage(number) == "stage 1":
-            self.controller.update(sparsity, config.done(number))
+            self._steer(sparsity, config.done(number))
         elif mode == "hard":
             self._move(self.controller.hold(sparsity))
         score = self._validate(number + 1)
         eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
         seconds = time.perf_counter() - begun
         return Step(number + 1, config.stage(number), loss.item(), task_loss.item(), zeros, eta, score, seconds)
+
+    def _steer(self, sparsity: Tensor, done: float) -> None:
+        """After a step of stage 1: by eta, as published by hand, or by the biases."""
+        if self.config.controller.steer == "eta":
+            self.controller.update(sparsity, done)
+        else:
+            self._move(self.controller.hold(sparsity, done))
 
     def _with_gates(self, task_loss: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """The whole loss, and the hard sparsity of each layer."""
@@ -215,6 +227,14 @@ class _Trainer:
         self._move(shift([torch.cat(rows) for rows in seen], self.config.target, self.config.controller.scope))
 
     @torch.no_grad()
+    def _start_routers(self, number: int) -> None:
+        """Set the routers from what experts are worth to the warmed model, and onto the first goal."""
+        batches = [
+            self.task.batch(number + i, self.config.batch, self.config.seed) for i in range(self.config.start_batches)
+        ]
+        start_routers(self.sparse, batches, keep=1 - self.controller.goal(0.0))
+
+    @torch.no_grad()
     def _move(self, moves: Tensor) -> None:
         """Add to every router's biases."""
         for layer, move in zip(self.sparse.layers, moves):
@@ -230,18 +250,19 @@ class _Trainer:
         if config.stage(number - 1) == "stage 2":
             if score > self.best_score:
                 self.best_score, self.worse = score, 0
-                self.best = {name: p.detach().clone() for name, p in self.own.items()} if config.patience else {}
+                kept = (self.own | self.routers).items() if config.patience else ()
+                self.best = {name: p.detach().clone() for name, p in kept}
             else:
                 self.worse += 1
         return score
 
     @torch.no_grad()
     def finish(self) -> None:
-        """With patience: back to the best weights of stage 2. The model is left in the mode it was trained for."""
+        """With patience: back to the best weights of stage 2, routers' too. The model is left in its arm's mode."""
         for name, kept in self.best.items():
-            self.own[name].copy_(kept)
+            (self.own | self.routers)[name].copy_(kept)
         self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
-        if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps:
+        if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps and not self.best:
             self._calibrate(self.config.steps)
 
     def save(self, folder: Path, steps: list[Step]) -> None:

@@ -23,14 +23,14 @@ from workbench import lm
 from workbench.lm.files import cache_root
 from workbench.lm.tokenizer import FileTokenizer
 from workbench.lte import lora, tasks
+from workbench.lte.arms import load_smollm2, make_task
+from workbench.lte.controller import ControllerOptions
 from workbench.lte.grouping import Grouping
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
 from workbench.lte.train import TrainConfig, train
 
-ARTIFACTS = Path(__file__).parent / "artifacts"
 RANK, ALPHA = 8, 16.0
-WINDOW = 128  # tokens of the language-modelling windows
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,10 @@ class Recipe:
             hard_steps=self.hard,
             batch=self.batch,
             model_lr=self.model_lr,
-            straight_from=0.5,
+            straight_from=0.0,
+            router_start="activations",
+            router_lr=5e-4,
+            controller=ControllerOptions(steer="bias", start=0.3, rise=0.6, hold=1.0, eta=0.1),
             validate_every=40,
             validate_on=200,
             checkpoint_every=20,
@@ -69,15 +72,8 @@ RECIPES = {
 
 
 def base_model() -> tuple[Any, FileTokenizer]:
-    """SmolLM2-135M as transformers loads it, in the type that is fast on this machine, and its tokenizer."""
-    from transformers import AutoModelForCausalLM
-
-    folder = lm.path("smollm2")
-    # eager: at 30 tokens a text the fused attention's backward takes longer than the rest of attention together
-    model = AutoModelForCausalLM.from_pretrained(
-        folder, dtype=getattr(torch, lm.fast_dtype()), attn_implementation="eager"
-    )
-    return model.eval(), FileTokenizer(folder)
+    """SmolLM2-135M in the type that is fast on this machine, and its tokenizer."""
+    return load_smollm2(lm.fast_dtype())
 
 
 def groupings(model: Any, seed: int) -> list[Grouping]:
@@ -102,11 +98,6 @@ def prepare(task: str, seed: int) -> tuple[SparseModel, tasks.Sentiment | tasks.
     cut = groupings(model, seed)
     lora.add(model, RANK, ALPHA, seed=seed)
     return SparseModel(model, cut, seed=seed), make_task(task, tokens)
-
-
-def make_task(task: str, tokens: FileTokenizer) -> tasks.Sentiment | tasks.LanguageModelling:
-    """The task by its name."""
-    return tasks.sentiment(tokens) if task == "sentiment" else tasks.language_modelling(tokens, WINDOW)
 
 
 def train_arm(task: str, arm: str, seed: int) -> None:

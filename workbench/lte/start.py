@@ -1,0 +1,53 @@
+"""Routers that begin with what the dense model shows: which experts matter to which tokens.
+
+    importance of expert e to a token = sum over its neurons of (|h_i| |W_down[:, i]|)^2, as the oracle of posthoc.py
+
+LTE starts routers at random and lets L_eff find out; Deja Vu fits predictors to a frozen model and stops there. Here
+the second is where the first begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.lte.data import Batch
+from workbench.lte.grouping import NEURONS
+from workbench.lte.routers import warm_start
+from workbench.lte.sparse_model import SparseModel
+
+
+@torch.no_grad()
+def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> None:
+    """Fit every router by ridge regression on `batches`, so that the share `keep` of experts runs. Padding is left out.
+
+    Runs the dense model once over each batch. ValueError without a batch.
+    """
+    if not batches:
+        raise ValueError("routers are started from text: give at least one batch")
+    inputs: list[list[Tensor]] = [[] for _ in model.layers]
+    hidden: list[list[Tensor]] = [[] for _ in model.layers]
+    keeps: list[Tensor] = []
+
+    def remember(rows: list[Tensor]) -> Callable[..., None]:
+        return lambda module, given: rows.append(given[0][keeps[-1]].float())  # noqa: ARG005  a hook's arguments
+
+    hooks = []
+    for layer, xs, hs in zip(model.layers, inputs, hidden):
+        hooks.append(layer.register_forward_pre_hook(remember(xs)))
+        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(remember(hs)))
+    try:
+        with model.as_mode("dense"):
+            for batch in batches:
+                keeps.append(batch.keep)
+                model.hidden(batch.ids)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    for layer, xs, hs in zip(model.layers, inputs, hidden):
+        sizes = layer.mlp.down_proj.weight.float().norm(dim=0)
+        order = torch.from_numpy(layer.grouping).flatten()
+        share = (torch.cat(hs).abs() * sizes).square()[:, order].unflatten(-1, (-1, NEURONS)).sum(dim=-1)
+        warm_start(layer.router, torch.cat(xs), share, keep)
