@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -116,7 +116,14 @@ def train(
     that was not; `seen` is given the steps of the checkpoint at once. Diverged names the step at which the loss was no
     number: the weights are those before it.
     """
-    trainer = _Trainer(sparse, task, config)
+    return (yield from drive(Trainer(sparse, task, config), folder, seen))
+
+
+def drive(
+    trainer: Trainer, folder: Path | None = None, seen: list[Step] | None = None
+) -> Generator[Step, None, list[Step]]:
+    """What `train` does with a trainer: resume, step, keep checkpoints, finish."""
+    config = trainer.config
     steps = trainer.resume(folder) if folder else []
     if seen is not None:
         seen.extend(steps)
@@ -130,19 +137,19 @@ def train(
     return steps
 
 
-class _Trainer:
+class Trainer:
     """What a run holds between steps."""
 
     def __init__(self, sparse: SparseModel, task: Task, config: TrainConfig) -> None:
         self.sparse, self.task, self.config = sparse, task, config
         sparse.model.requires_grad_(False)
-        self.own, self.routers = sparse.model_parameters(config.tune), sparse.router_parameters()
-        if not self.own:
+        self.mine, self.routers = sparse.model_parameters(config.tune), sparse.router_parameters()
+        if not self.mine:
             raise ValueError("nothing to train: add adapters first (lora.add), or tune='full'")
-        for parameter in (self.own | self.routers).values():
+        for parameter in (self.mine | self.routers).values():
             parameter.requires_grad_(True)
         self.optimizer = torch.optim.AdamW(
-            [{"params": list(self.own.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
+            [{"params": list(self.mine.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
         )
         self.controller = Controller(config.target, len(sparse.layers), config.controller)
         self.best: dict[str, Tensor] = {}  # of stage 2
@@ -161,10 +168,13 @@ class _Trainer:
             self._start_routers(number)
         mode = config.mode(number)
         self.sparse.set_mode(mode)
-        batch = self.task.batch(number, config.batch, config.seed)
-        task_loss = self.task.loss(self.sparse, batch)
-        loss, sparsity = self._with_gates(task_loss, batch, number)
-        self._descend(loss, number)
+        batch = self.own(self.task.batch(number, config.batch, config.seed))
+
+        def losses() -> tuple[Tensor, Tensor, Tensor]:
+            task_loss = self.task.loss(self.sparse, batch)
+            return task_loss, *self._with_gates(task_loss, batch, number)
+
+        task_loss, loss, sparsity = self._descend(losses, number)
         if config.arm == "lte" and config.stage(number) == "stage 1":
             self._steer(sparsity, config.done(number))
         elif mode == "hard":
@@ -173,6 +183,14 @@ class _Trainer:
         eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
         seconds = time.perf_counter() - begun
         return Step(number + 1, config.stage(number), loss.item(), task_loss.item(), zeros, eta, score, seconds)
+
+    def own(self, batch: Batch) -> Batch:
+        """This process's part of a batch: all of it."""
+        return batch
+
+    def weight(self, batch: Batch) -> float:  # noqa: ARG002  another trainer looks at it
+        """What a mean over this part's tokens counts in the mean over all parts, times their number."""
+        return 1.0
 
     def _steer(self, sparsity: Tensor, done: float) -> None:
         """After a step of stage 1: by eta, as published by hand, or by the biases."""
@@ -189,30 +207,46 @@ class _Trainer:
         loss = task_loss
         if self.config.stage(number) == "stage 1":
             eta = self.controller.eta.to(loss.device)
-            loss = loss + (eta * efficiency(gates, batch.keep)).mean()
-            if weight := options.at(self.config.done(number)):
-                loss = loss + weight * separability(gates, batch.keep, options.eps)
+            loss = loss + self.weight(batch) * (eta * efficiency(gates, batch.keep)).mean()
+            if apart := options.at(self.config.done(number)):
+                loss = loss + self.weight(batch) * apart * separability(gates, batch.keep, options.eps)
         return loss, hard_sparsity(gates, batch.keep)
 
-    def _descend(self, loss: Tensor, number: int) -> None:
-        config = self.config
-        learn = config.arm == "lte" and config.stage(number) == "stage 1"
+    def _descend(
+        self, losses: Callable[[], tuple[Tensor, Tensor, Tensor]], number: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """One step down; returns (task loss, whole loss, sparsity [layers]) of it. Diverged before any harm."""
         for parameter in self.routers.values():
-            parameter.requires_grad_(learn)
+            parameter.requires_grad_(self.routers_learn(number))
+        task_loss, loss, sparsity = losses()
         self.optimizer.zero_grad(set_to_none=True)
         if torch.isfinite(loss):
             loss.backward()  # type: ignore[no-untyped-call]
-        groups = (list(self.own.values()), list(self.routers.values()))
-        norms = [nn.utils.clip_grad_norm_(group, config.clip) for group in groups]
+        groups = (list(self.mine.values()), list(self.routers.values()))
+        norms = [nn.utils.clip_grad_norm_(group, self.config.clip) for group in groups]
         if not (torch.isfinite(loss) and all(torch.isfinite(norm) for norm in norms)):
-            raise Diverged(
-                f"the loss of step {number + 1} ({config.stage(number)}) is {loss.item()}, or its gradient no number: "
-                f"stopped before that step. The weights are those of step {number}; lower model_lr or router_lr, or "
-                "give L_sep an eps above 0"
-            )
-        self.optimizer.param_groups[0]["lr"] = config.model_lr * config.rate(number)
-        self.optimizer.param_groups[1]["lr"] = config.router_lr * (1 - 0.9 * config.done(number))
+            raise self.diverged(loss.item(), number)
+        self.set_rates(self.optimizer, number)
         self.optimizer.step()
+        return task_loss, loss, sparsity
+
+    def routers_learn(self, number: int) -> bool:
+        """In stage 1 alone."""
+        return self.config.arm == "lte" and self.config.stage(number) == "stage 1"
+
+    def diverged(self, loss: float, number: int) -> Diverged:
+        """What is said when a step cannot be done."""
+        return Diverged(
+            f"the loss of step {number + 1} ({self.config.stage(number)}) is {loss}, or its gradient no number: "
+            f"stopped before that step. The weights are those of step {number}; lower model_lr or router_lr, or "
+            "give L_sep an eps above 0"
+        )
+
+    def set_rates(self, optimizer: Any, number: int) -> None:
+        """Learning rates of the model and of the routers."""
+        config = self.config
+        optimizer.param_groups[0]["lr"] = config.model_lr * config.rate(number)
+        optimizer.param_groups[1]["lr"] = config.router_lr * (1 - 0.9 * config.done(number))
 
     @torch.no_grad()
     def _calibrate(self, number: int) -> None:
@@ -233,12 +267,20 @@ class _Trainer:
             self.task.batch(number + i, self.config.batch, self.config.seed) for i in range(self.config.start_batches)
         ]
         start_routers(self.sparse, batches, keep=1 - self.controller.goal(0.0))
+        for layer in self.sparse.layers:
+            self.write(layer.router.weight, layer.router.weight)
+            self.write(layer.router.bias, layer.router.bias)
 
     @torch.no_grad()
     def _move(self, moves: Tensor) -> None:
         """Add to every router's biases."""
         for layer, move in zip(self.sparse.layers, moves):
-            layer.router.bias.add_(move.to(layer.router.bias.device))
+            self.write(layer.router.bias, layer.router.bias + move.to(layer.router.bias.device))
+
+    @torch.no_grad()
+    def write(self, parameter: nn.Parameter, value: Tensor) -> None:
+        """Set a parameter from outside the optimizer."""
+        parameter.copy_(value)
 
     def _validate(self, number: int) -> float | None:
         """The hard-mode score when it is due; stage 2 remembers its best weights."""
@@ -250,7 +292,7 @@ class _Trainer:
         if config.stage(number - 1) == "stage 2":
             if score > self.best_score:
                 self.best_score, self.worse = score, 0
-                kept = (self.own | self.routers).items() if config.patience else ()
+                kept = (self.mine | self.routers).items() if config.patience else ()
                 self.best = {name: p.detach().clone() for name, p in kept}
             else:
                 self.worse += 1
@@ -260,7 +302,7 @@ class _Trainer:
     def finish(self) -> None:
         """With patience: back to the best weights of stage 2, routers' too. The model is left in its arm's mode."""
         for name, kept in self.best.items():
-            (self.own | self.routers)[name].copy_(kept)
+            self.write((self.mine | self.routers)[name], kept)
         self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
         if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps and not self.best:
             self._calibrate(self.config.steps)
@@ -268,7 +310,7 @@ class _Trainer:
     def save(self, folder: Path, steps: list[Step]) -> None:
         """Write the checkpoint, whole or not at all."""
         state: dict[str, Any] = {
-            "parameters": {name: p.detach() for name, p in (self.own | self.routers).items()},
+            "parameters": {name: p.detach() for name, p in (self.mine | self.routers).items()},
             "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state(),
             "best": self.best,
@@ -284,7 +326,7 @@ class _Trainer:
         if found is None:
             return []
         state, steps = found
-        for name, parameter in (self.own | self.routers).items():
+        for name, parameter in (self.mine | self.routers).items():
             parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.restore(state["controller"])
