@@ -79,7 +79,7 @@ def test_a_warm_started_router_finds_the_experts_that_matter():
     x = torch.randn(2000, 16, generator=draw)
     importance = (x @ torch.randn(16, 8, generator=draw)).exp()
     router = Router(16, 8)
-    warm_start(router, x, importance, keep=0.25)
+    warm_start([(router, x, importance)], keep=0.25)
     runs = router(x) > 0.5
     assert float(runs.float().mean()) == pytest.approx(0.25, abs=0.01)
     matters = importance > importance.flatten().quantile(0.75)

@@ -8,7 +8,6 @@ An arm is good until the next one is asked for: both share the base model's weig
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any, Literal
@@ -18,8 +17,9 @@ import torch
 from workbench import lm
 from workbench.lm.files import manifest
 from workbench.lm.tokenizer import FileTokenizer
-from workbench.lte import lora, save, tasks, toy
+from workbench.lte import lora, save, tasks, toy, zero_run
 from workbench.lte.config import LteConfig
+from workbench.lte.controller import ControllerOptions
 from workbench.lte.data import Encoder
 from workbench.lte.losses import SeparabilityOptions
 from workbench.lte.shelf import ARTIFACTS, FOLDERS
@@ -29,7 +29,8 @@ from workbench.lte.train import Step, TrainConfig, train
 
 WINDOW = 128  # tokens of the language-modelling windows
 Name = Literal["dense", "LTE"]
-OnStep = Callable[[Name, Step, int], None]  # the arm, its step, steps in all
+OnStep = Callable[[Name, Step | None, int], None]  # the arm, its step, steps in all
+Task = tasks.Sentiment | tasks.LanguageModelling
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Arm:
 
     name: Name
     model: SparseModel
-    task: tasks.Sentiment | tasks.LanguageModelling
+    task: Task
     tokens: Encoder
 
 
@@ -60,23 +61,48 @@ def shipped(config: LteConfig, task: Literal["sentiment", "news"], base: Any, to
 
 
 def trained(config: LteConfig, on_step: OnStep) -> Iterator[Arm]:
-    """Train the dense arm, yield it; train LTE from the same start on the same batches, yield it."""
-    base, tokens = base_model(config)
-    made = toy.toy_task(config.seed) if config.model == "tiny" else make_task(config.task, tokens)
+    """Train the dense arm, yield it; train LTE from the same start on the same batches, yield it.
+
+    With config.zero on several processes; `on_step` is called with None while nothing comes from them.
+    """
     names: tuple[Name, Name] = ("dense", "LTE")
     for name in names:
-        model = copy.deepcopy(base) if name == "dense" else base
-        asked = train_config(config, name)
-        batches = [made.batch(i, config.batch, config.seed).ids for i in range(2)]
-        groups = group(model, config.grouping, config.seed, batches)
-        if config.tune == "lora":
-            lora.add(model, config.rank, 2.0 * config.rank, seed=config.seed)
-        sparse = SparseModel(model, groups, seed=config.seed)
-        for step in train(sparse, made, asked):
-            on_step(name, step, asked.steps)
+        sparse, made, asked, tokens = untrained(config, name)
+        if config.zero == "off":
+            for step in train(sparse, made, asked):
+                on_step(name, step, asked.steps)
+        else:
+            _by_ranks(config, name, sparse, on_step, asked.steps)
         if name == "LTE":
             sparse.set_tau(config.tau)
         yield Arm(name, sparse, made, tokens)
+
+
+def untrained(config: LteConfig, name: Name) -> tuple[SparseModel, Task, TrainConfig, Encoder]:
+    """What one arm starts from: the cut model with its adapters, the task, the trainer's settings, the tokenizer."""
+    model, tokens = base_model(config)
+    made = toy.toy_task(config.seed) if config.model == "tiny" else make_task(config.task, tokens)
+    batches = [made.batch(i, config.batch, config.seed).ids for i in range(2)]
+    groups = group(model, config.grouping, config.seed, batches)
+    if config.tune == "lora":
+        lora.add(model, config.rank, 2.0 * config.rank, seed=config.seed)
+    return SparseModel(model, groups, seed=config.seed), made, train_config(config, name), tokens
+
+
+def _by_ranks(config: LteConfig, name: Name, sparse: SparseModel, on_step: OnStep, steps: int) -> None:
+    """Train on several processes and take over what they found."""
+    going = zero_run.run(config, name)
+    try:
+        while True:
+            on_step(name, next(going), steps)
+    except StopIteration as done:
+        own = sparse.model_parameters(config.tune) | sparse.router_parameters()
+        with torch.no_grad():
+            for key, value in done.value.items():
+                own[key].copy_(value)
+    finally:
+        going.close()
+    sparse.set_mode("dense" if name == "dense" else "hard")
 
 
 def train_config(config: LteConfig, name: Name) -> TrainConfig:
@@ -89,17 +115,20 @@ def train_config(config: LteConfig, name: Name) -> TrainConfig:
         soft_steps=config.soft_steps,
         hard_steps=config.hard_steps,
         batch=config.batch,
+        clip=config.clip,
         tune=config.tune,
-        straight_from=0.5,
+        straight_from=0.0,
+        router_start="activations",
+        controller=ControllerOptions(steer="bias", start=0.3, rise=0.6, hold=1.0, eta=0.1),
         separability=replace(SeparabilityOptions(), weight=config.separability),
         validate_every=30 if tiny else 40,
         validate_on=64 if tiny else 100,
         seed=config.seed,
     )
-    return replace(found, model_lr=1e-2, router_lr=5e-2) if tiny else found
+    return replace(found, model_lr=1e-2, router_lr=5e-3) if tiny else replace(found, router_lr=5e-4)
 
 
-def make_task(task: str, tokens: Encoder) -> tasks.Sentiment | tasks.LanguageModelling:
+def make_task(task: str, tokens: Encoder) -> Task:
     """The task by its name; TextUnavailable where its texts cannot be had."""
     return tasks.sentiment(tokens) if task == "sentiment" else tasks.language_modelling(tokens, WINDOW)
 

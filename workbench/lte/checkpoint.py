@@ -23,7 +23,7 @@ class CheckpointError(ValueError):
 def write(folder: Path, config: Any, state: dict[str, Any], steps: Sequence[Any]) -> None:
     """Put `state` and the steps so far into `folder`, under the config they belong to."""
     folder.mkdir(parents=True, exist_ok=True)
-    content = {"config": _digest(config), "state": state, "steps": [asdict(step) for step in steps]}
+    content = {"config": digest(config), "state": state, "steps": [asdict(step) for step in steps]}
     partial = folder / f".{FILE}.{os.getpid()}"
     try:
         with partial.open("wb") as stream:
@@ -45,10 +45,11 @@ def read(folder: Path, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]
         digest, state, steps = content["config"], content["state"], content["steps"]
     except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): remove it to start anew") from error
-    if digest != _digest(config):
+    if digest != digest(config):
         raise CheckpointError(f"{file} belongs to a run with another config: choose another folder, or remove it")
     return state, steps
 
 
-def _digest(config: Any) -> str:
+def digest(config: Any) -> str:
+    """What tells one config from another."""
     return hashlib.sha256(json.dumps(asdict(config), sort_keys=True).encode()).hexdigest()

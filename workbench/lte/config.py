@@ -81,6 +81,13 @@ class LteConfig(Config):
         description="Weight of the loss that keeps gates off the threshold",
         json_schema_extra=LEARN,
     )
+    clip: float = Field(
+        1.0,
+        gt=0,
+        le=1e6,
+        description="Longest gradient: of the model's weights and of the routers', or with zero of all together",
+        json_schema_extra=LEARN,
+    )
     zero: Literal["off", "1", "2"] = Field(
         "off", description="Train with DeepSpeed ZeRO of this stage, on `ranks` processes", json_schema_extra=LEARN
     )

@@ -103,9 +103,11 @@ class _Run:
         finally:
             made.close()  # type: ignore[attr-defined]
 
-    def _step(self, name: Name, step: Step, steps: int) -> None:
-        """A step of training as the panel shows it."""
+    def _step(self, name: Name, step: Step | None, steps: int) -> None:
+        """A step of training as the panel shows it; None: still waiting for one."""
         self.look()
+        if step is None:
+            return
         part = {"dense": 0.0, "LTE": 0.33}[name]
         self.tell(part + 0.3 * step.step / steps, f"training {name}, step {step.step} of {steps}, {step.stage}")
         row = partial(Row, what="train", x=float(step.step))

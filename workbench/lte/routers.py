@@ -7,6 +7,8 @@ The paper has no bias b. It is ours: at b = 0 a fresh router starts on the thres
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -47,19 +49,26 @@ def hard(gates: Tensor, tau: float = TAU) -> Tensor:
     return (gates.detach() > tau).to(gates.dtype)
 
 
-def warm_start(router: Router, x: Tensor, importance: Tensor, keep: float, ridge: float = 1e-2) -> None:
-    """Set a router from activations: ridge regression of log `importance` [tokens, experts] on x [tokens, hidden].
+def warm_start(fits: Sequence[tuple[Router, Tensor, Tensor]], keep: float, ridge: float = 1e-2) -> None:
+    """Set routers from activations: each by ridge regression of log importance on its inputs, one threshold for all.
 
-    The scale is such that the share `keep` of (token, expert) pairs lies above the threshold. In the manner of Deja Vu.
+    fits: a router, x [tokens, hidden], importance [tokens, experts]; importances of several layers must be comparable.
+    The share `keep` of all (token, expert) pairs lies above the threshold. In the manner of Deja Vu.
     """
-    target = importance.float().clamp_min(1e-9).log()
-    centre, scale = target.mean(), target.std().clamp_min(1e-6)
-    inputs = torch.cat([x.float(), torch.ones(len(x), 1)], dim=1)
-    gram = inputs.T @ inputs / len(x)
-    gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
-    solved = torch.linalg.solve(gram, inputs.T @ ((target - centre) / scale) / len(x))  # [hidden + 1, experts]
-    logits = inputs @ solved
-    cut = torch.quantile(logits.flatten()[:: max(1, logits.numel() // 1_000_000)], 1 - keep)
+    targets = [importance.float().clamp_min(1e-9).log() for _, _, importance in fits]
+    every = torch.cat([t.flatten()[:: max(1, t.numel() // 100_000)] for t in targets])
+    centre, scale = every.mean(), every.std().clamp_min(1e-6)
+    solutions, logits = [], []
+    for (_, x, _), target in zip(fits, targets):
+        inputs = torch.cat([x.float(), torch.ones(len(x), 1)], dim=1)
+        gram = inputs.T @ inputs / len(x)
+        gram += ridge * gram.diagonal().mean() * torch.eye(len(gram))
+        solved = torch.linalg.solve(gram, inputs.T @ ((target - centre) / scale) / len(x))  # [hidden + 1, experts]
+        solutions.append(solved)
+        logits.append((inputs @ solved).flatten())
+    flat = torch.cat(logits)
+    cut = torch.quantile(flat[:: max(1, len(flat) // 1_000_000)], 1 - keep)
     with torch.no_grad():
-        router.weight.copy_(solved[:-1].T)
-        router.bias.copy_(solved[-1] - cut)
+        for (router, _, _), solved in zip(fits, solutions):
+            router.weight.copy_(solved[:-1].T)
+            router.bias.copy_(solved[-1] - cut)

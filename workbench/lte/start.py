@@ -1,6 +1,9 @@
 """Routers that begin with what the dense model shows: which experts matter to which tokens.
 
-    importance of expert e to a token = sum over its neurons of (|h_i| |W_down[:, i]|)^2, as the oracle of posthoc.py
+    importance of expert e to a token = sum over its neurons of (|h_i| |W_down[:, i]|)^2 / |residual|^2
+
+The sum is that of the oracle in posthoc.py; over what the token carries on it can be compared between layers, so that
+one threshold leaves more to the layers that matter more.
 
 LTE starts routers at random and lets L_eff find out; Deja Vu fits predictors to a frozen model and stops there. Here
 the second is where the first begins.
@@ -16,7 +19,7 @@ from torch import Tensor
 from workbench.lte.data import Batch
 from workbench.lte.grouping import NEURONS
 from workbench.lte.routers import warm_start
-from workbench.lte.sparse_model import SparseModel
+from workbench.lte.sparse_model import SparseModel, gated_blocks
 
 
 @torch.no_grad()
@@ -27,14 +30,20 @@ def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> 
     """
     if not batches:
         raise ValueError("routers are started from text: give at least one batch")
-    inputs: list[list[Tensor]] = [[] for _ in model.layers]
-    hidden: list[list[Tensor]] = [[] for _ in model.layers]
+    inputs, hidden, carried = ([list[Tensor]() for _ in model.layers] for _ in range(3))
     keeps: list[Tensor] = []
 
     def remember(rows: list[Tensor]) -> Callable[..., None]:
         return lambda module, given: rows.append(given[0][keeps[-1]].float())  # noqa: ARG005  a hook's arguments
 
-    hooks = []
+    def carry(rows: list[Tensor]) -> Callable[..., None]:
+        def look(module: object, given: object, out: Tensor | tuple[Tensor, ...]) -> None:  # noqa: ARG001
+            states = out if isinstance(out, Tensor) else out[0]
+            rows.append(states[keeps[-1]].float().square().sum(dim=-1, keepdim=True))
+
+        return look
+
+    hooks = [block.register_forward_hook(carry(rows)) for block, rows in zip(gated_blocks(model.model), carried)]
     for layer, xs, hs in zip(model.layers, inputs, hidden):
         hooks.append(layer.register_forward_pre_hook(remember(xs)))
         hooks.append(layer.mlp.down_proj.register_forward_pre_hook(remember(hs)))
@@ -46,8 +55,10 @@ def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> 
     finally:
         for hook in hooks:
             hook.remove()
-    for layer, xs, hs in zip(model.layers, inputs, hidden):
+    fits = []
+    for layer, xs, hs, rows in zip(model.layers, inputs, hidden, carried):
         sizes = layer.mlp.down_proj.weight.float().norm(dim=0)
         order = torch.from_numpy(layer.grouping).flatten()
         share = (torch.cat(hs).abs() * sizes).square()[:, order].unflatten(-1, (-1, NEURONS)).sum(dim=-1)
-        warm_start(layer.router, torch.cat(xs), share, keep)
+        fits.append((layer.router, torch.cat(xs), share / torch.cat(rows).clamp_min(1e-12)))
+    warm_start(fits, keep)

@@ -25,6 +25,7 @@ from workbench.lte.losses import SeparabilityOptions, efficiency, hard_sparsity,
 from workbench.lte.sparse_model import Mode, SparseModel
 from workbench.lte.start import start_routers
 from workbench.lte.tasks import Task
+from workbench.lte.teacher import Teacher, carried, teaching
 
 Stage = Literal["warm", "stage 1", "stage 2"]
 
@@ -50,6 +51,7 @@ class TrainConfig:
     tune: Literal["lora", "full"] = "lora"
     router_start: Literal["bias", "activations"] = "bias"  # published: at random; "bias" has all experts run at first
     start_batches: int = 8  # that "activations" looks at
+    teach: float = 0.0  # weight of the loss that holds hidden states to the warmed model's; published: none
     straight_from: float = 0.6  # share of stage 1 after which the forward is hard; 1: never, as published
     separability: SeparabilityOptions = field(default_factory=SeparabilityOptions)
     controller: ControllerOptions = field(default_factory=ControllerOptions)
@@ -152,6 +154,7 @@ class Trainer:
             [{"params": list(self.mine.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
         )
         self.controller = Controller(config.target, len(sparse.layers), config.controller)
+        self.teacher: Teacher | None = None  # from the end of the warm stage on
         self.best: dict[str, Tensor] = {}  # of stage 2
         self.best_score, self.worse = -math.inf, 0
 
@@ -162,17 +165,20 @@ class Trainer:
     def step(self, number: int) -> Step:
         """Do one step and validate where it is due."""
         begun, config = time.perf_counter(), self.config
-        if number == config.warm_steps + config.soft_steps and config.arm == "lte" and config.calibrate:
-            self._calibrate(number)
-        if number == config.warm_steps and config.arm == "lte" and config.router_start == "activations":
-            self._start_routers(number)
+        if config.arm == "lte":
+            self._between(number)
         mode = config.mode(number)
         self.sparse.set_mode(mode)
         batch = self.own(self.task.batch(number, config.batch, config.seed))
 
         def losses() -> tuple[Tensor, Tensor, Tensor]:
-            task_loss = self.task.loss(self.sparse, batch)
-            return task_loss, *self._with_gates(task_loss, batch, number)
+            wanted = self.teacher.states(batch) if self.teacher else []
+            with carried(self.sparse, batch) as states:
+                task_loss = self.task.loss(self.sparse, batch)
+            loss, sparsity = self._with_gates(task_loss, batch, number)
+            if wanted:
+                loss = loss + self.weight(batch) * config.teach * teaching(states, wanted)
+            return task_loss, loss, sparsity
 
         task_loss, loss, sparsity = self._descend(losses, number)
         if config.arm == "lte" and config.stage(number) == "stage 1":
@@ -183,6 +189,15 @@ class Trainer:
         eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
         seconds = time.perf_counter() - begun
         return Step(number + 1, config.stage(number), loss.item(), task_loss.item(), zeros, eta, score, seconds)
+
+    def _between(self, number: int) -> None:
+        """What is done between two stages, before step `number`."""
+        if number == self.config.warm_steps and self.config.router_start == "activations":
+            self._start_routers(number)
+        if number == self.config.warm_steps and self.config.teach:
+            self.teacher = Teacher(self.sparse, self.mine)
+        if number == self.config.warm_steps + self.config.soft_steps and self.config.calibrate:
+            self._calibrate(number)
 
     def own(self, batch: Batch) -> Batch:
         """This process's part of a batch: all of it."""
@@ -316,8 +331,15 @@ class Trainer:
             "best": self.best,
             "best_score": self.best_score,
             "worse": self.worse,
+            "teacher": self.teacher.then if self.teacher else {},
         }
         checkpoint.write(folder, self.config, state, steps)
+
+    def taught(self, then: dict[str, Tensor]) -> None:
+        """Take the teacher of a checkpoint, where it has one."""
+        if then:
+            self.teacher = Teacher(self.sparse, self.mine)
+            self.teacher.then = then
 
     @torch.no_grad()
     def resume(self, folder: Path) -> list[Step]:
@@ -331,4 +353,5 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.restore(state["controller"])
         self.best, self.best_score, self.worse = state["best"], state["best_score"], state["worse"]
+        self.taught(state["teacher"])
         return [Step(**row) for row in steps]
