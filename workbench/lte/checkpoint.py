@@ -42,10 +42,10 @@ def read(folder: Path, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]
         return None
     try:
         content = torch.load(file, weights_only=True, map_location="cpu")
-        digest, state, steps = content["config"], content["state"], content["steps"]
+        belongs, state, steps = content["config"], content["state"], content["steps"]
     except (OSError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError, EOFError) as error:
         raise CheckpointError(f"{file} cannot be read ({type(error).__name__}): remove it to start anew") from error
-    if digest != digest(config):
+    if belongs != digest(config):
         raise CheckpointError(f"{file} belongs to a run with another config: choose another folder, or remove it")
     return state, steps
 

@@ -72,6 +72,7 @@ class SparseModel:
         if len(groupings) != len(blocks):
             raise ValueError(f"{len(groupings)} groupings for the {len(blocks)} layers of this model")
         self.model = model
+        self.blocks = blocks  # the decoder layers, in order
         self.layers: list[SparseMLP] = []
         for i, block in enumerate(blocks):
             hidden = block.mlp.gate_proj.weight.shape[1]

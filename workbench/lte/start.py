@@ -19,7 +19,7 @@ from torch import Tensor
 from workbench.lte.data import Batch
 from workbench.lte.grouping import NEURONS
 from workbench.lte.routers import warm_start
-from workbench.lte.sparse_model import SparseModel, gated_blocks
+from workbench.lte.sparse_model import SparseModel
 
 
 @torch.no_grad()
@@ -43,7 +43,7 @@ def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> 
 
         return look
 
-    hooks = [block.register_forward_hook(carry(rows)) for block, rows in zip(gated_blocks(model.model), carried)]
+    hooks = [block.register_forward_hook(carry(rows)) for block, rows in zip(model.blocks, carried)]
     for layer, xs, hs in zip(model.layers, inputs, hidden):
         hooks.append(layer.register_forward_pre_hook(remember(xs)))
         hooks.append(layer.mlp.down_proj.register_forward_pre_hook(remember(hs)))

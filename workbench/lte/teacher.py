@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from workbench.lte.data import Batch
-from workbench.lte.sparse_model import SparseModel, gated_blocks
+from workbench.lte.sparse_model import SparseModel
 
 
 class Teacher:
@@ -50,7 +50,7 @@ def carried(model: SparseModel, batch: Batch) -> Iterator[list[Tensor]]:
     def look(module: object, given: object, out: Tensor | tuple[Tensor, ...]) -> None:  # noqa: ARG001
         found.append((out if isinstance(out, Tensor) else out[0])[batch.keep])
 
-    hooks = [block.register_forward_hook(look) for block in gated_blocks(model.model)]
+    hooks = [block.register_forward_hook(look) for block in model.blocks]
     try:
         yield found
     finally:
