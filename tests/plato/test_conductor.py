@@ -10,6 +10,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 
 from conduct_tools import BRANCHES, PLAN, QUERY, go, starts, tiny_engine
 
+from workbench.plato.engine import EngineError
 from workbench.plato.graph import plan_of
 from workbench.plato.happen import Settings
 from workbench.plato.layout import STOPS, Layout
@@ -241,3 +242,28 @@ def test_the_same_seed_gives_the_same_answer(engine):
         found, _ = go(engine, script=Written("script", PLAN))
         runs.append(([p.ids for p in found.parts], found.order, found.counts.widths, found.counts.tokens))
     assert runs[0] == runs[1]
+
+
+def test_an_engine_that_falls_silent_is_named(engine, monkeypatch):
+    """A step that gives nothing, again and again, ends the answer on the engine's own clock; a slow one does not."""
+    from workbench.plato import conductor
+
+    now, real = [0.0], type(engine).step
+
+    def silent(self):
+        now[0] += 100.0
+        return []
+
+    def slow(self):
+        now[0] += 100.0
+        return real(self)
+
+    monkeypatch.setattr(type(engine), "now_s", lambda self: now[0])
+    monkeypatch.setattr(type(engine), "step", silent)
+    with pytest.raises(EngineError, match=r"nothing came from the engine for 300 s while it had trunk to answer"):
+        go(engine)
+    assert engine.running() == []
+    assert now[0] <= conductor.SILENCE_S + 200
+    monkeypatch.setattr(type(engine), "step", slow)
+    found, _ = go(engine)
+    assert sorted(found.order) == [1, 2, 3, 4]

@@ -353,3 +353,17 @@ def test_the_key_is_written_nowhere(opened, server):
     drain(engine)
     assert SECRET not in repr(engine) + repr(engine.server) + json.dumps(server.seen)
     assert os.environ[KEY] == SECRET
+
+
+def test_a_run_where_the_server_cannot_write_the_given_plan_lets_its_model_plan(server):
+    import workbench as wb
+
+    asked = {"engine": "endpoint", "endpoint_url": server.url, "endpoint_model": "good", "rounds": 1, "node_tokens": 8}
+    said = []
+    result = wb.run("plato", on_event=said.append, **asked)
+    assert any("its model plans instead" in getattr(e, "text", "") for e in said)
+    assert any("its model plans instead" in note for note in result.notes)
+    assert result.planned.planner == "model"
+    given = wb.run("plato", planner="given", **asked)
+    assert given.planned.planner == "given"
+    assert not any("its model plans" in note for note in given.notes)

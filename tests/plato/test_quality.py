@@ -244,7 +244,7 @@ MARGIN = 0.5  # of parts that need others: between the graph and the same parts 
 @pytest.fixture(scope="module")
 def graded():
     torch.set_num_threads(1)
-    model = lm.load("smollm2", dtype="bfloat16")
+    model = lm.load("smollm2", dtype=lm.fast_dtype())
     engine = EmbeddedEngine(model)
     tasks = generate(4, families=("count", "lanes"))
     ways = ["plato", "plato, needs", "plato, edges cut"]

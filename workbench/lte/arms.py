@@ -8,17 +8,21 @@ An arm is good until the next one is asked for: both share the base model's weig
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
 from workbench import lm
-from workbench.lm.files import manifest
+from workbench.lm.files import cache_root, manifest
 from workbench.lm.tokenizer import FileTokenizer
 from workbench.lte import lora, save, tasks, toy, zero_run
-from workbench.lte.config import LteConfig
+from workbench.lte.config import LEARN, LteConfig
 from workbench.lte.controller import ControllerOptions
 from workbench.lte.data import Encoder
 from workbench.lte.losses import SeparabilityOptions
@@ -27,6 +31,7 @@ from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
 from workbench.lte.train import Step, TrainConfig, train
 
+LEARNT = ("seed", "task", *(n for n, f in LteConfig.model_fields.items() if f.json_schema_extra == LEARN))
 WINDOW = 128  # tokens of the language-modelling windows
 Name = Literal["dense", "LTE"]
 OnStep = Callable[[Name, Step | None, int], None]  # the arm, its step, steps in all
@@ -68,11 +73,15 @@ def trained(config: LteConfig, on_step: OnStep) -> Iterator[Arm]:
     names: tuple[Name, Name] = ("dense", "LTE")
     for name in names:
         sparse, made, asked, tokens = untrained(config, name)
+        folder = kept_in(config, name)
         if config.zero == "off":
-            for step in train(sparse, made, asked):
+            before: list[Step] = []  # of a run that was stopped
+            going = train(sparse, made, asked, folder, before)
+            first = next(going, None)
+            for step in chain(before, [first] if first else [], going):
                 on_step(name, step, asked.steps)
         else:
-            _by_ranks(config, name, sparse, on_step, asked.steps)
+            _by_ranks(config, name, sparse, on_step, asked.steps, folder)
         if name == "LTE":
             sparse.set_tau(config.tau)
         yield Arm(name, sparse, made, tokens)
@@ -89,9 +98,20 @@ def untrained(config: LteConfig, name: Name) -> tuple[SparseModel, Task, TrainCo
     return SparseModel(model, groups, seed=config.seed), made, train_config(config, name), tokens
 
 
-def _by_ranks(config: LteConfig, name: Name, sparse: SparseModel, on_step: OnStep, steps: int) -> None:
+def kept_in(config: LteConfig, name: Name) -> Path | None:
+    """Where an arm's checkpoints lie: the user's cache, by what is trained; None for the tiny model."""
+    if config.model == "tiny":
+        return None
+    trained = {n: v for n, v in config.model_dump(mode="json").items() if n in LEARNT}
+    digest = hashlib.sha256(json.dumps(trained | {"dtype": config.weights}, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_root() / "lte" / f"run-{digest}" / name
+
+
+def _by_ranks(
+    config: LteConfig, name: Name, sparse: SparseModel, on_step: OnStep, steps: int, folder: Path | None
+) -> None:
     """Train on several processes and take over what they found."""
-    going = zero_run.run(config, name)
+    going = zero_run.run(config, name, folder)
     try:
         while True:
             on_step(name, next(going), steps)
@@ -116,6 +136,7 @@ def train_config(config: LteConfig, name: Name) -> TrainConfig:
         hard_steps=config.hard_steps,
         batch=config.batch,
         clip=config.clip,
+        checkpoint_every=config.checkpoint_every,
         tune=config.tune,
         straight_from=0.0,
         router_start="activations",

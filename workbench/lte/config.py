@@ -33,7 +33,7 @@ class LteConfig(Config):
     task: Literal["sentiment", "news"] = Field(
         "sentiment",
         description="sentiment: movie-review sentences with human scores (80 % sparse as shipped); news: next words of "
-        "news and encyclopedia articles (50 %). Its model is drawn and decoded; both are scored where they are shipped",
+        "news and encyclopedia articles (70 %). Its model is drawn and decoded; both are scored where they are shipped",
     )
     tau: float = Field(
         0.5,
@@ -79,6 +79,13 @@ class LteConfig(Config):
         ge=0,
         le=10,
         description="Weight of the loss that keeps gates off the threshold",
+        json_schema_extra=LEARN,
+    )
+    checkpoint_every: int = Field(
+        20,
+        ge=1,
+        le=10_000,
+        description="Steps between two checkpoints; a run that was stopped goes on from its last",
         json_schema_extra=LEARN,
     )
     clip: float = Field(

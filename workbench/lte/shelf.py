@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-FOLDERS = {"sentiment": "sentiment-80", "news": "news-50"}
+FOLDERS = {"sentiment": "sentiment-80", "news": "news-70"}
 ARMS = ("dense", "lte")
 CONFIG = "config.json"
 

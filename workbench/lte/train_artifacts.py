@@ -68,7 +68,7 @@ class Recipe:
 
 RECIPES = {
     "sentiment": Recipe("sentiment-80", warm=70, soft=160, hard=130, batch=16, target=0.82),
-    "news": Recipe("news-50", warm=40, soft=120, hard=100, batch=4, target=0.5),
+    "news": Recipe("news-70", warm=30, soft=60, hard=40, batch=4, target=0.72),
 }
 
 

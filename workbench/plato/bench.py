@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any
 
 import workbench as wb
+from workbench import lm
 from workbench.plato import SYSTEM
 from workbench.plato.cost import KNOTS
 from workbench.plato.forecast import remaining
@@ -41,7 +42,7 @@ def main() -> list[dict[str, Any]]:
     if "parts" in wanted:
         for name, change in WITHOUT.items():
             for shape in ("join", "chain"):
-                rows += _measured(f"embedded bfloat16, {shape}, {name}", example=shape, rounds=2, **change)
+                rows += _measured(f"embedded {lm.fast_dtype()}, {shape}, {name}", example=shape, rounds=2, **change)
     if "vllm" in wanted:
         for shape in ("wide", "join", "chain"):
             rows += _measured(f"vllm, {shape}", engine="vllm", example=shape, rounds=3)

@@ -25,6 +25,7 @@ from workbench.plato.layout import STOPS, Layout
 
 PLAN, PLAIN, TRUNK = "plan", "plain", "trunk"
 CHAIN = 3
+SILENCE_S = 300.0  # an engine has limits of its own, and should have used them long before
 
 
 def conduct(
@@ -68,6 +69,7 @@ class _Run:
     def go(self) -> Iterator[Happening]:
         yield from self._open()
         self._append()
+        heard_s = self.engine.now_s()
         while not self._over():
             yield from self._launch()
             if not self.engine.running():
@@ -75,11 +77,20 @@ class _Run:
                 raise EngineError(f"nothing runs, and parts {left} can never start: this is a defect of the conductor")
             outs = self.engine.step()
             self.at = self._now()
+            heard_s = self._listened(heard_s, bool(outs))
             for out in outs:
                 yield from self._take(out)
             self._append()
         for name in self.engine.running():
             self._stop(name)
+
+    def _listened(self, heard_s: float, came: bool) -> float:
+        """When something last came, on the engine's clock. EngineError after SILENCE_S of nothing."""
+        now_s = self.engine.now_s()
+        if came or now_s - heard_s <= SILENCE_S:
+            return now_s if came else heard_s
+        running = ", ".join(self.engine.running())
+        raise EngineError(f"nothing came from the engine for {SILENCE_S:.0f} s while it had {running} to answer")
 
     def _open(self) -> Iterator[Happening]:
         """Start the planner, or take the plan that is known; start the plain answer where it is wanted."""

@@ -113,10 +113,11 @@ def shapes(most_positions: int) -> list[tuple[int, int, int]]:
     return [*found, (1, 1, far), (4, 4, far)]
 
 
-def calibrate(model: object, repetitions: int = 3) -> Iterator[tuple[int, int, list[Sample]]]:
+def calibrate(model: object, repetitions: int = 3, *, exact: bool = False) -> Iterator[tuple[int, int, list[Sample]]]:
     """Measure `model` (an LM) in its present threads; yields (done, total, samples), the last with all of them.
 
-    Shapes are interleaved, so that a noisy second does not fall on one of them; each sample is a median.
+    exact: as the engine will run (embedded.py). Shapes are interleaved, so that a noisy second does not fall on one
+    of them; each sample is a median.
     """
     import time
 
@@ -138,7 +139,7 @@ def calibrate(model: object, repetitions: int = 3) -> Iterator[tuple[int, int, l
         for at, (tokens, rows, context) in enumerate(plan):
             each = [ids[: tokens // rows] for _ in range(rows)]
             began = time.perf_counter()
-            model.forward_ragged(each, caches[:rows], [context] * rows)
+            model.forward_ragged(each, caches[:rows], [context] * rows, exact=exact)
             if repetition:
                 times[tokens, rows, context].append(time.perf_counter() - began)
             yield repetition * len(plan) + at + 1, total, []

@@ -147,7 +147,7 @@ class Endpoint:
                 f"{ask.name}: about {len(ask.ids)} tokens and {ask.budget} to decode, where {self.server.model} takes "
                 f"{self.room()}: shorten the query"
             )
-        if ask.constraint and ask.constraint.script and not self._takes("structured_outputs"):
+        if ask.constraint and ask.constraint.script and not self.scripts:
             raise EngineError(
                 f"{self.server.url} cannot be made to write a given plan: let the model plan, or give the plan"
             )
@@ -287,6 +287,11 @@ class Endpoint:
         await self._client.aclose()
 
     # -- what is asked -------------------------------------------------------------------------------------------
+
+    @property
+    def scripts(self) -> bool:
+        """Whether this server can be made to write a given text: vLLM can."""
+        return self._takes("structured_outputs")
 
     def _takes(self, option: str) -> bool:
         """Whether this server may be sent an option."""

@@ -84,7 +84,9 @@ def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
         say(Progress(0.04 * done / total, 1, f"calibrating: what a step costs, {done} of {total}"))
     cost = fit(samples, f"{config.model} in {config.weights}, {config.threads} thread, measured in this run")
     sampler = lm.Sampler(temperature=config.temperature, seed=config.seed)
-    engine = EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None)
+    # not exact: in float32 one row alone is decoded with the product that is fastest for it, so that sequential ways
+    # are as fast as they can be; `_checked` decodes with equal bits
+    engine = EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None, exact=False)
     Matcher(model.tokenizer, Constraint('start: "a"'))  # reads the vocabulary, once a process: no part of an answer
     say(Progress(0.045, 1, "timing steps of the engine"))
     return Opened(engine, cost.with_engine(time_engine(engine, stop)), samples)
@@ -145,14 +147,25 @@ class Bench:
         self.config, self.opened, self.say, self.stop, self.clock = config, opened, say, stop, clock
         self.question = asked.question(config)
         engine = opened.engine
+        self.notes: list[str] = []
+        self.planner = self._planner()
         self.arms = Arms(config, engine, self.question.query, self.question.plan, self._script, opened.cost, stop)
         self.rows: list[Row] = []
         self.shown: Outcome | None = None
         self.plain = ""
-        self.notes: list[str] = []
+
+    def _planner(self) -> str:
+        """The config's planner; a server that cannot be made to write the given plan lets its model plan."""
+        planner = self.config.planner
+        if planner != "script" or getattr(self.opened.engine, "scripts", True):
+            return planner
+        said = "this server cannot be made to write a given plan: its model plans instead; planner='given' takes yours"
+        self.notes.append(said)
+        self.say(Note(said, "warning"))
+        return "model"
 
     def _script(self, way: Way) -> Any:
-        planner = self.config.planner if way != "nodes" else "given"
+        planner = self.planner if way != "nodes" else "given"
         plan = self.arms.plan if hasattr(self, "arms") else self.question.plan
         return asked.script(planner, plan, self.config.node_tokens)
 
@@ -202,7 +215,9 @@ class Bench:
     # -- checks --------------------------------------------------------------------------------------------------
 
     def _checked(self) -> tuple[bool | None, bool | None]:
-        """(a branch of the batch says the same alone, and something else without what it saw), None: nothing to check.
+        """(a branch of a batch says the same alone, and something else without what it saw), None: nothing to check.
+
+        An engine that rounds by width where that is faster does not here, so there the batch is decoded again.
 
         With temperature 0 only: a sequence of another name would be drawn with other random numbers.
         """
@@ -214,6 +229,12 @@ class Bench:
         self.say(Progress(0.92, 1, f"decoding part {part.node} again, alone"))
         engine, want = self.opened.engine, part.ids[:CHECKED_TOKENS]
         engine.forget()
+        if hasattr(engine, "exact"):
+            engine.exact = True
+            company = [p for p in nodes if p is not part][:3]
+            asks = [Ask(p.name, p.prompt, len(want), whole=True) for p in (part, *company)]
+            want = _drain(engine, asks, self.stop)[part.name]
+            engine.forget()
         alone = _drain(engine, [Ask("alone", part.prompt, len(want), whole=True)], self.stop)["alone"]
         front = self.arms.layout.front
         header = self.arms.layout.header(self.arms.plan.nodes[part.node - 1]) if self.arms.plan else ()
@@ -243,7 +264,7 @@ class Bench:
             "query": self.question.query,
             "rows": self.rows,
             "pieces": [Piece.of(part) for part in shown.parts],
-            "planned": planned(self.config, shown, self.question.plan),
+            "planned": planned(self.planner, shown, self.question.plan),
             "chosen": Chosen(
                 before=prior.why if prior else "no cost model: nothing is refused",
                 branch=verdict.branch if verdict else None,
@@ -262,14 +283,14 @@ class Bench:
         return stamped(self.config, self.opened.where, self.clock(), facts)
 
 
-def planned(config: PlatoConfig, outcome: Outcome, wanted: Any) -> Planned:
+def planned(planner: str, outcome: Outcome, wanted: Any) -> Planned:
     """What became of the plan."""
     from workbench.plato.graph import edge_scores
 
     plan = outcome.plan
     return Planned(
         text=plan_text(plan),
-        planner=config.planner,
+        planner=planner,
         valid=plan is not None,
         repairs=outcome.repairs,
         error=outcome.plan_error,

@@ -19,14 +19,14 @@ from workbench.plato.tasks import FAMILIES, Task, generate
 
 EDGES = ("plan_valid", "plan_parts", "plan_width", "edge_precision", "edge_recall", "edge_f1")
 COLUMNS = ("model", "versions", "seed", *(field.name for field in fields(Score)), *EDGES)
-DTYPE, SEED = "bfloat16", 0
+DTYPE, SEED = lm.fast_dtype(), 0
 TASKS, PLANNED = 6, 3  # of each family: answered by every way, and planned by every mode
 
 
 def main() -> list[dict[str, Any]]:
     """Run everything; a row per way and family, and per planner and family. WORKBENCH_BENCH: tasks of each family."""
     each = int(os.environ.get("WORKBENCH_BENCH", TASKS))
-    model = lm.load("smollm2", dtype=DTYPE)  # type: ignore[arg-type]
+    model = lm.load("smollm2", dtype=DTYPE)
     engine = EmbeddedEngine(model)
     tasks = generate(each * len(FAMILIES), SEED)
     try:

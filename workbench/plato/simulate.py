@@ -107,7 +107,7 @@ def simulate(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResul
         "query": question.query,
         "rows": [row_of(o, way, 0, None, "modelled") for way, o in outcomes.items()],
         "pieces": [Piece.of(part) for part in shown.parts],
-        "planned": planned(config, shown, question.plan),
+        "planned": planned(config.planner, shown, question.plan),
         "chosen": Chosen(
             before=prior.why if prior else "",
             branch=verdict.branch if verdict else None,

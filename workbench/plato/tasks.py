@@ -41,6 +41,7 @@ _MONTHS = _words("January February March April May June July August September Oc
 _LETTERS = _words("A B C D E F G H I J K L")  # an example that shows a month would be copied
 _SHOWN_TOWNS = _words("Boston Chicago Dallas Denver Sydney Lima Cairo Moscow Delhi Tokyo")
 _TOWNS = _words("Paris Rome London Berlin Madrid Vienna Dublin Oslo Athens Seoul")
+_TIMES = _words("second third fourth")
 _LINE = 6  # towns of a line
 _SHOWN_FROM, _FROM = (31, 42), (2, 24)  # numbers that lanes begin at
 
@@ -154,7 +155,8 @@ def _walk(kind: Family, lanes: Sequence[int], rng: random.Random, shown: bool) -
                 continue
             by = rng.choice(kind.by)
             far = f" by {by}" if kind.by != (1,) else ""
-            where = f"that {thing} on{far}" if thing in last else f"the {thing} on{far} from {name(at[thing])}"
+            time = f" a {_TIMES[level - 1]} time" if level else ""  # no two parts ask the same
+            where = f"that {thing} on{far}{time}" if level else f"the {thing} on{far} from {name(at[thing])}"
             needs = (last[thing],) if thing in last else ()
             rows.append((f"Move {where}.", needs, _said(thing, name, at[thing], by)))
             at[thing] += by

@@ -1,0 +1,259 @@
+"""A run of the system: what it measures, its controls, what it says of wrong settings, what follows the slider."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from workbench.lte import SYSTEM, activity, arms, decode, measure, recorded, save, shelf, sim, speed, work
+from workbench.lte.preview import preview
+from workbench.lte.result import CHANCE, Activity, Row
+from workbench.system import ConfigError, Point
+
+TEXT = "A bold film, and a dull one."
+
+
+@pytest.fixture(scope="module")
+def trained():
+    """Both arms of the tiny model, trained once."""
+    config = SYSTEM.make("tiny", text=TEXT)
+    told = []
+    found = {arm.name: arm for arm in arms.trained(config, lambda *step: told.append(step))}
+    return config, found, told
+
+
+@pytest.fixture(scope="module")
+def result():
+    said = []
+    return wb.run("lte", preset="tiny", text=TEXT, on_event=said.append), said
+
+
+def test_a_tiny_run_trains_scores_and_times(result):
+    found, said = result
+    s = found.summary()
+    assert abs(s["sparsity"] - found.config.target) < 0.06
+    assert s["accuracy"] > 0.85
+    assert s["dense_accuracy"] > 0.85
+    assert s["exact"] == 1.0
+    assert found.control_max_diff > 100 * found.decode_max_diff
+    assert 1 <= s["amdahl_ceiling"] < 3
+    assert s["decode_tok_s"] > 0
+    assert {e.series for e in said if isinstance(e, Point)} >= {"dense: task loss (nats)", "LTE: left out (share)"}
+    assert len(found.found("train", "LTE", "sparsity")) == 70
+    assert found.training().layout.title.text
+    assert found.experts().layout.sliders[0].steps[-1].label == found.activity.words[-1]
+
+
+def test_another_threshold_leaves_more_out_without_training(trained):
+    _, found, _ = trained
+    lte = found["LTE"]
+    shares = {}
+    for tau in (0.1, 0.5, 0.9):
+        lte.model.set_tau(tau)
+        shares[tau] = activity.run_text(lte.model, lte.tokens, TEXT).active().mean()
+    lte.model.set_tau(0.5)
+    assert shares[0.1] > shares[0.5] > shares[0.9]
+
+
+def test_experts_by_lot_run_as_many_and_others(trained):
+    _, found, _ = trained
+    model, task = found["LTE"].model, found["LTE"].task
+    ids = torch.tensor([task.examples("test")[0].ids])
+    with model.as_mode("hard"):
+        own = model.hidden(ids)
+        many = [(g > 0.5).sum(-1) for g in model.gates()]
+        with measure.by_lot(model, seed=3):
+            other = model.hidden(ids)
+            chosen = [layer.chosen(g, 0.5) for layer, g in zip(model.layers, model.gates())]
+        assert torch.equal(model.hidden(ids), own)  # taken away again
+    assert not torch.allclose(own, other)
+    assert torch.equal(chosen[0].sum(-1).long(), many[0])
+    assert not torch.equal(chosen[0].bool(), model.gates()[0] > 0.5)
+
+
+def test_sparse_decoding_is_the_definition(trained):
+    """Logits of the kernel's forward against Hugging Face's in hard mode; other experts give other logits."""
+    config, found, _ = trained
+    arm = found["LTE"]
+    lm = decode.SparseLM(arm.model, arm.tokens, config.weights)
+    for text in (TEXT, "Short.", "Prompts of other lengths are right too. " * 3):
+        exact, control = decode.against_definition(lm, arm.model, arm.tokens.encode(text))
+        assert exact < 1e-4
+        assert control > 10 * exact
+    step = decode.generate(lm, arm.tokens.encode(TEXT), 6, "sparse")
+    ids = []
+    while True:
+        try:
+            ids.append(next(step))
+        except StopIteration as end:
+            done = end.value
+            break
+    assert done.ids == ids
+    assert done.active.shape == (6, lm.config.layers, lm.kernel.experts)
+    whole = arm.tokens.encode(TEXT)
+    with arm.model.as_mode("hard"):  # the same tokens, one after the other, by the definition
+        for token in ids:
+            logits = arm.model.model(input_ids=torch.tensor([whole]), use_cache=False).logits[0, -1]
+            assert int(logits.argmax()) == token
+            whole.append(token)
+    with pytest.raises(ValueError, match="a prompt of at least one token"):
+        next(decode.generate(lm, [], 3, "sparse"))
+
+
+def test_dense_ways_of_decoding_agree(trained):
+    config, found, _ = trained
+    arm = found["dense"]
+    lm = decode.SparseLM(arm.model, arm.tokens, config.weights)
+    prompt, said = arm.tokens.encode(TEXT), {}
+    for way in ("torch", "dense"):
+        said[way] = list(decode.generate(lm, prompt, 8, way))
+    assert said["torch"] == said["dense"]
+    with arm.model.as_mode("dense"):
+        logits = arm.model.model(input_ids=torch.tensor([prompt]), use_cache=False).logits[0, -1]
+    assert int(logits.argmax()) == said["dense"][0]
+
+
+def test_kernel_rows_have_what_the_figure_needs(trained):
+    config, found, _ = trained
+    model, task = found["LTE"].model, found["LTE"].task
+    texts = [torch.tensor([e.ids]) for e in task.examples("test")[:5]]
+    inputs, masks = speed.seen(model, texts, 5)
+    assert [len(x) for x in inputs] == [2] * 5
+    layers = speed.Layers(model, config.weights)
+    router = layers.routers[1]
+    from workbench.kernels import sparse_mlp as sm
+
+    for x, mask in zip(inputs, masks):  # the packed router chooses what the model's did
+        assert torch.equal(sm.route(x[1], router), mask[1])
+    going, shares = speed.timed(layers, inputs, masks, 2), []
+    while True:
+        try:
+            shares.append(next(going))
+        except StopIteration as end:
+            rows = {r.name: r for r in end.value}
+            break
+    assert shares[-1] == 1.0
+    assert set(rows) >= {"every expert", "by lot, 50%", "as routed", "router included", "torch", "memory roofline"}
+    share = float(torch.stack([torch.cat(m) for m in masks]).float().mean())
+    assert rows["as routed"].x == pytest.approx(1 - share)
+
+
+def test_union_of_rows():
+    same = [np.array([[0.9, 0.1], [0.2, 0.8]])] * 4
+    apart = [np.eye(4)[[i]] for i in range(4)]
+    got = activity.union(same, 0.5, (1, 4, 8))
+    assert [(n, m) for n, m, _ in got] == [(1, 0.5), (4, 0.5)]  # 8 do not fit
+    assert [m for _, m, _ in activity.union(apart, 0.5, (1, 2, 4))] == [0.25, 0.5, 1.0]
+    assert activity.union(apart, 0.5, (2,))[0][2] == pytest.approx(1 - 0.75**2)
+
+
+def test_activity_is_kept_to_a_255th():
+    gates = np.random.default_rng(0).random((3, 4, 5))
+    kept = Activity.of(gates, list("abcd"), 0.5)
+    again = Activity.model_validate_json(kept.model_dump_json())
+    assert np.abs(again.array() - gates).max() <= 0.5 / 255 + 1e-6
+    assert again.active(0.0).sum() >= again.active(0.5).sum() >= again.active(1.0).sum() == 0
+    with pytest.raises(ValueError, match="2 words for 4 tokens"):
+        Activity.of(gates, ["a", "b"], 0.5)
+
+
+def test_the_slider_thresholds_the_last_text_without_a_run(result):
+    found, _ = result
+    config = found.config
+    titles = [preview(config.model_copy(update={"tau": tau})).layout.title.text for tau in (0.1, 0.9)]
+    low, high = (int(t.split(": ")[1].split(" %")[0]) for t in titles)
+    assert low < high
+    assert activity.shown(config) == (found.activity, True)
+    other = config.model_copy(update={"text": "Another text."})
+    assert activity.shown(other) == (found.activity, False)
+    assert "Run looks at yours" in preview(other).layout.meta["text"]
+
+
+def test_modelled_time_of_a_token():
+    """Half of LLaMA2-7B's FFN is 31 % of what a token reads; everything left out leaves attention and head."""
+    assert sim.latency_cut_pct("LLaMA2-7B", "RTX 3090 Ti", 0.5) == pytest.approx(30.8, abs=0.5)
+    assert sim.latency_cut_pct("LLaMA2-7B", "A100", 0.5) == sim.latency_cut_pct("LLaMA2-7B", "H200", 0.5)
+    assert sim.ceiling("SmolLM2-135M", 0.8) == pytest.approx(1.89, abs=0.08)  # the dossier's own arithmetic
+    assert sim.token_s("LLaMA2-7B", "A100", 0.9) < sim.token_s("LLaMA2-7B", "A100", 0.0)
+    with pytest.raises(ValueError, match="between 0 and 1"):
+        sim.token_s("LLaMA2-7B", "A100", 1.2)
+    paper = work.simulated(SYSTEM.make("paper"))
+    assert paper.summary()["latency_cut_pct"] == pytest.approx(30.8, abs=0.5)
+    assert set(paper.provenance.badges.values()) == {"modelled"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"text": "  "}, "text: is empty"),
+        ({"text": "a" * 401}, "text: has 401 characters"),
+        ({"use": "shipped"}, "use: nothing is shipped for the tiny model"),
+        ({"tau": 1.2}, "tau"),
+        ({"target": 0.0}, "target"),
+    ],
+)
+def test_wrong_settings_are_named(changes, says):
+    with pytest.raises(ConfigError, match=says):
+        SYSTEM.make("tiny", **changes)
+
+
+def test_settings_without_a_meaning_are_said():
+    said = []
+    wb.run("lte", preset="paper", new_tokens=5, on_event=said.append)
+    assert any("does not use new_tokens" in getattr(e, "text", "") for e in said)
+    assert "target" in SYSTEM.make("small", target=0.7).unused()
+
+
+@pytest.mark.model
+@pytest.mark.parametrize("task", sorted(shelf.FOLDERS))
+class TestShipped:
+    """What lies beside the code: files that load, numbers that are the goal's, damage that is refused."""
+
+    def test_trained_lte_beats_what_needs_no_training(self, task):
+        rows = recorded.rows(task)
+        unit = "accuracy" if task == "sentiment" else "perplexity"
+        better = 1 if unit == "accuracy" else -1
+        lte = next(r for r in rows if r.name == "LTE" and r.source)
+        for name in ("CATS, after training", "TEAL, after training", "blocks by chance"):
+            near = [r for r in rows if r.name == name and abs(r.x - lte.x) < 0.06]
+            assert near, f"{name} was not measured near {lte.x:.2f}"
+            assert all(better * lte.value > better * r.value for r in near), (lte, near)
+
+    def test_damage_is_refused(self, task, tmp_path):
+        whole = shelf.ARTIFACTS / shelf.FOLDERS[task] / "lte"
+        copy = tmp_path / "lte"
+        shutil.copytree(whole, copy)
+        config, tensors = save.read(copy)
+        assert config["arm"] == "lte"
+        assert len(tensors) > 100
+        file = copy / save.WEIGHTS
+        raw = bytearray(file.read_bytes())
+        raw[len(raw) // 2] ^= 4
+        file.write_bytes(raw)
+        with pytest.raises(save.ArtifactError, match="checksum"):
+            save.read(copy)
+        (copy / save.CONFIG).write_text(json.dumps(config | {"format": 99}))
+        with pytest.raises(save.ArtifactError, match="format"):
+            save.read(copy)
+
+    def test_both_are_small(self, task):
+        for arm in ("dense", "lte"):
+            assert (shelf.ARTIFACTS / shelf.FOLDERS[task] / arm / save.WEIGHTS).stat().st_size < 8e6
+
+
+@pytest.mark.model
+def test_the_goal_at_eighty_percent():
+    """Held out, both arms after the same steps: four fifths of the FFN left out, within two points."""
+    rows = {(r.name, round(r.x, 2)): r for r in recorded.rows("sentiment") if r.source}
+    lte = next(r for r in recorded.rows("sentiment") if r.name == "LTE")
+    dense = next(r for r in recorded.rows("sentiment") if r.name == "dense")
+    assert rows
+    assert lte.x >= 0.8
+    assert lte.value >= dense.value - 0.02
+    assert isinstance(lte, Row)
+    assert not math.isnan(lte.low)
+    assert CHANCE not in {r.name for r in recorded.rows()}
