@@ -176,8 +176,9 @@ def test_the_slider_thresholds_the_last_text_without_a_run(result):
 def test_modelled_time_of_a_token():
     """Half of LLaMA2-7B's FFN is 31 % of what a token reads; everything left out leaves attention and head."""
     assert sim.latency_cut_pct("LLaMA2-7B", "RTX 3090 Ti", 0.5) == pytest.approx(30.8, abs=0.5)
-    assert sim.latency_cut_pct("LLaMA2-7B", "A100", 0.5) == sim.latency_cut_pct("LLaMA2-7B", "H200", 0.5)
-    assert sim.ceiling("SmolLM2-135M", 0.8) == pytest.approx(1.89, abs=0.08)  # the dossier's own arithmetic
+    a100, h200 = (sim.latency_cut_pct("LLaMA2-7B", device, 0.5) for device in ("A100", "H200"))
+    assert a100 == pytest.approx(h200)
+    assert sim.ceiling("SmolLM2-135M", 0.8) == pytest.approx(1.77, abs=0.03)  # 1.89 by weights alone, less KV cache
     assert sim.token_s("LLaMA2-7B", "A100", 0.9) < sim.token_s("LLaMA2-7B", "A100", 0.0)
     with pytest.raises(ValueError, match="between 0 and 1"):
         sim.token_s("LLaMA2-7B", "A100", 1.2)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 MAP = [[0.0, "#F6F8FA"], [0.5, theme.SKY], [1.0, "#0B2E4F"]]  # share of experts in use
 ORDER = ("dense", "LTE", *NAMES.values(), CHANCE)
 SCORES = ("accuracy", "perplexity")
-LEGENDS = ((0.0, 0.735), (0.58, 0.735), (0.0, 0.345), (0.58, 0.345))
+LEGENDS = ((0.0, 0.745), (0.58, 0.745), (0.0, 0.365), (0.58, 0.365))
+LOOKS = {name: at for at, name in enumerate(("dense", "LTE", *NAMES.values()))} | {CHANCE: 4}
 
 
 def overview(result: LteResult) -> go.Figure:
@@ -33,7 +34,7 @@ def overview(result: LteResult) -> go.Figure:
         "Share of experts that each token uses",
         "Experts that a batch needs together",
     )
-    fig = make_subplots(rows=3, cols=2, subplot_titles=titles, horizontal_spacing=0.16, vertical_spacing=0.17)
+    fig = make_subplots(rows=3, cols=2, subplot_titles=titles, horizontal_spacing=0.16, vertical_spacing=0.15)
     _scores(fig, result, "accuracy", 1)
     if trained:
         _training(fig, result)
@@ -67,7 +68,7 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
     """Recorded curves as lines, this run's points on top as stars; oracles look at what they save."""
     shown = _curves(result, unit)
     for name, rows in shown.items():
-        style, at = theme.series(ORDER.index(name)), "legend" if col == 1 else "legend2"
+        style, at = theme.series(LOOKS[name]), "legend" if col == 1 else "legend2"
         before = [r for r in rows if r.source != "this run"]
         now = [r for r in rows if r.source == "this run"]
         line = style.line(3 if name == "LTE" else 1.8)
@@ -119,14 +120,14 @@ def _kernel(fig: go.Figure, result: LteResult) -> None:
         row=2, col=1,
     )  # fmt: skip
     fig.add_trace(
-        go.Scatter(x=100 * xs, y=dense / by["memory roofline"].value / (1 - xs), mode="lines", name="memory roofline",
+        go.Scatter(x=100 * xs, y=dense / by["memory roofline"].value / (1 - xs), mode="lines", name="roofline",
                    legend="legend3", line={"color": theme.PURPLE, "dash": "dash", "width": 1.8}),
         row=2, col=1,
     )  # fmt: skip
     lots = sorted((r for r in rows if r.name == ALL or r.name.startswith("by lot")), key=lambda r: r.x)
     marks = (
-        ("masks by lot", lots, 0), ("as the routers choose", [by["as routed"]], 1),
-        ("routers included", [by["router included"]], 2), ("torch, dense", [by[TORCH]], 4),
+        ("by lot", lots, 0), ("as routed", [by["as routed"]], 1),
+        ("with routers", [by["router included"]], 2), ("torch", [by[TORCH]], 4),
     )  # fmt: skip
     for name, own, at in marks:
         style = theme.series(at)
@@ -157,7 +158,7 @@ def _decode(fig: go.Figure, result: LteResult) -> None:
     if ceiling == ceiling:  # noqa: PLR0124
         fig.add_trace(
             go.Scatter(x=[label for label, _ in found], y=[ceiling] * len(found), mode="lines", legend="legend4",
-                       name="ceiling: the same token with its FFN cut linearly",
+                       name="ceiling (Amdahl)",
                        line={"color": theme.INK, "dash": "dash", "width": 1.5}),
             row=2, col=2,
         )  # fmt: skip
@@ -169,7 +170,7 @@ def _decode(fig: go.Figure, result: LteResult) -> None:
 def _tokens(fig: go.Figure, found: Activity | None) -> None:
     if found is None:
         return _empty(fig, 3, 1, "no text was run")
-    fig.add_trace(token_map(found, found.tau, bar={"x": 0.425, "y": 0.115, "len": 0.24, "thickness": 9}), row=3, col=1)
+    fig.add_trace(token_map(found, found.tau, bar={"x": 0.425, "y": 0.117, "len": 0.235, "thickness": 9}), row=3, col=1)
     _words(fig, found, 3, 1)
     return None
 
@@ -192,7 +193,7 @@ def _words(fig: go.Figure, found: Activity, row: int, col: int) -> None:
         title_text="tokens of the text", tickvals=at, ticktext=[found.words[i] for i in at], tickangle=-60,
         row=row, col=col,
     )  # fmt: skip
-    fig.update_yaxes(title_text="layer (from the input)", row=row, col=col)
+    fig.update_yaxes(title_text="layer (from the input)", dtick=max(1, found.layers // 6), row=row, col=col)
 
 
 def _union(fig: go.Figure, result: LteResult) -> None:
@@ -204,7 +205,7 @@ def _union(fig: go.Figure, result: LteResult) -> None:
                        legend="legend5", **theme.series(at).line(2)),
             row=3, col=2,
         )  # fmt: skip
-    fig.update_layout(legend5=_legend(0.58, -0.045))
+    fig.update_layout(legend5=_legend(0.58, -0.04))
     fig.update_xaxes(title_text="rows of the batch", type="log", tickvals=[1, 2, 4, 8, 16], row=3, col=2)
     fig.update_yaxes(title_text="experts needed (%)", range=[0, 103], row=3, col=2)
 
@@ -252,11 +253,11 @@ def token_by_token(found: Activity) -> go.Figure:
     """Layer by expert for one token at a time: a slider goes through the text."""
     active = found.active()
     fig = go.Figure(go.Heatmap(
-        z=active[:, 0].astype(np.uint8), zmin=0, zmax=1, colorscale=MAP, showscale=False,
+        z=active[:, 0].astype(np.uint8), zmin=0, zmax=1, colorscale=MAP, showscale=False, xgap=1, ygap=1,
         hovertemplate="layer %{y}, expert %{x}: %{z}<extra></extra>",
     ))  # fmt: skip
     steps = [
-        {"label": word, "method": "restyle", "args": [{"z": [active[:, at].astype(int).tolist()]}]}
+        {"label": word, "value": str(at), "method": "restyle", "args": [{"z": [active[:, at].astype(int).tolist()]}]}
         for at, word in enumerate(found.words)
     ]
     fig.update_layout(sliders=[{"steps": steps, "active": 0, "currentvalue": {"prefix": "token: "}, "pad": {"t": 46}}])
