@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 MAP = [[0.0, "#F6F8FA"], [0.5, theme.SKY], [1.0, "#0B2E4F"]]  # share of experts in use
 ORDER = ("dense", "LTE", *NAMES.values(), CHANCE)
 SCORES = ("accuracy", "perplexity")
-LEGENDS = ((0.0, 0.745), (0.58, 0.745), (0.0, 0.365), (0.58, 0.365))
+LEGENDS = ((0.0, 0.724), (0.58, 0.724), (0.0, 0.34), (0.58, 0.34))
 LOOKS = {name: at for at, name in enumerate(("dense", "LTE", *NAMES.values()))} | {CHANCE: 4}
 
 
