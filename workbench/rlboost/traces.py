@@ -1,0 +1,301 @@
+"""Traces of preemptible machines: who is there when. Files of five kinds, and a generator that needs none.
+
+    bamboo      `480000,add,node1`: milliseconds, add or remove, node                      (uclasystem/bamboo, MIT)
+    counts      `25435,2`: seconds, number; or `2021-12-11, 11:11:30, 55`: date, time, number      (the same)
+    parcae      `[0, "add", {"nodes": [...], "duration": 60000}]`: JSON lines, milliseconds        (JF-D/Parcae, MIT)
+    skypilot    `{"metadata": {"gap_seconds": 600}, "data": [...]}`: 0 available, 1 not; or numbers    (spot-traces)
+    own         CSV with a header: `time_s,event,instance`, event add or remove
+
+A trace is a list of events in order of time, with names: where a file only counts, those that leave are the youngest,
+and names are made. None of these files is shipped.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal
+
+Kind = Literal["add", "remove"]
+NOTICE_S = {
+    "aws": 120.0,
+    "gcp": 30.0,
+    "azure": 30.0,
+    "none": 0.0,
+}  # before a machine is taken, by the clouds' own words
+
+
+class TraceError(ValueError):
+    """A file that is no trace; the message names file and line."""
+
+
+@dataclass(frozen=True, order=True)
+class Event:
+    """At `time_s` seconds an instance comes or goes."""
+
+    time_s: float
+    kind: Kind
+    instance: str
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Events in order, from second 0 to `end_s`; `source` says where it is from."""
+
+    events: tuple[Event, ...]
+    end_s: float
+    source: str
+
+    def counts(self) -> list[tuple[float, int]]:
+        """(time, instances from then on), one entry a change."""
+        there, found = 0, [(0.0, 0)]
+        for event in self.events:
+            there += 1 if event.kind == "add" else -1
+            if found[-1][0] == event.time_s:
+                found[-1] = (event.time_s, there)
+            else:
+                found.append((event.time_s, there))
+        return found
+
+    def mean(self) -> float:
+        """Instances, over time."""
+        steps = [*self.counts(), (self.end_s, 0)]
+        return sum(n * (b - a) for (a, n), (b, _) in pairwise(steps)) / self.end_s if self.end_s else 0.0
+
+    def lifetimes_s(self) -> list[float]:
+        """Seconds from coming to going, of those that went."""
+        born: dict[str, float] = {}
+        found = []
+        for event in self.events:
+            if event.kind == "add":
+                born[event.instance] = event.time_s
+            elif event.instance in born:
+                found.append(event.time_s - born.pop(event.instance))
+        return found
+
+    def part(self, start_s: float, end_s: float) -> Trace:
+        """Cut out [start_s, end_s): who is there at the start comes at 0. ValueError for an empty part."""
+        if not 0 <= start_s < end_s:
+            raise ValueError(f"a part of a trace ends after it begins, not {start_s} to {end_s}")
+        there: dict[str, None] = {}
+        for event in self.events:
+            if event.time_s > start_s:
+                break
+            there.pop(event.instance, None) if event.kind == "remove" else there.setdefault(event.instance)
+        first = [Event(0.0, "add", name) for name in there]
+        later = [Event(e.time_s - start_s, e.kind, e.instance) for e in self.events if start_s < e.time_s < end_s]
+        return Trace(
+            (*first, *later), min(end_s, self.end_s) - start_s, f"{self.source}, {start_s:.0f} to {end_s:.0f} s"
+        )
+
+    def sample(self, share: float, seed: int) -> Trace:
+        """Each instance stays with this probability: what the paper did with 50 %. ValueError outside [0, 1]."""
+        if not 0 <= share <= 1:
+            raise ValueError(f"a share lies between 0 and 1, not at {share}")
+        names = sorted({e.instance for e in self.events})
+        lot = random.Random(seed)
+        kept = set(lot.sample(names, round(share * len(names))))
+        events = tuple(e for e in self.events if e.instance in kept)
+        return Trace(events, self.end_s, f"{self.source}, {100 * share:.0f} % of instances, seed {seed}")
+
+    def faster(self, factor: float) -> Trace:
+        """The same with time divided by `factor`. ValueError where it is not above 0."""
+        if not factor > 0:
+            raise ValueError(f"time is divided by more than 0, not by {factor}")
+        events = tuple(Event(e.time_s / factor, e.kind, e.instance) for e in self.events)
+        return Trace(events, self.end_s / factor, f"{self.source}, {factor:g} times as fast")
+
+
+def read(file: Path, unit_s: float = 1.0) -> Trace:
+    """A trace file of any of the kinds. TraceError names the line that does not fit; OSError as it is.
+
+    `unit_s`: what a unit of time of a file of `time,number` is, in seconds; such files do not say it (Bamboo's are
+    seconds and hours, Parcae's milliseconds).
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise TraceError(f"{file} is no text: {error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
+    if not lines:
+        raise TraceError(f"{file} is empty")
+    first = lines[0][1]
+    if first.startswith("{"):
+        return _skypilot(file, text)
+    if first.startswith("["):
+        return _finish(_parcae(file, lines), file)
+    if first.replace(" ", "").startswith("time_s,"):
+        return _finish(_own(file, text), file)
+    parts = [p.strip() for p in first.split(",")]
+    if len(parts) == 3 and parts[1] in ("add", "remove"):
+        return _finish(_bamboo(file, lines), file)
+    return _from_counts(sorted(_counts(file, lines, unit_s), key=lambda row: row[0]), file.name)
+
+
+def _bamboo(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[Event]:
+    for number, line in lines:
+        parts = [p.strip() for p in line.split(",")]
+        if len(parts) != 3 or parts[1] not in ("add", "remove"):
+            raise TraceError(f"{file}, line {number}: not 'milliseconds,add|remove,node' but {line[:60]!r}")
+        yield Event(_number(file, number, parts[0]) / 1e3, parts[1], parts[2])  # type: ignore[arg-type]
+
+
+def _parcae(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[Event]:
+    for number, line in lines:
+        try:
+            at, kind, told = json.loads(line)
+            names = told["nodes"]
+        except (ValueError, TypeError, KeyError) as error:
+            raise TraceError(f'{file}, line {number}: not \'[ms, "add", {{"nodes": [...]}}]\' ({error})') from None
+        if kind in ("add", "remove"):
+            yield from (Event(_number(file, number, at) / 1e3, kind, str(name)) for name in names)
+        elif kind != "no-op":
+            raise TraceError(f"{file}, line {number}: neither add nor remove but {kind!r}")
+
+
+def _own(file: Path, text: str) -> Iterator[Event]:
+    for number, row in enumerate(csv.DictReader(text.splitlines(), skipinitialspace=True), 2):
+        if row.get("event") not in ("add", "remove") or not row.get("instance"):
+            raise TraceError(f"{file}, line {number}: needs time_s, event (add or remove) and instance")
+        yield Event(_number(file, number, row["time_s"]), row["event"], row["instance"])  # type: ignore[arg-type]
+
+
+def _counts(file: Path, lines: Sequence[tuple[int, str]], unit_s: float) -> Iterator[tuple[float, int]]:
+    first: datetime | None = None
+    for number, line in lines:
+        parts = [p.strip() for p in line.split(",")]
+        if len(parts) == 3:
+            try:
+                at = datetime.fromisoformat(f"{parts[0]} {parts[1]}")
+            except ValueError:
+                raise TraceError(f"{file}, line {number}: no date and time in {line[:60]!r}") from None
+            first = first or at
+            seconds = max(0.0, (at - first).total_seconds())
+        elif len(parts) == 2:
+            seconds = _number(file, number, parts[0]) * unit_s
+        else:
+            raise TraceError(f"{file}, line {number}: no trace that is known here: {line[:60]!r}")
+        yield seconds, int(_number(file, number, parts[-1]))
+
+
+def _skypilot(file: Path, text: str) -> Trace:
+    try:
+        told = json.loads(text)
+        gap_s, data = float(told["metadata"]["gap_seconds"]), told["data"]
+        numbers = [int(n) for n in data]
+    except (ValueError, KeyError, TypeError) as error:
+        raise TraceError(f"{file}: no SkyPilot trace: {type(error).__name__} at {error}") from None
+    if gap_s <= 0 or not numbers or min(numbers) < 0:
+        raise TraceError(f"{file}: a gap of {gap_s} s and {len(numbers)} numbers make no trace")
+    one = set(numbers) <= {0, 1} and "_1" in file.stem and "16-node" not in str(file)
+    there = [1 - n for n in numbers] if one else numbers
+    return _from_counts([(at * gap_s, n) for at, n in enumerate(there)], file.name, len(there) * gap_s)
+
+
+def _number(file: Path, line: int, value: Any) -> float:
+    try:
+        found = float(value)
+    except (TypeError, ValueError):
+        raise TraceError(f"{file}, line {line}: {value!r} is no number") from None
+    if found < 0 or found != found:  # noqa: PLR0124  nan
+        raise TraceError(f"{file}, line {line}: {value!r} is below 0")
+    return found
+
+
+def _from_counts(counts: Sequence[tuple[float, int]], source: str, end_s: float | None = None) -> Trace:
+    """Names for numbers: who comes is new, who goes is the youngest."""
+    there: list[str] = []
+    events, made, last = [], 0, 0.0
+    for at, wanted in counts:
+        last = at
+        while len(there) < wanted:
+            made += 1
+            there.append(f"i{made}")
+            events.append(Event(at, "add", there[-1]))
+        while len(there) > wanted:
+            events.append(Event(at, "remove", there.pop()))
+    return Trace(tuple(events), last if end_s is None else end_s, source)
+
+
+def _finish(events: Iterable[Event], file: Path) -> Trace:
+    """In order of time; who is added is not there, who is removed is."""
+    ordered = sorted(events, key=lambda e: e.time_s)  # stable: of equal times the file's order
+    there: set[str] = set()
+    for event in ordered:
+        if (event.kind == "add") == (event.instance in there):
+            state = "is there already" if event.kind == "add" else "is not there"
+            raise TraceError(
+                f"{file}: {event.instance} {state} at {event.time_s:g} s, where the file has {event.kind!r}"
+            )
+        (there.add if event.kind == "add" else there.discard)(event.instance)
+    return Trace(tuple(ordered), ordered[-1].time_s, file.name)
+
+
+@dataclass(frozen=True)
+class Weather:
+    """How machines come and go in a made trace. The defaults are those of the two Bamboo traces, by their statistics.
+
+    p3: 32 at most, mean 24.0, median life 59 min, 21 of 167 removals followed by an add within 2 min, up to 6 at once;
+    g4dn: 24 at most, mean 12.8, median life 61 min. Lives are exponential with that median; removals come in bursts of
+    geometric size; what was lost comes back after an exponential wait that gives the mean.
+    """
+
+    most: int = 24
+    mean: float = 12.8
+    median_life_s: float = 61 * 60.0
+    burst: float = 1.6  # mean number that goes at once
+    back_at_once: float = 0.126  # share of removals whose place is filled within two minutes
+    source: str = "made by a generator with the statistics of Bamboo's g4dn trace (AWS, November 2020)"
+
+    def __post_init__(self) -> None:
+        if not 0 < self.mean <= self.most:
+            raise ValueError(f"the mean number of instances lies between 0 and {self.most}, not at {self.mean}")
+        if self.median_life_s <= 0 or self.burst < 1 or not 0 <= self.back_at_once <= 1:
+            raise ValueError("lives are above 0 s, bursts 1 or more, and back_at_once is a share")
+
+
+P3 = Weather(32, 24.0, 59 * 60.0, 1.8, 21 / 167, "made by a generator with the statistics of Bamboo's p3 trace (AWS)")
+G4DN = Weather()
+
+
+def made(weather: Weather, hours: float, seed: int) -> Trace:
+    """A trace of so many hours: the same seed, the same trace. ValueError without hours."""
+    if not hours > 0:
+        raise ValueError(f"a trace has more than 0 hours, not {hours}")
+    lot, end_s = random.Random(seed), hours * 3600
+    life_s = weather.median_life_s / 0.6931
+    wait_s = life_s * (weather.most - weather.mean) / weather.mean  # a place is empty so long, on average
+    slow_s = max(0.0, wait_s - weather.back_at_once * 60) / (1 - weather.back_at_once or 1)
+    there = [f"i{n}" for n in range(1, round(weather.mean) + 1)]
+    events = [Event(0.0, "add", name) for name in there]
+    made_count, now, empty = (
+        len(there),
+        0.0,
+        [lot.expovariate(1 / max(slow_s, 1e-9)) for _ in range(weather.most - len(there))],
+    )
+    while True:
+        next_add = min(empty, default=float("inf"))
+        next_loss = now + lot.expovariate(len(there) / (life_s * weather.burst)) if there else float("inf")
+        now = min(next_add, next_loss)
+        if now >= end_s:
+            return Trace(tuple(events), end_s, f"{weather.source}, seed {seed}")
+        if next_add <= next_loss:
+            empty.remove(next_add)
+            made_count += 1
+            there.append(f"i{made_count}")
+            events.append(Event(now, "add", there[-1]))
+            continue
+        gone = 1
+        while gone < min(6, len(there)) and lot.random() < 1 - 1 / weather.burst:
+            gone += 1
+        for name in lot.sample(there, gone):
+            there.remove(name)
+            events.append(Event(now, "remove", name))
+            quick = lot.random() < weather.back_at_once
+            empty.append(now + (lot.uniform(1, 120) if quick else lot.expovariate(1 / max(slow_s, 1e-9))))
