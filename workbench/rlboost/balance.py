@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-
 FAR = 8  # times the largest batch seen: a plateau beyond is none that anybody saw
 
 
