@@ -12,7 +12,8 @@ from workbench.rlboost import claims
 from workbench.rlboost.engines import Engine, Link, Request
 from workbench.rlboost.prices import PAPER, rates
 from workbench.rlboost.rates import Curve, Lengths
-from workbench.rlboost.sim import Setting, constant, simulate, throughput, usd_per_million
+from workbench.rlboost.setting import Setting, constant, throughput, usd_per_million
+from workbench.rlboost.sim import simulate
 from workbench.rlboost.traces import Event, Trace
 
 FLAT = Curve(fixed_s=0.1, each_s=0.0, token_s=0.0, slots=4, prefill_tok_s=1e9)

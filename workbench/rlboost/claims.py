@@ -12,7 +12,8 @@ from statistics import mean, quantiles
 
 from workbench.rlboost.prices import PAPER, rates
 from workbench.rlboost.rates import MODELS
-from workbench.rlboost.sim import Setting, StepRow, constant, simulate, throughput, usd_per_million
+from workbench.rlboost.setting import Setting, StepRow, constant, throughput, usd_per_million
+from workbench.rlboost.sim import simulate
 from workbench.rlboost.traces import G4DN, Event, Trace, made
 
 SETTLED = 8  # steps until the window has settled from its start

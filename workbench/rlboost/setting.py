@@ -1,0 +1,88 @@
+"""What the simulator is asked, and what it gives for each step of training."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from workbench.rlboost.prices import PAPER, Rates, rates
+from workbench.rlboost.rates import INSTANCE_GB_S, MODELS, SENDER_GB_S, Lengths
+from workbench.rlboost.seeding import SeedingOptions
+from workbench.rlboost.traces import Event, Trace
+
+System = Literal["rlboost", "co-located", "doubled", "disaggregated"]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is simulated. Tokens, seconds, GB/s; `responses` of a step are prompts times group."""
+
+    system: System = "rlboost"
+    model: str = "Qwen3-14B"
+    responses: int = 1024
+    micro_batch: int = 16
+    lengths: Lengths = field(default_factory=Lengths)
+    seeding: SeedingOptions = field(default_factory=SeedingOptions)
+    seed: int = 0
+    without: frozenset[str] = frozenset()  # of: seeding, memory, migration, pull, balance, cap
+    notice_s: float = 0.0  # how long before a removal it is known
+    instance_gb_s: float = INSTANCE_GB_S
+    sender_gb_s: float = SENDER_GB_S
+    boot_s: float = 60.0
+
+    def __post_init__(self) -> None:
+        known = {"seeding", "memory", "migration", "pull", "balance", "cap"}
+        if odd := self.without - known:
+            raise ValueError(
+                f"without: {', '.join(sorted(odd))} is no part of RLBoost; there are {', '.join(sorted(known))}"
+            )
+        if self.model not in MODELS:
+            raise ValueError(f"no model is called {self.model!r}; there are {', '.join(MODELS)}")
+        if self.responses < 1 or self.micro_batch < 1 or self.notice_s < 0:
+            raise ValueError("responses and micro_batch are 1 or more, notice_s 0 or more")
+
+
+@dataclass(frozen=True)
+class StepRow:
+    """One step of training."""
+
+    step: int
+    start_s: float
+    end_s: float
+    t_seed_s: float
+    n_prem: float
+    instances: float  # mean
+    tokens: float  # made for responses that were trained
+    wasted_tokens: float  # made and thrown away
+    migrations: int
+    recomputed_tokens: float  # prefilled again because of a move
+    wait_train_s: float
+    wait_remote_s: float
+    reserved_s: float  # node-seconds
+    instance_s: float
+
+    @property
+    def seconds(self) -> float:
+        return self.end_s - self.start_s
+
+    def cost_usd(self, paid: Rates) -> float:
+        """Dollars of this step at these rates."""
+        return paid.cost_usd(self.reserved_s, self.instance_s)
+
+
+def constant(instances: int, hours: float = 24.0) -> Trace:
+    """So many instances, from the first second to the last."""
+    return Trace(
+        tuple(Event(0.0, "add", f"i{n + 1}") for n in range(instances)), hours * 3600, f"{instances} all the time"
+    )
+
+
+def throughput(rows: list[StepRow]) -> float:
+    """Trained tokens a second over these steps."""
+    return sum(r.tokens for r in rows) / sum(r.seconds for r in rows)
+
+
+def usd_per_million(rows: list[StepRow], paid: Rates | None = None) -> float:
+    """Dollars for a million trained tokens, at the paper's prices where none are given."""
+    paid = paid or rates(PAPER)
+    return 1e6 * sum(r.cost_usd(paid) for r in rows) / sum(r.tokens for r in rows)
