@@ -1,7 +1,7 @@
 """LTE measured: `workbench bench lte` appends rows to benchmarks/lte.csv. Ten minutes; leave the machine alone.
 
 Kernel and whole tokens of both shipped models at three thresholds, the union of batches, and the modelled tokens of the
-paper's device. What the models score on the whole held-out part lies beside them: artifacts/*/results.json.
+paper's device. What the models score on the whole held-out part lies beside them, in the results.json of each.
 """
 
 from __future__ import annotations

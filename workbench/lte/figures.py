@@ -162,7 +162,7 @@ def _decode(fig: go.Figure, result: LteResult) -> None:
                        line={"color": theme.INK, "dash": "dash", "width": 1.5}),
             row=2, col=2,
         )  # fmt: skip
-    fig.update_xaxes(title_text="way of decoding", row=2, col=2)
+    fig.update_xaxes(title_text="way of decoding", type="category", row=2, col=2)
     fig.update_yaxes(title_text="speed (tokens/s)", rangemode="tozero", row=2, col=2)
     return None
 

@@ -20,8 +20,9 @@ import torch
 
 from workbench import lm
 from workbench.lm.files import manifest
-from workbench.lte import evaluate, lora, posthoc, save
+from workbench.lte import activity, evaluate, lora, posthoc, save
 from workbench.lte.arms import make_task
+from workbench.lte.config import PRESETS
 from workbench.lte.data import Example
 from workbench.lte.shelf import ARTIFACTS
 from workbench.lte.sparse_model import SparseModel
@@ -30,8 +31,8 @@ from workbench.lte.train import Step, train
 from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepare, runs, say
 
 TAUS = (0.3, 0.4, 0.6, 0.7)
-SPARSITIES = (0.3, 0.5, 0.7, 0.8, 0.9)
-MOST = {"sentiment": 1000, "news": 64}  # examples for rows beside the two arms, which see the whole held-out part
+SPARSITIES = (0.5, 0.7, 0.8, 0.9)
+MOST = {"sentiment": 400, "news": 24}  # examples for rows beside the two arms, which see the whole held-out part
 Row = dict[str, Any]
 
 
@@ -41,6 +42,7 @@ def run(action: str, task: str, seed: int) -> None:
     if action == "finish":
         curves = {arm: save_arm(task, arm, seed, folder) for arm in ("dense", "lte")}
         write_curves(folder / "curves.csv", curves)
+        write_activity(folder, task)
     book = Book(folder / "results.json", task, seed)
     if action == "finish":
         measure_arms(book, folder, task)
@@ -72,6 +74,13 @@ def write_curves(file: Path, curves: dict[str, list[Step]]) -> None:
             for row in map(asdict, steps):
                 cells = [f"{v:.5g}" if isinstance(v, float) else v for v in (row[n] for n in names)]
                 table.writerow([arm, *cells])
+
+
+def write_activity(folder: Path, task: str) -> None:
+    """The experts of the text that stands in the form, so that the slider has something to threshold before any run."""
+    model, tokens = base_model()
+    preset = PRESETS["news"] if task == "news" else PRESETS["small"]
+    activity.write(folder, activity.run_text(save.load(folder / "lte", model), tokens, preset.text))
 
 
 class Book:
@@ -159,7 +168,7 @@ def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
     some = _some(made.examples("test"), task)
     batches = [made.batch(i, 16, seed).ids for i in range(4)]
     book.row(f"{name} on the same examples", lambda: _measured(sparse, made, some))
-    order = sorted(SPARSITIES, key=lambda s: (s != 0.8, s))  # the target first
+    order = sorted(SPARSITIES, key=lambda s: (abs(s - RECIPES[task].target), s))  # the target first
     for sparsity in order:
         for method in posthoc.METHODS:
             book.row(f"{method} {sparsity}", partial(_thinned, sparse, made, some, method, sparsity, batches))
