@@ -193,3 +193,14 @@ def test_a_damaged_file_is_refused(shelf):
 def test_a_tokenizer_without_the_words_is_refused():
     with pytest.raises(ValueError, match="are not one token each"):
         tasks.sentiment(TOKENS)
+
+
+def test_the_offset_that_decides_most_rightly():
+    from workbench.lte.tasks import best_offset
+
+    assert -best_offset([1.0, 2.0, 3.0, 4.0], [0, 0, 1, 1]) == pytest.approx(2.5)
+    assert -best_offset([1.0, 2.0], [1, 1]) < 1.0  # everything is positive
+    assert -best_offset([1.0, 2.0], [0, 0]) > 2.0
+    margins, labels = [5.0, 5.5, 6.0, 7.0, 8.0], [0, 1, 0, 1, 1]
+    cut = -best_offset(margins, labels)
+    assert sum((m > cut) == bool(y) for m, y in zip(margins, labels)) == 4

@@ -54,15 +54,22 @@ def shipped(config: LteConfig, task: Literal["sentiment", "news"], base: Any, to
     known = manifest(lm.path("smollm2"))["fingerprint"]
     dense = save.load(folder / "dense", base, known)
     try:
-        yield Arm("dense", dense, made, tokens)
+        yield Arm("dense", dense, with_offset(made, folder / "dense"), tokens)
     finally:
         lora.remove(dense.to_dense(merge=False))
     lte = save.load(folder / "lte", base, known)
     lte.set_tau(config.tau)
     try:
-        yield Arm("LTE", lte, made, tokens)
+        yield Arm("LTE", lte, with_offset(made, folder / "lte"), tokens)
     finally:
         lora.remove(lte.to_dense(merge=False))
+
+
+def with_offset(task: Task, folder: Path) -> Task:
+    """A task of two words with the offset that was set for this arm on the validation part."""
+    if not isinstance(task, tasks.Sentiment):
+        return task
+    return replace(task, offset=float(save.read(folder)[0].get("offset", 0.0)))
 
 
 def trained(config: LteConfig, on_step: OnStep) -> Iterator[Arm]:
@@ -84,6 +91,8 @@ def trained(config: LteConfig, on_step: OnStep) -> Iterator[Arm]:
             _by_ranks(config, name, sparse, on_step, asked.steps, folder)
         if name == "LTE":
             sparse.set_tau(config.tau)
+        if isinstance(made, tasks.Sentiment):
+            made = made.calibrated(sparse, made.examples("valid")[:200])
         yield Arm(name, sparse, made, tokens)
 
 

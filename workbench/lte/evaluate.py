@@ -77,7 +77,7 @@ def measure(model: SparseModel, task: Sentiment | LanguageModelling, examples: S
     with model.as_mode(mode):  # type: ignore[arg-type]
         for batch in in_batches(examples, 32 if isinstance(task, Sentiment) else 8):
             if isinstance(task, Sentiment):
-                right += (task.logits(model, batch).argmax(dim=1) == batch.labels).tolist()
+                right += (task.decided(model, batch) == batch.labels).tolist()
             else:
                 nll += task.losses(model, batch).tolist()
             count = int(batch.keep.sum())

@@ -33,6 +33,7 @@ from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepar
 TAUS = (0.3, 0.4, 0.6, 0.7)
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 MOST = {"sentiment": 400, "news": 24}  # examples for rows beside the two arms, which see the whole held-out part
+CALIBRATED = 200  # texts of the validation part on which a row's offset is set
 Row = dict[str, Any]
 
 
@@ -59,7 +60,16 @@ def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
     for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
         raise RuntimeError(f"the {arm} arm is at step {step.step} of {config.steps}: train it first, to its end")
     base = manifest(lm.path("smollm2"))["fingerprint"]
-    info = {"arm": arm, "base": base, "task": task, "seed": seed, "config": asdict(config), "model": "SmolLM2-135M"}
+    offset = calibrated(sparse, made).offset if isinstance(made, Sentiment) else 0.0
+    info = {
+        "offset": offset,
+        "arm": arm,
+        "base": base,
+        "task": task,
+        "seed": seed,
+        "config": asdict(config),
+        "model": "SmolLM2-135M",
+    }
     save.save(folder / arm, sparse, info)
     return steps
 
@@ -174,9 +184,15 @@ def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
             book.row(f"{method} {sparsity}", partial(_thinned, sparse, made, some, method, sparsity, batches))
 
 
+def calibrated(sparse: SparseModel, task: Sentiment) -> Sentiment:
+    """The task with its offset set on the validation part, as each row's is, whatever the method."""
+    return task.calibrated(sparse, task.examples("valid")[:CALIBRATED])
+
+
 def _measured(
     sparse: SparseModel, task: Sentiment | LanguageModelling, examples: Sequence[Example]
 ) -> tuple[evaluate.Measured, float]:
+    task = calibrated(sparse, task) if isinstance(task, Sentiment) else task
     found = evaluate.measure(sparse, task, examples)
     return found, found.mean_sparsity
 
@@ -190,6 +206,7 @@ def _thinned(
     batches: Sequence[torch.Tensor],
 ) -> tuple[evaluate.Measured, float]:
     with posthoc.thinned(sparse, method, sparsity, batches) as layers:
+        task = calibrated(sparse, task) if isinstance(task, Sentiment) else task
         found = evaluate.measure(sparse, task, examples)
     return found, posthoc.measured_sparsity(layers)
 
