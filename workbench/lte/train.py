@@ -265,10 +265,10 @@ class Trainer:
 
     @torch.no_grad()
     def _calibrate(self, number: int) -> None:
-        """Close what the controller left open: one shift of the routers' biases, from four training batches."""
+        """Close what the controller left open: one shift of the routers' biases, from eight training batches."""
         seen: list[list[Tensor]] = [[] for _ in self.sparse.layers]
         self.sparse.set_mode("hard")
-        for i in range(4):
+        for i in range(8):
             batch = self.task.batch(number + i, self.config.batch, self.config.seed)
             self.task.loss(self.sparse, batch)
             for rows, gates in zip(seen, self.sparse.gates()):
