@@ -149,7 +149,7 @@ def test_no_number_stops_before_it_does_harm(tmp_path):
 
 
 def test_early_stop_keeps_the_best():
-    config = replace(FAST, hard_steps=40, patience=2, validate_every=4, validate_on=64, model_lr=0.3)
+    config = replace(FAST, hard_steps=160, patience=2, validate_every=4, validate_on=64, model_lr=0.3)
     sparse, steps = trained(config)
     scores = [s.score for s in steps if s.stage == "stage 2" and s.score is not None]
     assert len(steps) < config.steps

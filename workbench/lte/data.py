@@ -60,15 +60,20 @@ def labelled(rows: Iterable[tuple[str, float]], tokens: Encoder, prompt: str) ->
 
     Scores within 0.5 of neutral are left out.
     """
-    parts: dict[Part, list[Example]] = {"train": [], "valid": [], "test": []}
+    parts: dict[Part, list[tuple[str, Example]]] = {"train": [], "valid": [], "test": []}
     seen: set[str] = set()
     for text, score in rows:
         if abs(score) <= CLEAR or text in seen:
             continue
         seen.add(text)
         ids = tuple(tokens.encode(prompt.format(text=text)))
-        parts[part_of(text)].append(Example(ids, int(score > 0)))
-    return parts
+        parts[part_of(text)].append((text, Example(ids, int(score > 0))))
+    return {part: [e for _, e in (rows if part == "train" else _by_lot(rows))] for part, rows in parts.items()}
+
+
+def _by_lot(rows: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
+    """In the order of hashes: files have one class after the other, so that their first part is no sample."""
+    return sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
 
 
 def windows(documents: Iterable[str], tokens: Encoder, length: int) -> dict[Part, list[Example]]:
