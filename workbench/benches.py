@@ -17,13 +17,15 @@ ROW = ("case", "number", "value", "badge")  # what main() of a bench.py returns 
 
 
 def benches() -> dict[str, str]:
-    """Benchmarks by the name of their folder, and the module whose `main()` runs each."""
+    """Benchmarks by the name of their folder (plato_quality: its second), and the module whose `main()` runs each."""
     places = {"workbench.kernels": backends.ROOT / "kernels", "workbench": backends.ROOT / "workbench"}
-    return {
+    found = {
         path.parent.name: f"{package}.{path.parent.name}.bench"
         for package, folder in places.items()
         for path in sorted(folder.glob("*/bench.py"))
     }
+    more = sorted((backends.ROOT / "workbench").glob("*/quality_bench.py"))
+    return found | {f"{path.parent.name}_quality": f"workbench.{path.parent.name}.quality_bench" for path in more}
 
 
 def measure(name: str) -> Path:
