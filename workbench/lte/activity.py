@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.lte.config import PRESETS, TEXT, LteConfig
+from workbench.lte.config import TEXT, LteConfig
 from workbench.lte.data import Encoder
 from workbench.lte.result import Activity
 from workbench.lte.shelf import ARTIFACTS, FOLDERS
@@ -57,8 +57,7 @@ def shown(config: LteConfig) -> tuple[Activity | None, bool]:
     if own is not None:
         return own, True
     kept = read(ARTIFACTS / FOLDERS[config.task]) if config.model != "tiny" else None
-    default = PRESETS["news"].text if config.task == "news" else TEXT
-    return (kept, config.text == default) if kept is not None and last is None else (last, False)
+    return (kept, config.text == TEXT) if kept is not None and last is None else (last, False)
 
 
 def read(folder: Path) -> Activity | None:

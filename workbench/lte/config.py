@@ -33,7 +33,7 @@ class LteConfig(Config):
     task: Literal["sentiment", "news"] = Field(
         "sentiment",
         description="sentiment: movie-review sentences with human scores (80 % sparse as shipped); news: next words of "
-        "news and encyclopedia articles (70 %). Its model is drawn and decoded; both are scored where they are shipped",
+        "news and encyclopedia articles (nothing is shipped for it yet: use='train')",
     )
     tau: float = Field(
         0.5,
@@ -144,7 +144,6 @@ PRESETS = {
         rounds=2, target=0.5,
     ),
     "small": LteConfig(),
-    "news": LteConfig(task="news", text="The government said on Friday that the new railway will open in the spring."),
     "train": LteConfig(use="train"),
     "paper": LteConfig(backend="sim"),
 }  # fmt: skip

@@ -22,7 +22,7 @@ from workbench import lm
 from workbench.lm.files import manifest
 from workbench.lte import activity, evaluate, lora, posthoc, save
 from workbench.lte.arms import make_task
-from workbench.lte.config import PRESETS
+from workbench.lte.config import TEXT
 from workbench.lte.data import Example
 from workbench.lte.shelf import ARTIFACTS
 from workbench.lte.sparse_model import SparseModel
@@ -43,7 +43,7 @@ def run(action: str, task: str, seed: int) -> None:
     if action == "finish":
         curves = {arm: save_arm(task, arm, seed, folder) for arm in ("dense", "lte")}
         write_curves(folder / "curves.csv", curves)
-        write_activity(folder, task)
+        write_activity(folder)
     book = Book(folder / "results.json", task, seed)
     if action == "finish":
         measure_arms(book, folder, task)
@@ -86,11 +86,10 @@ def write_curves(file: Path, curves: dict[str, list[Step]]) -> None:
                 table.writerow([arm, *cells])
 
 
-def write_activity(folder: Path, task: str) -> None:
+def write_activity(folder: Path) -> None:
     """The experts of the text that stands in the form, so that the slider has something to threshold before any run."""
     model, tokens = base_model()
-    preset = PRESETS["news"] if task == "news" else PRESETS["small"]
-    activity.write(folder, activity.run_text(save.load(folder / "lte", model), tokens, preset.text))
+    activity.write(folder, activity.run_text(save.load(folder / "lte", model), tokens, TEXT))
 
 
 class Book:
