@@ -47,6 +47,10 @@ class Arm:
     task: Task
     tokens: Encoder
 
+    def prompt(self, text: str) -> str:
+        """The text as this model was trained to read it."""
+        return self.task.prompt.format(text=text) if isinstance(self.task, tasks.Sentiment) else text
+
 
 def shipped(config: LteConfig, task: Literal["sentiment", "news"], base: Any, tokens: Encoder) -> Iterator[Arm]:
     """Both shipped arms of `task` on the model `base`. ArtifactError says what is wrong with a file."""

@@ -147,7 +147,7 @@ class _Run:
         config, model = self.config, arm.model
         self.tell(end, "routing the text")
         with self.lane("text", "experts of the text", "plan"):
-            self.activity = activity.run_text(model, arm.tokens, config.text)
+            self.activity = activity.run_text(model, arm.tokens, arm.prompt(config.text))
         activity.remember(config, self.activity)
         texts = [torch.tensor([e.ids]) for e in some(arm.task.examples("test"), TEXTS)]
         inputs, masks = speed.seen(model, texts, TEXTS)
@@ -175,7 +175,7 @@ class _Run:
         """Whole tokens, dense and sparse in turn, checked against the definition."""
         config = self.config
         lm = decode.SparseLM(arm.model, arm.tokens, config.weights)
-        ids = arm.tokens.encode(config.text)
+        ids = arm.tokens.encode(arm.prompt(config.text))
         self.exact, self.control = decode.against_definition(lm, arm.model, ids)
         timing = decode.measure(lm, ids, config.new_tokens, config.rounds)
         with self.lane("decode", "dense and sparse in turn", "decode"):

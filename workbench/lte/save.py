@@ -40,6 +40,7 @@ def save(folder: Path, sparse: SparseModel, info: dict[str, Any]) -> Path:
         tensors |= {f"grouping.{i}": torch.from_numpy(g.astype(np.int32)) for i, g in enumerate(sparse.groupings)}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
+    (folder / WEIGHTS).chmod(0o644)  # safetensors leaves it to its owner alone
     adapter = next(module for _, module in lora.adapters(sparse.model))
     first = sparse.layers[0]
     config = {

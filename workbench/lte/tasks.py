@@ -36,6 +36,7 @@ class Sentiment:
     parts: dict[Part, list[Example]]
     words: tuple[int, int]  # token ids of negative, positive
     unit: str = "accuracy"
+    prompt: str = "{text}"  # what a text of one's own is put into, as those it was trained on
     offset: float = 0.0  # added to the logit of positive where a text is decided: see `calibrated`
 
     def examples(self, part: Part) -> list[Example]:
@@ -142,7 +143,7 @@ def sentiment(tokens: Encoder) -> Sentiment:
     words = [tokens.encode(word) for word in WORDS]
     if any(len(word) != 1 for word in words):
         raise ValueError(f"{WORDS} are not one token each for this tokenizer: it cannot answer in one step")
-    return Sentiment(labelled(corpora.sentences(), tokens, PROMPT), (words[0][0], words[1][0]))
+    return Sentiment(labelled(corpora.sentences(), tokens, PROMPT), (words[0][0], words[1][0]), prompt=PROMPT)
 
 
 def language_modelling(tokens: Encoder, length: int = 64) -> LanguageModelling:
