@@ -206,7 +206,7 @@ def _union(fig: go.Figure, result: LteResult) -> None:
             row=3, col=2,
         )  # fmt: skip
     fig.update_layout(legend5=_legend(0.58, -0.04))
-    fig.update_xaxes(title_text="rows of the batch", type="log", tickvals=[1, 2, 4, 8, 16], row=3, col=2)
+    fig.update_xaxes(title_text="batch (rows)", type="log", tickvals=[1, 2, 4, 8, 16], row=3, col=2)
     fig.update_yaxes(title_text="experts needed (%)", range=[0, 103], row=3, col=2)
 
 
