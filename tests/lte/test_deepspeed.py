@@ -12,7 +12,7 @@ pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make setup"
 
 from workbench import backends
 from workbench.lte import SYSTEM, arms, zero_run
-from workbench.lte.train import Diverged, train
+from workbench.lte.train import train
 
 pytestmark = [pytest.mark.timeout(580)]
 
@@ -97,8 +97,6 @@ def test_goes_on_from_its_checkpoint_after_a_rank_was_killed(tmp_path, two_ranks
 def test_what_cannot_be_is_named(monkeypatch):
     with pytest.raises(zero_run.RankFailed, match="7 texts are not shared evenly by 2 processes"):
         drained(zero_run.run(config(batch=7), "dense"))
-    with pytest.raises(Diverged, match=r"the loss of step \d+ .* lower model_lr"):
-        drained(zero_run.run(config(model_lr=1e30), "dense"))
     missing = backends.Backend("deepspeed", False, "deepspeed is not installed", "pip install it")
     monkeypatch.setattr(backends, "backend", lambda _: missing)
     with pytest.raises(backends.BackendUnavailable, match="zero='2' needs DeepSpeed"):
