@@ -177,6 +177,9 @@ def base_model(config: LteConfig) -> tuple[Any, Encoder]:
 def load_smollm2(dtype: str) -> tuple[Any, FileTokenizer]:
     """SmolLM2-135M-Instruct in the dtype, from the cache (fetched at the first use)."""
     from transformers import AutoModelForCausalLM
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()  # loading takes half a second; a run tells its own progress
 
     folder = lm.path("smollm2")
     # eager: at 30 tokens a text the fused attention's backward takes longer than the rest of attention together

@@ -79,9 +79,7 @@ class ZeroTrainer(Trainer):
     def _descend(
         self, losses: Callable[[], tuple[Tensor, Tensor, Tensor]], number: int
     ) -> tuple[Tensor, Tensor, Tensor]:
-        if self.stale:
-            self.zero.refresh_fp32_params()
-            self.stale = False
+        self._follow()
         if self.routers_learn(number) and not self.routers_learn(number - 1):
             self._first_step_of_routers()
         task_loss, loss, sparsity = self.engine(losses)
@@ -117,8 +115,15 @@ class ZeroTrainer(Trainer):
         parameter.copy_(value)
         self.stale = True
 
+    def _follow(self) -> None:
+        """ZeRO's own copy takes over what was set from outside."""
+        if self.stale:
+            self.zero.refresh_fp32_params()
+            self.stale = False
+
     def save(self, folder: Path, steps: list[Step]) -> None:
         """A checkpoint under a name of its own; `latest` names it once it is whole, so a kill leaves the one before."""
+        self._follow()  # it is ZeRO's copy that is kept
         state = {
             "config": digest(self.config), "ranks": self.ranks, "steps": [asdict(s) for s in steps], "best": self.best,
             "controller": self.controller.state(), "best_score": self.best_score, "worse": self.worse,

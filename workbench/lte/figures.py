@@ -252,12 +252,16 @@ def training(result: LteResult) -> go.Figure:
 def token_by_token(found: Activity) -> go.Figure:
     """Layer by expert for one token at a time: a slider goes through the text."""
     active = found.active()
-    fig = go.Figure(go.Heatmap(
-        z=active[:, 0].astype(np.uint8), zmin=0, zmax=1, colorscale=MAP, showscale=False, xgap=1, ygap=1,
-        hovertemplate="layer %{y}, expert %{x}: %{z}<extra></extra>",
-    ))  # fmt: skip
+    words = range(len(found.words))
+    fig = go.Figure([
+        go.Heatmap(
+            z=active[:, at].astype(np.uint8), zmin=0, zmax=1, colorscale=MAP, showscale=False, xgap=1, ygap=1,
+            hovertemplate="layer %{y}, expert %{x}: %{z}<extra></extra>", visible=at == 0,
+        )
+        for at in words
+    ])  # fmt: skip
     steps = [
-        {"label": word, "value": str(at), "method": "restyle", "args": [{"z": [active[:, at].astype(int).tolist()]}]}
+        {"label": word, "value": str(at), "method": "update", "args": [{"visible": [w == at for w in words]}]}
         for at, word in enumerate(found.words)
     ]
     fig.update_layout(sliders=[{"steps": steps, "active": 0, "currentvalue": {"prefix": "token: "}, "pad": {"t": 46}}])
