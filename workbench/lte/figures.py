@@ -67,6 +67,8 @@ def _curves(result: LteResult, unit: str) -> dict[str, list[Row]]:
 def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
     """Recorded curves as lines, this run's points on top as stars; oracles look at what they save."""
     shown = _curves(result, unit)
+    if not shown:
+        return _empty(fig, 1, col, f"no {unit} was measured: no such model is shipped")
     for name, rows in shown.items():
         style, at = theme.series(LOOKS[name]), "legend" if col == 1 else "legend2"
         before = [r for r in rows if r.source != "this run"]
@@ -82,6 +84,7 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
         fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", row=1, col=col)
     else:
         fig.update_yaxes(title_text="accuracy (share right)", row=1, col=col)
+    return None
 
 
 def _line(rows: Sequence[Row], name: str, look: dict[str, object], legend: str) -> go.Scatter:
