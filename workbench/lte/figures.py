@@ -183,8 +183,7 @@ def token_map(found: Activity, tau: float, bar: dict[str, float] | None = None) 
     share = 100 * found.active(tau).mean(axis=2)
     return go.Heatmap(
         z=np.round(share).astype(np.uint8), zmin=0, zmax=100, colorscale=MAP,
-        customdata=np.tile(np.array(found.words, object), (found.layers, 1)),
-        hovertemplate="layer %{y}, %{customdata}: %{z} % of experts<extra></extra>",
+        hovertemplate="layer %{y}, %{x}: %{z} % of experts<extra></extra>",
         colorbar={"title": {"text": "%", "side": "top"}, "outlinewidth": 0} | (bar or {}),
     )  # fmt: skip
 
