@@ -1,4 +1,4 @@
-"""LTE measured: `workbench bench lte` appends rows to lte.csv among the benchmarks. Ten minutes; leave the machine alone.
+"""LTE measured: `workbench bench lte` appends rows to lte.csv. Ten minutes; leave the machine alone.
 
 Kernel and whole tokens of the shipped models at three thresholds, the union of batches, and the modelled tokens of the
 paper's device. What the models score on the whole held-out part lies beside them.
