@@ -1,8 +1,10 @@
 # make lab   sets up whatever is missing and opens JupyterLab at the tour
 # make test  sets up whatever is missing and runs every test
+#            (two processes, each with whole files of tests; WORKERS=1 on a machine with one core or less than 8 GB)
 # Others: setup, lint, format, notebooks, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
 EXTRA ?= auto
 PYTHON ?=
+WORKERS ?= 2
 BIN := .venv/bin
 STAMP := .venv/.ready
 # an editable install knows the packages that were there: a new one asks for set-up again
@@ -31,7 +33,7 @@ test: setup
 	@tools/setup.sh browser
 	@tools/setup.sh minimap2
 	-@$(BIN)/workbench doctor --fetch >/dev/null
-	$(BIN)/pytest $(ARGS)  # not python -m: that would put kernels/ on sys.path
+	$(BIN)/pytest -n $(WORKERS) --dist loadfile $(ARGS)  # not python -m: that would put kernels/ on sys.path
 
 lint: setup
 	$(BIN)/ruff check .

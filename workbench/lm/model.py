@@ -176,9 +176,10 @@ class LM:
         A row is 1 token (decoding) or many (a prompt, forced tokens); it attends to its own cache alone, all of
         caches[r][0 : starts[r] + n_r], and its KV is written there. Returns fp32 logits of each row's last token,
         [rows, vocab]: those of `forward` to 1e-4 in fp32, and the same bits whatever stands beside the row, in fp32 as
-        long as the step has at most 600 tokens and in bf16 128, where oneDNN packs the weights (packed.py). `pad_to`
-        runs the products over so many tokens, where that is faster. Not `exact`: up to 3 tokens in fp32 take another
-        product, which is faster and rounds otherwise. ValueError on bad input, before any work.
+        long as the step has at most 600 tokens and in bf16 128, where oneDNN packs the weights and, for bf16, the
+        processor has products for it (`packed.exact_rows`). `pad_to` runs the products over so many tokens, where that
+        is faster. Not `exact`: up to 3 tokens in fp32 take another product, which is faster and rounds otherwise.
+        ValueError on bad input, before any work.
         """
         from workbench.lm.ragged import forward_ragged
 

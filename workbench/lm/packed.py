@@ -11,7 +11,8 @@ So everything that decodes takes the packed layout. With it a row has the same b
 measured for the shapes of SmolLM2 and of tiny:
 
     fp32   1 to 600 rows, when a row alone is doubled: oneDNN sums inputs beyond 1,024 in another order for one row
-    bf16   1 to 128 rows, with the layout for one row (the layouts for more change their sums at 33 rows)
+    bf16   1 to 128 rows, with the layout for one row (the layouts for more change their sums at 33 rows), on a
+           processor with bf16 products; where oneDNN emulates them (plain AVX-512), sums change with the rows
 
 The exception is fp32 at 1, 2 and 3 rows, where a whole step takes 64, 67 and 72 ms packed and 51, 61 and 67 ms not
 (packed wins from 4 on: 75 against 101 ms; processor time, lower quartile of 25, a busy machine). Who does not ask for
@@ -31,6 +32,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as fn
 
+from workbench.lm.dtype import fast_dtype
+
 if TYPE_CHECKING:
     from workbench.lm.model import LM, Layer
 
@@ -38,7 +41,15 @@ Product = Callable[[Tensor], Tensor]  # x [n, inputs] -> [n, outputs]
 
 ROWS_HINT = {torch.float32: 4, torch.bfloat16: 1}  # the rows that oneDNN is told to lay out for: see above
 ONE_ROW_INPUTS = 1024  # above: one row is summed in another order than two
-EXACT_ROWS = {torch.float32: 600, torch.bfloat16: 128}  # up to here a row's bits do not depend on the others'
+
+
+def exact_rows(dtype: torch.dtype) -> int:
+    """Up to how many rows a row's bits do not depend on the others'; 1 where they do from the second row on."""
+    if not available(dtype):
+        return 1
+    if dtype == torch.bfloat16:
+        return 128 if fast_dtype() == "bfloat16" else 1
+    return 600
 
 
 PLAIN_TOKENS = {torch.float32: 3}  # up to here the plain product is faster: see above

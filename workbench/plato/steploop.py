@@ -5,7 +5,8 @@ tokens goes. embedded.py runs the pass for real, sim.py on a virtual clock; both
 given length they take the same steps with the same widths.
 
 A prompt is cut into pieces by its own length and by what was reused alone, whatever runs beside it, and a row's numbers
-do not depend on the other rows (lm/packed.py): so a sequence decodes to the same bits alone and in any company.
+do not depend on the other rows (`exact_rows` in lm/packed.py): so a sequence decodes to the same bits alone and in any
+company.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CHUNK = 96  # tokens of a prompt that one step takes
-STEP_TOKENS = 128  # of a step, where prompts ride along: up to here bf16 rows keep their bits (lm/packed.py)
+STEP_TOKENS = 128  # of a step, where prompts ride along: up to here rows keep their bits, bf16 too (`exact_rows`)
 HOLD_TOKENS = 8192  # of KV that is kept for reuse: 380 MB of SmolLM2's in fp32
 
 Pad = Callable[[int], int]
