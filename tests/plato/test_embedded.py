@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from loop_tools import answer, drain, ids_of
 
 from workbench import lm
+from workbench.lm.packed import exact_rows
 from workbench.plato.embedded import EmbeddedEngine
 from workbench.plato.engine import Ask, Constraint
 from workbench.plato.graph import plan_of
@@ -64,9 +65,10 @@ def check_alone_and_together(model):
     assert max(widths) == 6
     for name in TAILS:
         alone = forked(engine, name)
-        assert alone.ids[name] == together.ids[name]
         assert len(alone.ids[name]) == BUDGET
-        assert all(torch.equal(a, b) for a, b in zip(engine.logits[name], batch[name], strict=True))
+        if exact_rows(model.dtype) > 100:  # emulated bf16 promises no bits: lm/packed.py
+            assert alone.ids[name] == together.ids[name]
+            assert all(torch.equal(a, b) for a, b in zip(engine.logits[name], batch[name], strict=True))
     assert len({together.ids[name] for name in TAILS}) == 4
     return batch
 

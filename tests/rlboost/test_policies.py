@@ -163,7 +163,7 @@ def test_the_plateau_is_where_an_engine_gets_no_faster():
             profile.observe(n, context, 0.02 + n * (2e-4 + 1e-7 * context))
     profile.next_step()
     short, long = profile.batch(500.0), profile.batch(4000.0)
-    assert short == math.ceil(4 * 0.02 / (2e-4 + 5e-5))
+    assert short - math.ceil(4 * 0.02 / (2e-4 + 5e-5)) in (0, 1)  # 320 to the last bit of a least-squares fit
     assert long < short  # longer contexts are at their limit sooner
     profile.observe(4, 100.0, 0.03)
     profile.next_step()  # too little was seen: the profile of before holds

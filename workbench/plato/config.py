@@ -162,8 +162,8 @@ def plan_from(text: str, node_tokens: int | None = None) -> Plan:
 PRESETS = {
     "tiny": PlatoConfig(model="tiny", dtype="float32", example="diamond", node_tokens=12, rounds=1),
     "small": PlatoConfig(),
-    "chain": PlatoConfig(example="chain"),
-    "quality": PlatoConfig(example="join", rounds=1, quality_tasks=6),
+    "chain": PlatoConfig(example="chain", rounds=1),
+    "quality": PlatoConfig(example="join", rounds=1, quality_tasks=3),
     "vllm": PlatoConfig(engine="vllm"),
     "paper": PlatoConfig(backend="sim", example="eight", sim_machine="flat"),
 }
