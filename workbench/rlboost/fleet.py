@@ -1,0 +1,170 @@
+"""Machines that come and go, for real: Ray nodes on this machine, or a Ray cluster that is already there.
+
+    with Fleet() as fleet:                       a cluster of its own: a head and, per spot instance, a raylet
+        fleet.add("spot-1")
+        fleet.drain("spot-1", 30); fleet.kill("spot-1")      the notice, and the end (SIGKILL of the raylet)
+    Fleet(address="auto")                        a cluster of yours, whose nodes come and go by themselves
+
+What is started here is stopped here: `close`, the end of the block, or the end of the process.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import os
+import time
+from typing import Any, Self
+
+START_S = 120.0  # for a raylet on a busy machine
+STORE_BYTES = 80_000_000  # of shared memory per node
+QUIET = {"include_dashboard": False, "include_log_monitor": False}  # helpers of Ray that nobody looks at here
+SPOT = "spot"  # the resource that an instance has one of: its engine
+
+
+class FleetError(RuntimeError):
+    """Ray or a node did not start, or a node is not there; the message says which and what to try."""
+
+
+class Fleet:
+    """Nodes by name. Local unless `address` names a cluster; only local nodes can be added and killed from here."""
+
+    def __init__(self, address: str | None = None) -> None:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # of a cluster of one's own, on this machine alone
+        os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_S)))
+        os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs
+        self.cluster: Any = None
+        self.nodes: dict[str, Any] = {}
+        self.killed: set[str] = set()
+        self._others = _of_ray()
+        self._start(address)
+        atexit.register(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self, address: str | None) -> None:
+        import ray
+
+        if ray.is_initialized():
+            raise FleetError("this process is in a Ray cluster already: ray.shutdown() first")
+        last: Exception | None = None
+        for _ in range(2):  # one retry: a busy machine now and then is too slow for a raylet
+            try:
+                if address is None:
+                    self._own()
+                else:
+                    ray.init(address=address, log_to_driver=False)
+                return
+            except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a raylet that is late
+                last = error
+                self._stop()
+        way = (
+            "is it running? `ray status` tells" if address else "see /tmp/ray/session_latest/logs; `ray stop` cleans up"
+        )
+        raise FleetError(f"Ray did not start, twice ({type(last).__name__}: {last}); {way}") from last
+
+    def _own(self) -> None:
+        import ray
+        from ray.cluster_utils import Cluster
+
+        head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": STORE_BYTES, "no_monitor": True, **QUIET}
+        self.cluster = Cluster(initialize_head=True, head_node_args=head)
+        ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
+
+    def add(self, name: str) -> None:
+        """One more spot node. FleetError: the name is taken, the cluster is not ours, or the raylet did not start."""
+        if self.cluster is None:
+            raise FleetError("nodes of a cluster that was started elsewhere come from there, not from here")
+        if name in self.nodes:
+            raise FleetError(f"a node called {name} is there already")
+        try:
+            self.nodes[name] = self.cluster.add_node(
+                wait=True,
+                num_cpus=1,
+                num_gpus=0,
+                resources={SPOT: 1, name: 1},
+                object_store_memory=STORE_BYTES,
+                **QUIET,
+            )
+        except Exception as error:
+            raise FleetError(f"no raylet for {name}: {error}") from error
+
+    def node_id(self, name: str) -> str:
+        """Ray's hexadecimal id."""
+        return str(self._node(name).node_id)
+
+    def kill(self, name: str) -> None:
+        """The node vanishes: raylet and everything on it, by SIGKILL."""
+        self.cluster.remove_node(self._node(name), allow_graceful=False)
+        del self.nodes[name]
+        self.killed.add(name)
+
+    def drain(self, name: str, notice_s: float) -> None:
+        """Say to Ray that the node will be preempted in notice_s: no new actors go there, running ones go on."""
+        import ray
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of the compiled part
+        from ray.core.generated import autoscaler_pb2
+
+        client = GcsClient(address=ray.get_runtime_context().gcs_address)
+        reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
+        deadline_ms = int((time.time() + notice_s) * 1000)
+        accepted, why = client.drain_node(self.node_id(name), reason, "preemption notice", deadline_ms)
+        if not accepted:
+            raise FleetError(f"Ray refused to drain {name}: {why}")
+
+    def actor(self, kind: type, name: str | None, *args: Any, concurrency: int = 8) -> Any:
+        """An actor of this class: on the named node, or (None) beside the driver. It is not restarted."""
+        import ray
+
+        options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": concurrency}
+        if name is not None:
+            options["resources"] = {SPOT: 1} if self.cluster is None else {SPOT: 1, name: 1}
+        return ray.remote(kind).options(**options).remote(*args)
+
+    def _node(self, name: str) -> Any:
+        if name not in self.nodes:
+            there = ", ".join(self.nodes) or "none"
+            raise FleetError(f"no node is called {name}; there are {there}")
+        return self.nodes[name]
+
+    def close(self) -> None:
+        """Stop what was started here. May be called again."""
+        atexit.unregister(self.close)
+        self._stop()
+
+    def _stop(self) -> None:
+        import ray
+
+        with contextlib.suppress(Exception):
+            ray.shutdown()
+        if self.cluster is not None:
+            with contextlib.suppress(Exception):
+                self.cluster.shutdown()
+        self.cluster, self.nodes = None, {}
+        _end(_of_ray() - self._others)
+
+
+def _of_ray() -> set[Any]:
+    """Processes of Ray that descend from this one."""
+    import psutil
+
+    found = set()
+    for each in psutil.Process().children(recursive=True):
+        with contextlib.suppress(psutil.Error):
+            if any("/ray/" in part or part.startswith("ray::") for part in each.cmdline()):
+                found.add(each)
+    return found
+
+
+def _end(processes: set[Any]) -> None:
+    """A start that failed leaves half a cluster behind: end it."""
+    import psutil
+
+    for each in processes:
+        with contextlib.suppress(psutil.Error):
+            each.kill()
+    psutil.wait_procs(processes, timeout=10)

@@ -1,0 +1,164 @@
+"""What runs on Ray: an engine on a spot node, and the agent of the weights. Plain classes; fleet makes them actors.
+
+An engine has one stream, on which everything it says comes in order: tokens, and that it gave a request up. So a
+request that moves goes on elsewhere only after its last token here has been read, and no token is there twice.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from workbench.rlboost.rollout import Ask, Rollouts, Tokens
+from workbench.rlboost.weights import Manifest, Pull, WeightError, WeightStore
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from workbench.lm.dtype import Dtype
+    from workbench.lm.sampler import Sampler
+
+IDLE_S = 0.02  # between looks at an empty queue
+CHUNK_WAIT_S = 30.0  # for one chunk of weights
+
+
+@dataclass(frozen=True)
+class Said:
+    """One item of an engine's stream: tokens of one pass, and requests that it no longer has."""
+
+    version: int
+    tokens: tuple[Tokens, ...]
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """Weights that arrived: which, how much, how long it took."""
+
+    version: int
+    size: int
+    seconds: float
+
+
+class SpotEngine:
+    """Rollouts behind a queue and a stream. Calls may come from several threads (an actor with concurrency)."""
+
+    def __init__(self, name: str, model: str, dtype: Dtype, sampler: Sampler, slots: int) -> None:
+        import torch
+
+        from workbench import lm
+
+        torch.set_num_threads(1)
+        self.name = name
+        self.engine = Rollouts(lm.load(model, dtype), sampler, slots, version=-1)  # none of the trainer's weights yet
+        self._inbox: list[Ask] = []
+        self._leaving: list[str] = []
+        self._lock, self._wake, self._over = threading.Lock(), threading.Event(), False
+
+    def pid(self) -> int:
+        """Of the process that a test or a user may kill."""
+        return os.getpid()
+
+    def give(self, asks: Sequence[Ask], version: int) -> None:
+        """More responses. WeightError where they are to be made with other weights than there are here."""
+        with self._lock:
+            if version != self.engine.version:
+                raise WeightError(f"{self.name} has weights {self.engine.version}, the responses are of {version}")
+            self._inbox += asks
+        self._wake.set()
+
+    def take(self, requests: Sequence[str]) -> None:
+        """Give these up; the stream says `gone` behind the last token of each."""
+        with self._lock:
+            self._leaving += requests
+        self._wake.set()
+
+    def stop(self) -> None:
+        """End the stream, in the middle of whatever it says."""
+        self._over = True
+        self._wake.set()
+
+    def stream(self) -> Iterator[Said]:
+        """What the engine says until `stop`."""
+        self._over = False
+        while not self._over:
+            with self._lock:
+                gone = tuple(self._leaving)
+                kept = [a for a in self._inbox if a.request not in gone]
+                for request in gone:
+                    self.engine.take(request)
+                for ask in kept:
+                    self.engine.give(ask)
+                self._inbox, self._leaving = [], []
+                tokens = tuple(self.engine.step())
+                busy = bool(self.engine.running or self.engine.pending)
+            if tokens or gone:
+                yield Said(self.engine.version, tokens, gone)
+            elif not busy:
+                self._wake.wait(IDLE_S)
+                self._wake.clear()
+
+    def pull(self, agent: Any) -> Pulled:
+        """Pull the newest weights from the agent (an actor's handle) and go on with them.
+
+        A version that becomes old meanwhile is left for the newer one. WeightError: the agent gave damaged chunks twice
+        or nothing in time; ValueError: responses are still here.
+        """
+        import ray
+
+        began = time.perf_counter()
+        while True:
+            manifest: Manifest = ray.get(agent.manifest.remote(), timeout=CHUNK_WAIT_S)
+            pull, refused = Pull(manifest), 0
+            try:
+                while missing := pull.missing():
+                    part = ray.get(agent.chunk.remote(manifest.version, missing[0]), timeout=CHUNK_WAIT_S)
+                    try:
+                        pull.take(missing[0], part)
+                    except WeightError:
+                        refused += 1
+                        if refused > 1:
+                            raise
+            except WeightError:
+                if refused > 1 or ray.get(agent.manifest.remote(), timeout=CHUNK_WAIT_S).version == manifest.version:
+                    raise
+                continue  # it became old while it was pulled
+            with self._lock:
+                self.engine.load(manifest.version, pull.weights())
+            return Pulled(manifest.version, manifest.size, time.perf_counter() - began)
+
+
+class WeightAgent:
+    """The sender: a process of its own, so that nobody's training waits for a puller."""
+
+    def __init__(self, keep: int = 2, chunk_bytes: int = 4 << 20) -> None:
+        self.store = WeightStore(keep, chunk_bytes)
+        self._damage = 0
+
+    def publish(self, version: int, weights: Mapping[str, Tensor]) -> str:
+        """Hold this version too; its digest."""
+        return self.store.publish(version, weights).digest
+
+    def manifest(self) -> Manifest:
+        """Of the newest version."""
+        return self.store.manifest()
+
+    def chunk(self, version: int, number: int) -> bytes:
+        """See WeightStore.chunk."""
+        part = self.store.chunk(version, number)
+        if self._damage:
+            self._damage -= 1
+            return bytes([part[0] ^ 1]) + part[1:]
+        return part
+
+    def damage(self, chunks: int) -> None:
+        """Flip a bit of the next so many chunks: for checks that pulling notices."""
+        self._damage = chunks
+
+    def sent_bytes(self) -> int:
+        """Over all pulls."""
+        return self.store.sent_bytes
