@@ -31,6 +31,17 @@ def test_a_cost_is_recovered_from_its_own_steps(true: StepCost) -> None:
     assert found.error < 0.01
 
 
+def test_what_samples_cannot_tell_apart_is_the_tables() -> None:
+    """Decoding alone never shows a sequence without its token: a sequence's own price would make wide passes free."""
+    decoding = [
+        Sample(n, n, n * c, 0.05 + 1e-6 * n * c) for n, c in [(1, 85), (2, 85), (4, 85), (8, 85), (1, 477), (4, 477)]
+    ]
+    found = fit([*decoding, Sample(256, 1, 256, 0.15)])
+    assert found.row_s == pytest.approx(0, abs=1e-9)
+    assert found.kv_s == pytest.approx(1e-6, rel=0.05)
+    assert found.step_s(9, 1, 300) == pytest.approx(0.05 + 0.1 * 1 / 248, rel=0.05)  # a branch and eight of a prompt
+
+
 def test_noise_shows_as_error() -> None:
     noisy = [*samples_of(RISING, 0.2), *samples_of(RISING)]
     assert fit(noisy).error > 0.02 > fit(samples_of(RISING)).error

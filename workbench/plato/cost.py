@@ -17,6 +17,7 @@ from statistics import median
 import numpy as np
 
 KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
+DOUBT = 1e-3  # how much a sample must speak for a cost of its own of sequences and cached tokens
 WORTH = 0.97  # a wider step must take less than this share of the narrower one before it is padded to
 FURTHEST = 2  # and at most so many times its width
 
@@ -86,7 +87,9 @@ def fit(samples: Sequence[Sample], source: str = "") -> StepCost:
     scale = extra.max(axis=0).clip(min=1.0)
     matrix = np.hstack([hats, extra / scale]) / seconds[:, None]
     ones = np.ones(len(samples))
-    found, _ = nnls(matrix, ones)
+    # where samples cannot tell a sequence or a cached token from the step's tokens, the table takes it
+    doubt = np.hstack([np.zeros((2, len(KNOTS))), DOUBT * np.eye(2) / seconds.min()])
+    found, _ = nnls(np.vstack([matrix, doubt]), np.append(ones, np.zeros(2)))
     seen = hats.sum(axis=0) > 0
     table = np.interp(KNOTS, np.array(KNOTS)[seen], found[: len(KNOTS)][seen])
     error = float(np.median(np.abs(matrix @ found - ones)))

@@ -11,7 +11,7 @@ from workbench import lm
 from workbench.plato import asked
 from workbench.plato.arms import Arms, Clock, Stopped
 from workbench.plato.config import PlatoConfig
-from workbench.plato.cost import Sample, StepCost, calibrate, fit
+from workbench.plato.cost import KNOTS, Sample, StepCost, calibrate, fit
 from workbench.plato.engine import Ask, Constraint, Engine
 from workbench.plato.happen import Outcome, Way
 from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_text, row_of
@@ -61,7 +61,7 @@ def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
         )
     try:
         say(Progress(0, 1, "timing steps of the engine"))
-        samples = time_engine(engine, stop)
+        samples = time_engine(engine, stop, whole=True)
     except BaseException:
         engine.close()
         raise
@@ -102,29 +102,54 @@ def _follow(say: Say, stop: threading.Event) -> Callable[[float, float, str], No
 
 
 WIDTHS, TIMED = (1, 2, 4, 8), 16
+REPEATED, LONG = 8, 64  # times a sentence stands in the prompt: the usual context, and one that shows what KV costs
+LONG_WIDTHS = (1, 4)
 
 
-def time_engine(engine: Engine, stop: threading.Event) -> list[Sample]:
-    """Step times of any engine: 1, 2, 4 and 8 sequences of TIMED tokens over one shared prompt."""
-    front = engine.chat("You are a careful assistant.", "Count slowly from one to ninety. " * 8)
-    samples = []
-    for rows in WIDTHS:
-        engine.forget()
-        _drain(engine, [Ask("warm", tuple(front), 0)], stop)
-        for number in range(rows):
-            engine.start(Ask(f"row {number}", tuple(front), TIMED, whole=True))
-        began, tokens = None, 0
-        while engine.running():
-            if stop.is_set():
-                raise Stopped("the run was cancelled")
-            gained = sum(len(out.ids) for out in engine.step())
-            if began is None and gained:
-                began = engine.now_s()  # from the first tokens on: prompts are in
-            elif gained:
-                tokens += gained
-        seconds = (engine.now_s() - (began or 0.0)) / max(tokens / rows, 1)
-        samples.append(Sample(rows, rows, rows * (len(front) + TIMED // 2), seconds))
+def time_engine(engine: Engine, stop: threading.Event, *, whole: bool = False) -> list[Sample]:
+    """Step times of any engine: 1, 2, 4 and 8 sequences of TIMED tokens over one shared prompt.
+
+    whole: for an engine whose passes cannot be timed from here. Then a long context and a fresh prompt are timed too:
+    over one context alone the cost of a cached token cannot be told from that of a sequence.
+    """
+    short = _counting(engine, REPEATED)
+    samples = [_decode(engine, short, rows, stop) for rows in WIDTHS]
+    if whole:
+        long = _counting(engine, LONG)[: engine.room() - TIMED - 1]
+        samples += [_decode(engine, long, rows, stop) for rows in LONG_WIDTHS]
+        samples.append(_prefill(engine, long[: KNOTS[-1]], stop))
     return samples
+
+
+def _counting(engine: Engine, times: int) -> tuple[int, ...]:
+    return tuple(engine.chat("You are a careful assistant.", "Count slowly from one to ninety. " * times))
+
+
+def _decode(engine: Engine, front: tuple[int, ...], rows: int, stop: threading.Event) -> Sample:
+    """Seconds of a step of so many sequences behind this prompt, which is in before the clock starts."""
+    engine.forget()
+    _drain(engine, [Ask("warm", front, 0)], stop)
+    for number in range(rows):
+        engine.start(Ask(f"row {number}", front, TIMED, whole=True))
+    began, tokens = None, 0
+    while engine.running():
+        if stop.is_set():
+            raise Stopped("the run was cancelled")
+        gained = sum(len(out.ids) for out in engine.step())
+        if began is None and gained:
+            began = engine.now_s()  # from the first tokens on: prompts are in
+        elif gained:
+            tokens += gained
+    seconds = (engine.now_s() - (began or 0.0)) / max(tokens / rows, 1)
+    return Sample(rows, rows, rows * (len(front) + TIMED // 2), seconds)
+
+
+def _prefill(engine: Engine, front: tuple[int, ...], stop: threading.Event) -> Sample:
+    """Seconds from a prompt that nobody has seen to its first token."""
+    engine.forget()
+    began = engine.now_s()
+    _drain(engine, [Ask("fresh", front, 1, whole=True)], stop)
+    return Sample(len(front), 1, len(front), engine.now_s() - began)
 
 
 def _drain(engine: Engine, asks: list[Ask], stop: threading.Event) -> dict[str, tuple[int, ...]]:
