@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workbench import lm
 from workbench.plato.cost import KNOTS, Sample, StepCost, fit, shapes
+from workbench.plato.embedded import EmbeddedEngine
+from workbench.plato.measure import WIDTHS, time_engine
+from workbench.plato.sim import SimEngine
 
 FLAT = StepCost(tuple([0.02] * len(KNOTS)), 0.001, 1e-6)
+OUTSIDE = StepCost(tuple([0.02] * len(KNOTS)), 0.0, 1e-5)
 RISING = StepCost(tuple(0.01 + 0.002 * k for k in KNOTS), 0.0, 0.0)
 DIP = StepCost((0.037, 0.062, 0.075, 0.058, 0.062, 0.066, 0.080, 0.12, 0.2, 0.3, 0.5, 0.9), 0.0, 0.0)  # 4 beats 2 and 3
 
@@ -40,6 +47,21 @@ def test_what_samples_cannot_tell_apart_is_the_tables() -> None:
     assert found.row_s == pytest.approx(0, abs=1e-9)
     assert found.kv_s == pytest.approx(1e-6, rel=0.05)
     assert found.step_s(9, 1, 300) == pytest.approx(0.05 + 0.1 * 1 / 248, rel=0.05)  # a branch and eight of a prompt
+
+
+def test_an_engine_timed_from_outside_tells_its_cost() -> None:
+    """On a virtual clock with a known cost; the control: over one context alone cached tokens come out wrong."""
+    like = EmbeddedEngine(lm.load("tiny"))
+    try:
+        engine = SimEngine(OUTSIDE, like)
+        samples = time_engine(engine, threading.Event(), outside=True)
+    finally:
+        like.close()
+    assert fit(samples).kv_s == pytest.approx(OUTSIDE.kv_s, rel=0.1)
+    for rows, context in [(1, 300), (2, 500), (4, 200), (8, 300)]:
+        true = OUTSIDE.step_s(rows, rows, rows * context)
+        assert fit(samples).step_s(rows, rows, rows * context) == pytest.approx(true, rel=0.05)
+    assert fit(samples[: len(WIDTHS)]).kv_s != pytest.approx(OUTSIDE.kv_s, rel=0.5)
 
 
 def test_noise_shows_as_error() -> None:

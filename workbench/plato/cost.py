@@ -17,7 +17,7 @@ from statistics import median
 import numpy as np
 
 KNOTS = (1, 2, 3, 4, 6, 8, 12, 16, 32, 64, 128, 256)
-DOUBT = 1e-3  # how much a sample must speak for a cost of its own of sequences and cached tokens
+DOUBT = 1e-3  # ridge on row_s and kv_s, over a sample's weight: it decides only what samples leave open
 WORTH = 0.97  # a wider step must take less than this share of the narrower one before it is padded to
 FURTHEST = 2  # and at most so many times its width
 

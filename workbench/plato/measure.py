@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -61,7 +62,7 @@ def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
         )
     try:
         say(Progress(0, 1, "timing steps of the engine"))
-        samples = time_engine(engine, stop, whole=True)
+        samples = time_engine(engine, stop, outside=True)
     except BaseException:
         engine.close()
         raise
@@ -102,27 +103,28 @@ def _follow(say: Say, stop: threading.Event) -> Callable[[float, float, str], No
 
 
 WIDTHS, TIMED = (1, 2, 4, 8), 16
-REPEATED, LONG = 8, 64  # times a sentence stands in the prompt: the usual context, and one that shows what KV costs
+COUNT = "Count slowly from one to ninety. "
+SHORT, LONG = 8, 64  # times it stands in the prompt: the usual context, and one that shows what KV costs
 LONG_WIDTHS = (1, 4)
 
 
-def time_engine(engine: Engine, stop: threading.Event, *, whole: bool = False) -> list[Sample]:
+def time_engine(engine: Engine, stop: threading.Event, *, outside: bool = False) -> list[Sample]:
     """Step times of any engine: 1, 2, 4 and 8 sequences of TIMED tokens over one shared prompt.
 
-    whole: for an engine whose passes cannot be timed from here. Then a long context and a fresh prompt are timed too:
-    over one context alone the cost of a cached token cannot be told from that of a sequence.
+    outside: the engine's passes cannot be timed by themselves, so these samples are all there is. Then a long context
+    and a fresh prompt are timed too: over one context the cost of a cached token cannot be told from a sequence's.
     """
-    short = _counting(engine, REPEATED)
+    short = _counting(engine, SHORT)
     samples = [_decode(engine, short, rows, stop) for rows in WIDTHS]
-    if whole:
+    if outside:
         long = _counting(engine, LONG)[: engine.room() - TIMED - 1]
         samples += [_decode(engine, long, rows, stop) for rows in LONG_WIDTHS]
-        samples.append(_prefill(engine, long[: KNOTS[-1]], stop))
+        samples.append(_prefill(engine, stop))
     return samples
 
 
 def _counting(engine: Engine, times: int) -> tuple[int, ...]:
-    return tuple(engine.chat("You are a careful assistant.", "Count slowly from one to ninety. " * times))
+    return tuple(engine.chat("You are a careful assistant.", COUNT * times))
 
 
 def _decode(engine: Engine, front: tuple[int, ...], rows: int, stop: threading.Event) -> Sample:
@@ -144,12 +146,12 @@ def _decode(engine: Engine, front: tuple[int, ...], rows: int, stop: threading.E
     return Sample(rows, rows, rows * (len(front) + TIMED // 2), seconds)
 
 
-def _prefill(engine: Engine, front: tuple[int, ...], stop: threading.Event) -> Sample:
-    """Seconds from a prompt that nobody has seen to its first token."""
-    engine.forget()
+def _prefill(engine: Engine, stop: threading.Event) -> Sample:
+    """Seconds from a prompt to its first token; it begins with words of its own, so no cache of a server has it."""
+    fresh = tuple(engine.chat(uuid.uuid4().hex, COUNT * LONG))[: min(KNOTS[-1], engine.room() - 1)]
     began = engine.now_s()
-    _drain(engine, [Ask("fresh", front, 1, whole=True)], stop)
-    return Sample(len(front), 1, len(front), engine.now_s() - began)
+    _drain(engine, [Ask("fresh", fresh, 1, whole=True)], stop)
+    return Sample(len(fresh), 1, len(fresh), engine.now_s() - began)
 
 
 def _drain(engine: Engine, asks: list[Ask], stop: threading.Event) -> dict[str, tuple[int, ...]]:
