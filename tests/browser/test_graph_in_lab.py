@@ -101,7 +101,9 @@ def edited(page, panel):
 
 def by_typing(page, panel):
     """The picture follows each letter, and a wrong line is named where it is typed."""
-    panel.locator(".wb-wide .wb-none input").uncheck()
+    bundled = panel.locator(".wb-wide .wb-none input")
+    expect(bundled).to_be_checked()  # the preset that was just chosen is in the form
+    bundled.uncheck()
     lines = panel.locator(".wb-dag textarea")
     lines.fill("1: first?\n2 <- 1: second?")
     expect(panel.locator(".wb-daggraph .wb-vertex")).to_have_count(2)
