@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import statistics
 from datetime import date
 from pathlib import Path
@@ -36,16 +37,36 @@ def test_every_kind_reads_to_the_same_counts(tmp_path, kind):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("", "is empty"),
+        ("", "line 1: the file is empty"),
         ("0,add,n1\n5,vanish,n1\n", "line 2: not 'milliseconds,add"),
         ("0,add,n1\nx,add,n2\n", "line 2: 'x' is no number"),
         ("0,add,n1\n-5,add,n2\n", "line 2: '-5' is below 0"),
-        ("0,add,n1\n5,add,n1\n", "n1 is there already"),
-        ("0,remove,n1\n", "n1 is not there"),
-        ('[0, "add", {"nodes": ["a"]}]\n[0, "add"]\n', "line 2: not "),
-        ('[0, "melt", {"nodes": ["a"]}]\n', "neither add nor remove but 'melt'"),
+        ("0,add,n1\ninf,add,n2\n", "line 2: 'inf' is no finite number"),
+        ("0,add,n1\nnan,add,n2\n", "line 2: 'nan' is no finite number"),
+        ("0,add,n1\n5,add,\n", "line 2: not 'milliseconds"),
+        ("0,add,n1\n\n5,add,n1\n", "line 3: n1 is there already at 0.005 s, since line 1; remove it"),
+        ("9,add,n2\n0,remove,n1\n", "line 2: n1 is not there at 0 s; add it first"),
+        ('[0, "add", {"nodes": ["a"]}]\n[0, "add"]\n', "line 2: not such an event"),
+        ('[0, "add", {"nodes": ["a"]}]\n[0, "add", {"nodes": "ab"}]\n', "line 2: nodes are no list"),
+        ('[0, "add", {"nodes": ["a"]}]\n[Infinity, "remove", {"nodes": ["a"]}]\n', "line 2: inf is no finite"),
+        ('[0, "melt", {"nodes": ["a"]}]\n', "line 1: neither add nor remove but 'melt'"),
+        ('[0, "no-op", {"nodes": []}]\n', "line 1: nobody comes or goes"),
         ("time_s,event,instance\n0,add,\n", "line 2: needs time_s"),
-        ('{"metadata": {}, "data": []}', "no SkyPilot trace"),
+        ("time_s,event,instance\n0,add,a\ninf,add,b\n", "line 3: 'inf' is no finite"),
+        ("time_s,event\n0,add\n", "line 1: needs a column instance"),
+        ("time_s,event,instance\n", "line 1: nobody comes or goes"),
+        ('{"metadata": {}, "data": []}', "line 1: no SkyPilot trace: KeyError at 'gap_seconds'"),
+        ('{"metadata":\n {"gap_seconds": 60},\n "data": [1, 2,', "line 3: no JSON"),
+        ('{"metadata":\n {"gap_seconds": 0},\n "data": [1]}', "line 2: gap_seconds is 0"),
+        ('{"metadata":\n {"gap_seconds": NaN},\n "data": [1]}', "line 2: nan is no finite"),
+        ('{"metadata": {"gap_seconds": 60},\n "data": []}', "line 2: data are empty"),
+        ('{"metadata": {"gap_seconds": 60},\n "data": [1,\n 2,\n -3]}', r"line 4: data\[2\] -3 is below 0"),
+        ('{"metadata": {"gap_seconds": 60},\n "data": [1,\n 1.5]}', r"line 3: data\[1\] 1.5 is no whole number"),
+        ('{"metadata": {"gap_seconds": 60},\n "data": [1,\n null]}', r"line 3: data\[1\] None is no number"),
+        ("0,1\n60,2.5\n", "line 2: '2.5' is no whole number"),
+        ("0,1\n60,inf\n", "line 2: 'inf' is no finite"),
+        ("0,1\n60,1639221090\n", "line 2: '1639221090' instances are more than"),
+        ("2021-12-11, 11:00:00, 1\n2021-12-11, 10:00:00, 2\n", "line 2: 2021-12-11 10:00:00 is before the first"),
         ("2021-13-11, 11:00:00, 1\n", "line 1: no date"),
         ("hello\n", "line 1: no trace that is known"),
     ],
@@ -55,7 +76,21 @@ def test_a_malformed_trace_names_its_line(tmp_path, text, says):
     file.write_text(text)
     with pytest.raises(TraceError, match=says) as caught:
         read(file)
-    assert "bad.trace" in str(caught.value)
+    place, _, way_out = str(caught.value).partition("; ")
+    assert re.match(rf"{re.escape(str(file))}, line \d+: ", place)
+    assert way_out
+
+
+def test_bytes_that_are_no_text_and_a_unit_that_is_none(tmp_path):
+    file = tmp_path / "bad.trace"
+    file.write_bytes(b"0,add,n1\n5,add,\xff\n")
+    with pytest.raises(TraceError, match=r"line 2: no text .*; save the trace as UTF-8"):
+        read(file)
+    file.write_text("0,1\n5,2\n")
+    for unit_s in (0.0, -1.0, math.inf, math.nan):
+        with pytest.raises(ValueError, match="a unit of time"):
+            read(file, unit_s)
+    assert read(file, 60.0).end_s == 300.0
 
 
 @data

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -30,9 +31,12 @@ NOTICE_S = {
     "none": 0.0,
 }  # before a machine is taken, by the clouds' own words
 
+KINDS = "'480000,add,node1', '25435,2', '2021-12-11, 11:11:30, 55', JSON of Parcae or SkyPilot, or CSV with a header"
+MOST = 100_000  # instances: a count beyond is a time or an id in the wrong column
+
 
 class TraceError(ValueError):
-    """A file that is no trace; the message names file and line."""
+    """A file that is no trace; the message names file, line and the way out."""
 
 
 @dataclass(frozen=True, order=True)
@@ -112,19 +116,30 @@ class Trace:
         return Trace(events, self.end_s / factor, f"{self.source}, {factor:g} times as fast")
 
 
+@dataclass(frozen=True)
+class _Row:
+    """An event and the line that it stands in."""
+
+    line: int
+    event: Event
+
+
 def read(file: Path, unit_s: float = 1.0) -> Trace:
-    """A trace file of any of the kinds. TraceError names the line that does not fit; OSError as it is.
+    """A trace file of any of the kinds. TraceError names the line that does not fit and what would; OSError as it is.
 
     `unit_s`: what a unit of time of a file of `time,number` is, in seconds; such files do not say it (Bamboo's are
-    seconds and hours, Parcae's milliseconds).
+    seconds and hours, Parcae's milliseconds). ValueError where it is not above 0.
     """
+    if not (unit_s > 0 and math.isfinite(unit_s)):
+        raise ValueError(f"a unit of time lasts more than 0 s and not for ever, not {unit_s} s")
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise TraceError(f"{file} is no text: {error}") from error
+        line = error.object[: error.start].count(b"\n") + 1
+        raise TraceError(f"{file}, line {line}: no text ({error.reason}); save the trace as UTF-8") from None
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), 1) if line.strip()]
     if not lines:
-        raise TraceError(f"{file} is empty")
+        raise TraceError(f"{file}, line 1: the file is empty; a trace has an event a line, as {KINDS}")
     first = lines[0][1]
     if first.startswith("{"):
         return _skypilot(file, text)
@@ -138,32 +153,50 @@ def read(file: Path, unit_s: float = 1.0) -> Trace:
     return _from_counts(sorted(_counts(file, lines, unit_s), key=lambda row: row[0]), file.name)
 
 
-def _bamboo(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[Event]:
+def _bad(file: Path, line: int, what: str, instead: str) -> TraceError:
+    return TraceError(f"{file}, line {line}: {what}; {instead}")
+
+
+def _bamboo(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
     for number, line in lines:
         parts = [p.strip() for p in line.split(",")]
-        if len(parts) != 3 or parts[1] not in ("add", "remove"):
-            raise TraceError(f"{file}, line {number}: not 'milliseconds,add|remove,node' but {line[:60]!r}")
-        yield Event(_number(file, number, parts[0]) / 1e3, parts[1], parts[2])  # type: ignore[arg-type]
+        if len(parts) != 3 or parts[1] not in ("add", "remove") or not parts[2]:
+            wanted = "this file has 'milliseconds,add|remove,node' in each line"
+            raise _bad(file, number, f"not 'milliseconds,add|remove,node' but {line[:60]!r}", wanted)
+        yield _Row(number, Event(_number(file, number, parts[0]) / 1e3, parts[1], parts[2]))  # type: ignore[arg-type]
 
 
-def _parcae(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[Event]:
+def _parcae(file: Path, lines: Sequence[tuple[int, str]]) -> Iterator[_Row]:
+    wanted = """this file has '[ms, "add", {"nodes": ["n1"]}]' in each line, or "remove" or "no-op"""
     for number, line in lines:
         try:
             at, kind, told = json.loads(line)
-            names = told["nodes"]
+            names = list(told["nodes"]) if isinstance(told["nodes"], list) else None
         except (ValueError, TypeError, KeyError) as error:
-            raise TraceError(f'{file}, line {number}: not \'[ms, "add", {{"nodes": [...]}}]\' ({error})') from None
+            raise _bad(file, number, f"not such an event ({type(error).__name__}): {line[:60]!r}", wanted) from None
+        if names is None or any(not isinstance(name, str | int) for name in names):
+            raise _bad(file, number, f"nodes are no list of names: {line[:60]!r}", wanted)
         if kind in ("add", "remove"):
-            yield from (Event(_number(file, number, at) / 1e3, kind, str(name)) for name in names)
+            at_s = _number(file, number, at) / 1e3
+            yield from (_Row(number, Event(at_s, kind, str(name))) for name in names)
         elif kind != "no-op":
-            raise TraceError(f"{file}, line {number}: neither add nor remove but {kind!r}")
+            raise _bad(file, number, f"neither add nor remove but {kind!r}", wanted)
 
 
-def _own(file: Path, text: str) -> Iterator[Event]:
-    for number, row in enumerate(csv.DictReader(text.splitlines(), skipinitialspace=True), 2):
-        if row.get("event") not in ("add", "remove") or not row.get("instance"):
-            raise TraceError(f"{file}, line {number}: needs time_s, event (add or remove) and instance")
-        yield Event(_number(file, number, row["time_s"]), row["event"], row["instance"])  # type: ignore[arg-type]
+def _own(file: Path, text: str) -> Iterator[_Row]:
+    table = csv.DictReader(text.splitlines(), skipinitialspace=True)
+    wanted = "the columns are time_s (seconds), event (add or remove) and instance (a name)"
+    if missing := {"event", "instance"} - set(table.fieldnames or ()):
+        raise _bad(file, 1, f"needs a column {' and '.join(sorted(missing))}", wanted)
+    try:
+        for row in table:
+            if row["event"] not in ("add", "remove") or not row["instance"]:
+                told = f"needs time_s, event and instance, not {[row['time_s'], row['event'], row['instance']]}"
+                raise _bad(file, table.line_num, told, wanted)
+            at_s = _number(file, table.line_num, row["time_s"])
+            yield _Row(table.line_num, Event(at_s, row["event"], row["instance"]))  # type: ignore[arg-type]
+    except csv.Error as error:
+        raise _bad(file, table.line_num, f"no CSV ({error})", wanted) from None
 
 
 def _counts(file: Path, lines: Sequence[tuple[int, str]], unit_s: float) -> Iterator[tuple[float, int]]:
@@ -174,38 +207,78 @@ def _counts(file: Path, lines: Sequence[tuple[int, str]], unit_s: float) -> Iter
             try:
                 at = datetime.fromisoformat(f"{parts[0]} {parts[1]}")
             except ValueError:
-                raise TraceError(f"{file}, line {number}: no date and time in {line[:60]!r}") from None
+                wanted = "write '2021-12-11, 11:11:30, 55'"
+                raise _bad(file, number, f"no date and time in {line[:60]!r}", wanted) from None
             first = first or at
-            seconds = max(0.0, (at - first).total_seconds())
+            if at < first:
+                raise _bad(file, number, f"{at} is before the first line, {first}", "put the lines in order of time")
+            seconds = (at - first).total_seconds()
         elif len(parts) == 2:
             seconds = _number(file, number, parts[0]) * unit_s
         else:
-            raise TraceError(f"{file}, line {number}: no trace that is known here: {line[:60]!r}")
-        yield seconds, int(_number(file, number, parts[-1]))
+            raise _bad(file, number, f"no trace that is known here: {line[:60]!r}", f"known are {KINDS}")
+        yield seconds, _count(file, number, parts[-1])
 
 
 def _skypilot(file: Path, text: str) -> Trace:
+    wanted = 'a SkyPilot trace is {"metadata": {"gap_seconds": 600}, "data": [0, 1, ...]}'
     try:
         told = json.loads(text)
-        gap_s, data = float(told["metadata"]["gap_seconds"]), told["data"]
-        numbers = [int(n) for n in data]
-    except (ValueError, KeyError, TypeError) as error:
-        raise TraceError(f"{file}: no SkyPilot trace: {type(error).__name__} at {error}") from None
-    if gap_s <= 0 or not numbers or min(numbers) < 0:
-        raise TraceError(f"{file}: a gap of {gap_s} s and {len(numbers)} numbers make no trace")
+    except json.JSONDecodeError as error:
+        raise _bad(file, error.lineno, f"no JSON ({error.msg})", wanted) from None
+    try:
+        gap, data = told["metadata"]["gap_seconds"], list(told["data"])
+    except (KeyError, TypeError) as error:
+        raise _bad(file, 1, f"no SkyPilot trace: {type(error).__name__} at {error}", wanted) from None
+    gap_s = _number(file, _line_of(text, '"gap_seconds"'), gap)
+    if not gap_s or not data:
+        said = "data are empty" if gap_s else "gap_seconds is 0"
+        raise _bad(file, _line_of(text, '"data"' if gap_s else '"gap_seconds"'), said, wanted)
+    numbers = []
+    for at, n in enumerate(data):
+        try:
+            numbers.append(_count(file, 1, n))
+        except TraceError:  # its line is looked for only now
+            _count(file, _line_of(text, '"data"', at), n, f"data[{at}] ")
+            raise
     one = set(numbers) <= {0, 1} and "_1" in file.stem and "16-node" not in str(file)
     there = [1 - n for n in numbers] if one else numbers
     return _from_counts([(at * gap_s, n) for at, n in enumerate(there)], file.name, len(there) * gap_s)
 
 
-def _number(file: Path, line: int, value: Any) -> float:
+def _line_of(text: str, key: str, entry: int = 0) -> int:
+    """The line of a key of JSON text, or of the value so many commas behind it."""
+    at = max(0, text.find(key))
+    for _ in range(entry):
+        at = text.find(",", at + 1)
+    if entry:
+        at += 1 + len(text[at + 1 :]) - len(text[at + 1 :].lstrip())
+    return text.count("\n", 0, at) + 1
+
+
+def _number(file: Path, line: int, value: Any, what: str = "") -> float:
+    """A time or count: finite, 0 or more."""
+    wanted = "times and counts are finite and 0 or more"
     try:
+        if isinstance(value, bool):
+            raise TypeError
         found = float(value)
-    except (TypeError, ValueError):
-        raise TraceError(f"{file}, line {line}: {value!r} is no number") from None
-    if found < 0 or found != found:  # noqa: PLR0124  nan
-        raise TraceError(f"{file}, line {line}: {value!r} is below 0")
+    except (TypeError, ValueError, OverflowError):
+        raise _bad(file, line, f"{what}{value!r} is no number", wanted) from None
+    if not math.isfinite(found):
+        raise _bad(file, line, f"{what}{value!r} is no finite number", wanted)
+    if found < 0:
+        raise _bad(file, line, f"{what}{value!r} is below 0", wanted)
     return found
+
+
+def _count(file: Path, line: int, value: Any, what: str = "") -> int:
+    found = _number(file, line, value, what)
+    if found != int(found):
+        raise _bad(file, line, f"{what}{value!r} is no whole number", "instances are counted whole; round it")
+    if found > MOST:
+        raise _bad(file, line, f"{what}{value!r} instances are more than {MOST}", "a count stands in the last column")
+    return int(found)
 
 
 def _from_counts(counts: Sequence[tuple[float, int]], source: str, end_s: float | None = None) -> Trace:
@@ -223,18 +296,25 @@ def _from_counts(counts: Sequence[tuple[float, int]], source: str, end_s: float 
     return Trace(tuple(events), last if end_s is None else end_s, source)
 
 
-def _finish(events: Iterable[Event], file: Path) -> Trace:
+def _finish(rows: Iterable[_Row], file: Path) -> Trace:
     """In order of time; who is added is not there, who is removed is."""
-    ordered = sorted(events, key=lambda e: e.time_s)  # stable: of equal times the file's order
-    there: set[str] = set()
-    for event in ordered:
-        if (event.kind == "add") == (event.instance in there):
-            state = "is there already" if event.kind == "add" else "is not there"
-            raise TraceError(
-                f"{file}: {event.instance} {state} at {event.time_s:g} s, where the file has {event.kind!r}"
-            )
-        (there.add if event.kind == "add" else there.discard)(event.instance)
-    return Trace(tuple(ordered), ordered[-1].time_s, file.name)
+    ordered = sorted(rows, key=lambda row: row.event.time_s)  # stable: of equal times the file's order
+    if not ordered:
+        raise _bad(file, 1, "nobody comes or goes in it", f"a trace has an event a line, as {KINDS}")
+    since: dict[str, int] = {}  # who is there, by the line that added it
+    for row in ordered:
+        event, name = row.event, row.event.instance
+        if event.kind == "add" and name in since:
+            said = f"{name} is there already at {event.time_s:g} s, since line {since[name]}"
+            raise _bad(file, row.line, said, "remove it before it is added again, or give it another name")
+        if event.kind == "remove" and name not in since:
+            said = f"{name} is not there at {event.time_s:g} s"
+            raise _bad(file, row.line, said, "add it first, or take the line out")
+        if event.kind == "add":
+            since[name] = row.line
+        else:
+            del since[name]
+    return Trace(tuple(row.event for row in ordered), ordered[-1].event.time_s, file.name)
 
 
 @dataclass(frozen=True)
