@@ -137,7 +137,10 @@ def test_without_onednn_the_plain_product_takes_over(dtype, monkeypatch):
     finally:
         packed.available.cache_clear()
     monkeypatch.undo()
-    assert packed.available(DTYPES[dtype])  # this machine packs: else the tests above show nothing
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        assert not packed.available(torch.bfloat16)  # a processor with AVX2 alone
+    else:
+        assert packed.available(DTYPES[dtype])  # this machine packs: else the tests above show nothing
     usual, _ = Rows(lm.load("tiny", dtype), (1, 1, 9), (40, 90, 30)).run([0, 1, 2])
     bound = TOLERANCE if dtype == "float32" else 0.05
     assert torch.allclose(fallback, usual, rtol=bound, atol=bound)
@@ -165,7 +168,8 @@ def test_wide_inputs_keep_a_rows_bits(shape):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-def test_who_does_not_need_the_bits_gets_the_plain_product_for_few_fp32_tokens(dtype):
+def test_who_does_not_need_the_bits_gets_the_plain_product_for_few_fp32_tokens(dtype, monkeypatch):
+    monkeypatch.setattr(packed, "plain_rows", lambda asked: 3 if asked == torch.float32 else 0)  # as if measured so
     model = lm.load("tiny", dtype)
     taken = []
     made = packed.packed(model)
@@ -246,3 +250,14 @@ def test_the_real_models_rows_keep_their_bits(smollm2, dtype):
         for r in range(5):
             expected = model.forward(rows.ids[r], rows.bases[r].fork(), rows.starts[r])
             assert close(alone[r][0][0], expected)
+
+
+def test_the_plain_product_is_taken_where_it_was_faster(monkeypatch):
+    """Up to the first number of rows at which the packed one is; with equal bits asked for, never."""
+    for plain, wins in (((1.0, 1.0, 1.0), 3), ((1.0, 9.0, 1.0), 1), ((9.0, 1.0, 1.0), 0)):
+        monkeypatch.setattr(packed, "_timed", lambda _, rows, plain=plain: (plain[rows - 1], 2.0))
+        packed.plain_rows.cache_clear()
+        found = packed.Packed([], torch.randn(8, 8))
+        assert [found.at(rows, False) is found.plain for rows in range(1, 5)] == [rows <= wins for rows in range(1, 5)]
+        assert not any(found.at(rows, True) is found.plain for rows in range(1, 5))
+    packed.plain_rows.cache_clear()

@@ -14,9 +14,9 @@ measured for the shapes of SmolLM2 and of tiny:
     bf16   1 to 128 rows, with the layout for one row (the layouts for more change their sums at 33 rows), on a
            processor with bf16 products; where oneDNN emulates them (plain AVX-512), sums change with the rows
 
-The exception is fp32 at 1, 2 and 3 rows, where a whole step takes 64, 67 and 72 ms packed and 51, 61 and 67 ms not
-(packed wins from 4 on: 75 against 101 ms; processor time, lower quartile of 25, a busy machine). Who does not ask for
-the same bits (`exact=False`) gets the faster product there.
+The exception is fp32 at few rows: at 1, 2 and 3 a whole step takes 64, 67 and 72 ms packed and 51, 61 and 67 ms not on
+that processor, and there packed wins from 4 on. On an AMD EPYC with AVX2 it wins from 2 on (84 against 124 ms). So who
+does not ask for the same bits (`exact=False`) gets the product that was faster here when both were timed.
 
 Where oneDNN is not there (or does not do the dtype), `fn.linear` takes over, and none of this is promised.
 """
@@ -24,8 +24,10 @@ Where oneDNN is not there (or does not do the dtype), `fn.linear` takes over, an
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from functools import lru_cache
+from statistics import median
 from typing import TYPE_CHECKING
 
 import torch
@@ -52,7 +54,9 @@ def exact_rows(dtype: torch.dtype) -> int:
     return 600
 
 
-PLAIN_TOKENS = {torch.float32: 3}  # up to here the plain product is faster: see above
+MOST_PLAIN = {torch.float32: 3}  # rows up to which the plain product may be faster: see above
+TIMED, TIMES = (3072, 576), 7  # weights that are timed, one of SmolLM2's largest; how often
+COPIES = 6  # more than caches hold: decoding reads weights from memory
 
 
 class PackedLayer:
@@ -81,7 +85,7 @@ class Packed:
 
     def at(self, tokens: int, exact: bool) -> Products:
         """What a step of so many tokens multiplies with: the same for every width if it shall be exact."""
-        return self.plain if not exact and tokens <= PLAIN_TOKENS.get(self.dtype, 0) else self.packed
+        return self.plain if not exact and tokens <= plain_rows(self.dtype) else self.packed
 
 
 _making = threading.Lock()
@@ -93,6 +97,33 @@ def packed(model: LM) -> Packed:
         if model.packed is None:
             model.packed = Packed(model.layers, model.embed)
         return model.packed
+
+
+@lru_cache
+def plain_rows(dtype: torch.dtype) -> int:
+    """Rows up to which the plain product is faster than the packed one here: timed once a process, in half a second."""
+    if not available(dtype):
+        return MOST_PLAIN.get(dtype, 0)
+    for rows in range(1, MOST_PLAIN.get(dtype, 0) + 1):
+        plain_s, packed_s = _timed(dtype, rows)
+        if plain_s >= packed_s:
+            return rows - 1
+    return MOST_PLAIN.get(dtype, 0)
+
+
+def _timed(dtype: torch.dtype, rows: int) -> tuple[float, float]:
+    """Seconds of the plain and the packed product of so many rows, interleaved, medians."""
+    weights = [torch.randn(TIMED).to(dtype) for _ in range(COPIES)]
+    x = torch.randn(rows, TIMED[1]).to(dtype)
+    sides = [[_plain(w) for w in weights], [_onednn(w) for w in weights]]
+    seconds: list[list[float]] = [[], []]
+    for _ in range(TIMES):
+        for side, took in zip(sides, seconds, strict=True):
+            began = time.perf_counter()
+            for multiply in side:
+                multiply(x)
+            took.append(time.perf_counter() - began)
+    return median(seconds[0]), median(seconds[1])
 
 
 @lru_cache

@@ -1,4 +1,4 @@
-"""The ways of answering, run one after the other on one engine, interleaved over rounds, each from a cold KV cache."""
+"""The ways of answering, run one after the other on one engine, interleaved over rounds, none with KV of another."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from dataclasses import replace
 from workbench.plato.conductor import conduct
 from workbench.plato.config import PlatoConfig
 from workbench.plato.cost import StepCost
-from workbench.plato.engine import Engine
+from workbench.plato.engine import Counts, Engine
 from workbench.plato.forecast import judge, predict, prior
 from workbench.plato.graph import PART_TOKENS, Plan
 from workbench.plato.happen import Happening, Outcome, Script, Settings, Way
 from workbench.plato.layout import Layout
+from workbench.plato.warm import since, stems, warm
 
 COMPARED: tuple[Way, ...] = ("plato", "plain", "sot", "independent", "nodes")
 PARTS_UNSEEN = 4  # of a plan that the model still has to write: bounds the plain answer decoded beside it
@@ -39,7 +40,7 @@ class Arms:
     ) -> None:
         self.config, self.engine, self.query, self.plan = config, engine, query, plan
         self.script, self.cost, self.stop = script, cost, stop or threading.Event()
-        self.layout = Layout(engine, query)
+        self.layout = Layout(engine, query, warm=config.warm and getattr(engine, "warms", True))
         self.prior = prior(cost, len(self.layout.front) + 64) if cost else None
 
     def order(self, number: int) -> list[Way]:
@@ -69,29 +70,34 @@ class Arms:
         return way == "plato" and self.config.refuse and self.cost is not None
 
     def answer(self, way: Way, on: Callable[[Happening], None]) -> Outcome:
-        """One answer, from a cold cache. Stopped when the run is cancelled meanwhile."""
+        """One answer; the cache holds at most what no query changes. Stopped when the run is cancelled meanwhile."""
         self.engine.forget()
+        script = self.script(way)
+        before = warm(self.engine, stems(self.layout, script, way), self._stopped) if self.layout.warm else Counts()
         way_in = "plain" if way == "plato" and self.config.refuse and self.prior and not self.prior.plan else way
         decide = judge(self.cost, len(self.layout.front)) if self.cost and self._refusing(way) else None
-        going = conduct(self.engine, self.layout, self.script(way), self.settings(way_in), decide)
+        going = conduct(self.engine, self.layout, script, self.settings(way_in), decide)
         try:
             outcome = self._follow(going, on)
         finally:
             going.close()
-        counts = replace(outcome.counts, widths=list(outcome.counts.widths), tokens=list(outcome.counts.tokens))
+        counts = since(outcome.counts, before)
         if self.plan is None and outcome.plan is not None:
             self.plan = outcome.plan  # from here on the baselines get as many tokens
         return replace(outcome, counts=counts)
 
     def _follow(self, going: Iterator[Happening], on: Callable[[Happening], None]) -> Outcome:
         while True:
-            if self.stop.is_set():
-                raise Stopped("the run was cancelled")
+            self._stopped()
             try:
                 on(next(going))
             except StopIteration as done:
                 outcome: Outcome = done.value
                 return outcome
+
+    def _stopped(self) -> None:
+        if self.stop.is_set():
+            raise Stopped("the run was cancelled")
 
     def predicted_s(self, way: Way, script: Script) -> float | None:
         """What the scheduler expects of a way, on a virtual clock."""
@@ -99,7 +105,8 @@ class Arms:
             return None
         settings = self.settings(way)
         decide = judge(self.cost, len(self.layout.front)) if self._refusing(way) else None
-        return predict(self.cost, self.engine, self.query, script, settings, decide).total_s
+        warmed = self.layout.warm
+        return predict(self.cost, self.engine, self.query, script, settings, decide, warmed=warmed).total_s
 
 
 class Clock:

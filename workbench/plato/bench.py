@@ -28,6 +28,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "context: needs": {"context": "needs"},
     "plan given": {"planner": "given"},
     "never refuses": {"refuse": False},
+    "cold instructions": {"warm": False},
 }
 
 

@@ -82,6 +82,12 @@ class PlatoConfig(Config):
     quality_tasks: int = Field(
         0, ge=0, le=64, description="Generated tasks with known answers on which the ways are scored, each"
     )
+    warm: bool = Field(
+        True,
+        description="What no query changes (system prompt, planner's instructions) is in the KV cache of every way "
+        "before the clock starts, as on a server that has seen a query before; no: the first query ever",
+        json_schema_extra=ADVANCED,
+    )
     temperature: float = Field(0.0, ge=0, le=4, description="0: the likeliest token", json_schema_extra=ADVANCED)
     most_running: int = Field(
         16, ge=1, le=64, description="Most sequences decoded together", json_schema_extra=ADVANCED
@@ -118,8 +124,7 @@ class PlatoConfig(Config):
         """Settings that differ from their defaults and mean nothing to this run."""
         served = ("endpoint_url", "endpoint_model", "endpoint_key_variable", "endpoint_timeout_s")
         names: tuple[str, ...] = ("sim_machine",) if self.backend != "sim" else ("engine", "model", "dtype", "threads")
-        if self.engine != "endpoint" or self.backend == "sim":
-            names += served
+        names += served if self.engine != "endpoint" or self.backend == "sim" else ("warm",)
         return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
     @model_validator(mode="after")
@@ -173,4 +178,5 @@ BASELINES: dict[str, dict[str, Any]] = {
     "only what is needed": {"context": "needs"},
     "plan given": {"planner": "given"},
     "never refuses": {"refuse": False},
+    "cold instructions": {"warm": False},
 }

@@ -92,6 +92,8 @@ class _Words:
 class Endpoint:
     """Engine over HTTP: one thread with an event loop, one task a sequence."""
 
+    warms = False  # what a server keeps between queries is its own affair
+
     def __init__(
         self, url: str, model: str = "", key: str = "", timeout_s: float = 60.0, temperature: float = 0.0
     ) -> None:

@@ -16,6 +16,7 @@ from workbench.plato.engine import Engine
 from workbench.plato.graph import Node, Plan
 from workbench.plato.happen import Judge, Outcome, Script, Settings, Standing, Verdict
 from workbench.plato.layout import Layout
+from workbench.plato.warm import stems, warm
 
 MARGIN = 1.05  # a graph must be faster than the plain answer by this factor, or the plain answer goes on
 HEDGE_COSTS = 1.15  # a second row that costs more than this is not decoded on the chance that it will be wanted
@@ -43,13 +44,26 @@ def prior(cost: StepCost, context: int = 256) -> Prior:
 
 
 def predict(
-    cost: StepCost, like: Engine, query: str, script: Script, settings: Settings, judge: Judge | None = None
+    cost: StepCost,
+    like: Engine,
+    query: str,
+    script: Script,
+    settings: Settings,
+    judge: Judge | None = None,
+    *,
+    warmed: bool = False,
 ) -> Outcome:
-    """The outcome of a query on a virtual clock: `like` lends its tokenizer; texts mean nothing, times and steps do."""
+    """The outcome of a query on a virtual clock: `like` lends its tokenizer; texts mean nothing, times and steps do.
+
+    warmed: what no query changes is computed before the clock starts (warm.py).
+    """
     from workbench.plato.sim import SimEngine
 
     engine = SimEngine(cost, like)
-    going = conduct(engine, Layout(engine, query), script, settings, judge)
+    layout = Layout(engine, query, warm=warmed)
+    if warmed:
+        warm(engine, stems(layout, script, settings.way))
+    going = conduct(engine, layout, script, settings, judge)
     try:
         while True:
             next(going)

@@ -21,18 +21,26 @@ BETWEEN = "\n\n"
 
 
 class Layout:
-    """The pieces of one query's prompts, as token ids of `engine`."""
+    """The pieces of one query's prompts, as token ids of `engine`. warm: what no query changes is computed before."""
 
-    def __init__(self, engine: Engine, query: str, system: str = SYSTEM) -> None:
+    def __init__(self, engine: Engine, query: str, system: str = SYSTEM, *, warm: bool = False) -> None:
         if not query.strip():
             raise ValueError("query: is empty; ask something")
         self._engine = engine
-        self.query, self.system = query, system
+        self.query, self.system, self.warm = query, system, warm
         self.form: Literal["lines", "json"] = getattr(
             engine, "form", "lines"
         )  # in which this engine's model plans best
         self.front = tuple(engine.chat(system, query))
         self._between = tuple(engine.encode(BETWEEN))
+
+    def asking(self, query: str) -> Layout:
+        """The same for another query."""
+        return Layout(self._engine, query, self.system, warm=self.warm)
+
+    def chat(self, system: str, user: str) -> tuple[int, ...]:
+        """Token ids of a conversation of another kind, up to where its answer begins."""
+        return tuple(self._engine.chat(system, user))
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Token ids of what a planner puts behind the front."""

@@ -1,7 +1,8 @@
 """Where a plan comes from: given beforehand, or written by the model that also answers and read as it grows.
 
-A written plan's prompt begins with the query's own front, so that its KV is shared with the parts; what the planner
-must know stands behind it. The published system's prompt is not known: this one is ours.
+The planner's instructions stand before the query where they are computed already (Layout.warm) and are longer than it;
+else the prompt begins with the query's own front, whose KV the plain answer computes, and they stand behind it. The
+published system's prompt is not known: this one is ours.
 """
 
 from __future__ import annotations
@@ -97,10 +98,10 @@ class Written:
         self._reader = self._new_reader(False)
 
     def ask(self, layout: Layout, outline: bool) -> Ask:
-        """Front, task and examples, and under which grammar the plan is written."""
+        """Query, task and examples, and under which grammar the plan is written."""
         self._reader = self._new_reader(outline)
         form = self.form or layout.form
-        ids = layout.front + layout.encode(self._prompt(layout.query, outline, form))
+        ids = self._ids(layout, self._instructions(outline, form))
         constraint = None if self.mode == "free" else self._constraint(outline)
         budget = self.most * PART_TOKENS
         if constraint and constraint.script:
@@ -138,13 +139,21 @@ class Written:
         schema = json.dumps(plan_schema(self.most, self.least, longest, outline))
         return Constraint(lark, self.forced, script, schema)
 
-    def _prompt(self, query: str, outline: bool, form: Form) -> str:
+    def _ids(self, layout: Layout, instructions: str) -> tuple[int, ...]:
+        """The whole prompt, in the order that leaves fewer tokens to compute."""
+        request = f"Request: {' '.join(layout.query.split())}\n"
+        behind = layout.encode(f"{instructions}{request}")
+        if layout.warm and len(behind) > 2 * len(layout.encode(request)):
+            return layout.chat(instructions, request)
+        return layout.front + behind
+
+    def _instructions(self, outline: bool, form: Form) -> str:
         if form == "json":
             task = _JSON_OUTLINE_TASK if outline else _JSON_TASK
         else:
             task = _OUTLINE_TASK if outline else _TASK
         shown = "".join(f"Request: {request}\n{_text(plan, outline, form)}" for request, plan in _SHOWN)
-        return f"{task}\n{shown}Request: {' '.join(query.split())}\n"
+        return f"{task}\n{shown}"
 
 
 def _text(plan: Plan, outline: bool, form: Form) -> str:
