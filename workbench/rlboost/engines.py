@@ -1,13 +1,14 @@
 """Engines and the weight link on simpy's clock. An engine moves from event to event in closed form, not token by token.
 
 All requests of a batch gain tokens at one rate, so an engine counts virtual tokens: a request that joins at v with m to
-go leaves at v + m, and the next event is the smallest such number. Contexts grow meanwhile, so the rate is looked at
-again every QUANTUM_S.
+go leaves at v + m, and the next event is the smallest such number. Contexts grow by a token a step, so steps grow by
+n c, and d tokens from a step of s seconds take s d + n c d^2 / 2: exact, with nothing to look at in between.
 """
 
 from __future__ import annotations
 
 import heapq
+import math
 from collections import deque
 from collections.abc import Callable, Generator
 from dataclasses import dataclass, field
@@ -18,10 +19,8 @@ import simpy
 from workbench.rlboost.balance import Load, Plateau
 from workbench.rlboost.rates import Curve
 
-QUANTUM_S = 4.0
 
-
-@dataclass
+@dataclass(slots=True)
 class Request:
     """One response: `length` tokens in the end, `done` of them made, prompt and done tokens prefilled where it goes."""
 
@@ -42,16 +41,18 @@ class Engine:
 
     def __init__(self, env: simpy.Environment, name: str, curve: Curve, finished: Callable[[Request], None]) -> None:
         self.env, self.name, self.curve, self.finished = env, name, curve, finished
+        self.slots = curve.slots
         self.plateau: Plateau | None = None
         self.pending: deque[Request] = deque()
         self.batch: dict[int, tuple[Request, float, float]] = {}  # name -> (request, v at joining, done at joining)
         self._order: list[tuple[float, int]] = []  # (v at the end, name)
-        self._v, self._at, self._rate, self._context = 0.0, env.now, 0.0, 0.0
+        self._v, self._at, self._context = 0.0, env.now, 0.0
+        self._step_s = self._grows_s = 0.0  # of a decode step now, and by how much each is longer than the one before
         self._stall_until = 0.0
         self.tokens = self.busy_s = self.prefilled = 0.0
         self.alive = True
-        self._wake = env.event()
-        env.process(self._run())
+        self._due: simpy.Event | None = None  # the event that it goes on with; another that comes is out of date
+        self._poked = False
 
     @property
     def load(self) -> Load:
@@ -85,8 +86,14 @@ class Engine:
         return rest
 
     def _poke(self) -> None:
-        if not self._wake.triggered:
-            self._wake.succeed()
+        """Look again, at this instant but after what goes on now."""
+        if not self._poked and self.alive:
+            self._poked = True
+            self._go_on_in(0.0)
+
+    def _go_on_in(self, wait_s: float) -> None:
+        self._due = simpy.Timeout(self.env, wait_s)
+        self._due.callbacks.append(self._turn)  # no process: these are half of the simulator's events
 
     def _leave(self, request: Request) -> None:
         """Out of the batch, its tokens booked."""
@@ -98,7 +105,7 @@ class Engine:
         self._context -= request.prompt + before - joined
 
     def _admit(self) -> None:
-        while self.pending and len(self.batch) < self.curve.slots:
+        while self.pending and len(self.batch) < self.slots:
             request = self.pending.popleft()
             tokens = request.prompt + request.done
             start = max(self._stall_until, self.env.now)
@@ -111,34 +118,38 @@ class Engine:
     def _advance(self) -> None:
         """Bring virtual tokens up to now."""
         now = self.env.now
-        begin = max(self._at, min(self._stall_until, now))
+        spent = now - max(self._at, min(self._stall_until, now))
+        if self.batch and spent > 0:
+            root = math.sqrt(self._step_s**2 + 2 * self._grows_s * spent)
+            gained = 2 * spent / (self._step_s + root)
+            self._v += gained
+            self._step_s += self._grows_s * gained
         if self.batch:
-            self._v += self._rate * max(0.0, now - begin)
             self.busy_s += now - self._at
         self._at = now
 
     def _mean_context(self) -> float:
         return self._context / len(self.batch) + self._v if self.batch else 0.0
 
-    def _run(self) -> Generator[Any, Any, None]:
-        while self.alive:
-            self._advance()
-            self._end_finished()
-            self._admit()
-            if not self.batch:
-                self._rate = 0.0
-                self._wake = self.env.event()
-                yield self._wake
-                continue
-            context = self._mean_context()
-            step_s = self.curve.step_s(len(self.batch), context)
-            if self.plateau is not None:
-                self.plateau.observe(len(self.batch), context, step_s)
-            self._rate = 1 / step_s
-            end_v = self._order[0][0]
-            wait = (end_v - self._v) * step_s + max(0.0, self._stall_until - self.env.now)
-            self._wake = self.env.event()
-            yield self.env.any_of([self.env.timeout(min(QUANTUM_S, max(wait, 1e-9))), self._wake])
+    def _turn(self, event: simpy.Event) -> None:
+        """What has ended leaves, who waits joins, and the time of the next end is set."""
+        if event is not self._due or not self.alive:
+            return
+        self._poked = True  # whoever is told of an end may give more: that is admitted now
+        self._advance()
+        self._end_finished()
+        self._admit()
+        self._poked = False
+        if not self.batch:
+            self._due = None
+            return
+        count, context = len(self.batch), self._mean_context()
+        self._step_s, self._grows_s = self.curve.step_s(count, context), count * self.curve.token_s
+        if self.plateau is not None:
+            self.plateau.observe(count, context, self._step_s)
+        more = self._order[0][0] - self._v
+        wait = more * (self._step_s + self._grows_s * more / 2) + max(0.0, self._stall_until - self.env.now)
+        self._go_on_in(max(wait, 1e-9))
 
     def _end_finished(self) -> None:
         while self._order:

@@ -25,15 +25,14 @@ import simpy
 
 from workbench.rlboost.balance import Plateau, rebalance, select
 from workbench.rlboost.engines import Engine, Link, Request
-from workbench.rlboost.rates import MODELS
+from workbench.rlboost.rates import MODELS, PROMPT
 from workbench.rlboost.seeding import Seeding, StepSeen
 from workbench.rlboost.setting import Setting, StepRow
-from workbench.rlboost.traces import Event, Trace
+from workbench.rlboost.traces import Trace
 from workbench.system import Span
 
 THETA = 4  # requests that wait at an instance beyond its batch
 BALANCE_S = 5.0
-PROMPT = 200
 
 
 def simulate(
@@ -63,16 +62,16 @@ class _World:
         self.env = simpy.Environment()
         self.model = MODELS[setting.model]
         double = setting.system in ("doubled", "disaggregated")
-        self.nodes = (self.model.local_engines // 4) * (2 if double else 1)
-        share = self._split() if setting.system == "disaggregated" else 1.0
+        self.curve = self.model.engine(setting.lengths)
         engines = self.model.local_engines * (2 if double else 1)
-        self.local_count = max(1, round(engines * (1 - share))) if share < 1 else engines
-        gpus_training = share * (2 if double else 1)
-        self.train_token_s = self.model.train_s / (setting.responses * self._mean_length()) / gpus_training
+        self.nodes = engines // 4
+        self.local_count = self._rolling(engines) if setting.system == "disaggregated" else engines
+        training = engines - self.local_count if setting.system == "disaggregated" else engines
+        self.train_token_s = self.model.train_token_s * self.model.local_engines / training
         options = replace(setting.seeding, memory=setting.seeding.memory and "memory" not in setting.without)
         self.seeding = Seeding(options)
         self.plateau = Plateau()
-        self.link = Link(self.env, setting.sender_gb_s, setting.instance_gb_s)
+        self.link = Link(self.env, setting.sender_gb_s * self.nodes, setting.instance_gb_s)
         self.central: deque[Request] = deque()
         self.ready: deque[Request] = deque()
         self.arrived = self.env.event()
@@ -81,49 +80,75 @@ class _World:
         self.held: dict[str, float] = {}  # instance -> since when it is paid
         self.there: dict[str, None] = {}  # that the trace offers
         self.pulls: dict[str, simpy.Process] = {}
+        self.members: dict[str, None] = {}  # active, or pulling the next version
+        self._member_s, self._members_at = 0.0, 0.0
         self.version = 0
+        self.next_version = self.env.event()
         self.instance_s = 0.0
-        self.changed = False
+        self.changed = False  # whether a member came or went in this step
         self.migrations, self.recomputed, self.wasted = 0, 0.0, 0.0
         self.last_remote_s = 0.0
         self.open = 0
         if setting.system == "rlboost":
-            for event in trace.events:
-                self.env.process(self._comes_or_goes(event))
+            self.env.process(self._weather(trace))
             self.env.process(self._balance())
 
-    def _mean_length(self) -> float:
-        drawn = self.setting.lengths.draw(4096, 12345)
-        return sum(drawn) / len(drawn)
-
-    def _split(self) -> float:
-        """Share of the GPUs that train, so that rollout on the rest takes as long: by the co-located times."""
-        rollout_s = self.setting.responses * self._mean_length() / (self.model.local_engines * self._engine_tok_s())
-        return self.model.train_s / (self.model.train_s + rollout_s)
-
-    def _engine_tok_s(self) -> float:
-        curve = self.model.curve
-        return curve.slots / curve.step_s(curve.slots, PROMPT + self._mean_length() / 2)
+    def _rolling(self, engines: int) -> int:
+        """How many of these roll out while the rest trains: where the slower of the two is fastest."""
+        mean = self.setting.lengths.drawn_mean()
+        tok_s = self.curve.slots / self.curve.step_s(self.curve.slots, PROMPT + mean / 2)
+        train = self.model.train_token_s * self.model.local_engines
+        return min(range(1, engines), key=lambda n: max(1 / (n * tok_s), train / (engines - n)))
 
     # -- instances -----------------------------------------------------------------------------------------------
 
-    def _comes_or_goes(self, event: Event) -> Generator[Any, Any, None]:
-        if event.kind == "add":
-            yield self.env.timeout(event.time_s)
-            self.there[event.instance] = None
-            self._take_up()
+    def _weather(self, trace: Trace) -> Generator[Any, Any, None]:
+        """The trace, and the notice before each removal."""
+        agenda: list[tuple[float, str, str]] = [(e.time_s, e.kind, e.instance) for e in trace.events]
+        if self.setting.notice_s:
+            gone = [e for e in trace.events if e.kind == "remove"]
+            agenda += [(max(0.0, e.time_s - self.setting.notice_s), "notice", e.instance) for e in gone]
+        for at, kind, name in sorted(agenda, key=lambda row: row[0]):
+            if at > self.env.now:
+                yield self.env.timeout(at - self.env.now)
+            if kind == "add":
+                self.there[name] = None
+                self._take_up()
+            elif kind == "remove":
+                self.there.pop(name, None)
+                self._lose(name)
+            elif name in self.remote:  # drain: move while it still stands
+                self._no_member(name)
+                self._hand_on(self.remote.pop(name).die(), name, "notice")
+
+    def _member(self, name: str) -> None:
+        if name in self.members:
             return
-        yield self.env.timeout(max(0.0, event.time_s - self.setting.notice_s))
-        if self.setting.notice_s and event.instance in self.remote:  # drain: move while it still stands
-            self._hand_on(self.remote.pop(event.instance).die(), event.instance, "notice")
+        if not self.members:
+            self.last_remote_s = self.env.now  # nobody answers before there is somebody
+        self._count_members()
+        self.members[name] = None
+        self.changed = True
+
+    def _no_member(self, name: str) -> None:
+        if name in self.members:
+            self._count_members()
+            del self.members[name]
             self.changed = True
-        yield self.env.timeout(max(0.0, event.time_s - self.env.now))
-        self.there.pop(event.instance, None)
-        self._lose(event.instance)
+
+    def _count_members(self) -> float:
+        """Member-seconds so far."""
+        self._member_s += len(self.members) * (self.env.now - self._members_at)
+        self._members_at = self.env.now
+        return self._member_s
 
     def _take_up(self) -> None:
         """Hold instances that are offered, as many as are worth having."""
-        cap = 10**9 if "cap" in self.setting.without else self.seeding.allowed()
+        cap = self.seeding.allowed()
+        if math.isinf(self.seeding.n_prem):
+            cap = self.local_count  # Algorithm 1: N_prem begins at N_resv
+        if "cap" in self.setting.without:
+            cap = len(self.there)
         for name in self.there:
             if len(self.held) >= cap:
                 return
@@ -135,6 +160,8 @@ class _World:
         """Boot, pull the weights of now, be active; a version that became old meanwhile is pulled again."""
         try:
             yield self.env.timeout(boot_s)
+            if "pull" in self.setting.without and name not in self.members:
+                yield self.next_version  # weights are given out to all at once, between steps
             while True:
                 version, began = self.version, self.env.now
                 yield self.env.process(self.link.pull(name, self.model.weights_gb))
@@ -144,10 +171,10 @@ class _World:
         except simpy.Interrupt:
             return
         self.pulls.pop(name, None)
-        engine = Engine(self.env, name, self.model.curve, self._finished)
+        engine = Engine(self.env, name, self.curve, self._finished)
         engine.plateau = self.plateau
         self.remote[name] = engine
-        self.changed = True
+        self._member(name)
         self._deal()
 
     def _lose(self, name: str) -> None:
@@ -157,9 +184,9 @@ class _World:
         process = self.pulls.pop(name, None)
         if process is not None and process.is_alive:
             process.interrupt("taken away")
+        self._no_member(name)
         engine = self.remote.pop(name, None)
         if engine is not None:
-            self.changed = True
             self._hand_on(engine.die(), name, "kill")
         self._take_up()
 
@@ -182,22 +209,25 @@ class _World:
 
     # -- dealing -------------------------------------------------------------------------------------------------
 
-    def _engines(self) -> dict[str, Engine]:
-        return {e.name: e for e in self.local} | self.remote
-
     def _deal(self) -> None:
         """Requests to the shortest queue that has room; the rest waits here."""
-        engines = self._engines()
-        loads = {name: e.load for name, e in engines.items()}
-        while self.central and loads:
-            free = {n: e.curve.slots - len(e.batch) - len(e.pending) for n, e in engines.items()}
-            open_ = [n for n, room in free.items() if room > 0]
-            name = min(open_, key=lambda n: (engines[n].load.executing + engines[n].load.pending, n)) if open_ else None
-            name = name or select(loads, THETA)
-            if name is None:
+        if not self.central:
+            return
+        engines = self.local + list(self.remote.values())
+        while self.central:
+            best, fewest, queues = None, (1 << 30, ""), False
+            for engine in engines:
+                waiting = len(engine.pending)
+                held = waiting + len(engine.batch)
+                if held < engine.slots and (held, engine.name) < fewest:
+                    best, fewest = engine, (held, engine.name)
+                queues = queues or waiting < THETA
+            if best is None and queues:  # nobody computes it at once: the policy's choice of a queue
+                name = select({e.name: e.load for e in engines if len(e.pending) < THETA}, THETA)
+                best = next(e for e in engines if e.name == name)
+            if best is None:
                 return
-            engines[name].give(self.central.popleft())
-            loads[name] = engines[name].load
+            best.give(self.central.popleft())
 
     def _balance(self) -> Generator[Any, Any, None]:
         """Algorithm 2's second half, every few seconds."""
@@ -230,7 +260,7 @@ class _World:
         """Roll out, train, hand out the weights."""
         setting, begin = self.setting, self.env.now
         before = (self.migrations, self.recomputed, self.wasted)
-        paid = self._paid()
+        paid, members = self._paid(), self._count_members()
         self.changed = False
         self.last_remote_s = begin
         lengths = setting.lengths.draw(setting.responses, setting.seed * 10_007 + number)
@@ -239,27 +269,32 @@ class _World:
         self.ready.clear()
         self.central = deque(requests)
         self._take_up()
-        window_s = 0.0 if "seeding" in setting.without and self.held else self.seeding.window_s(len(self.held))
+        window_s = self.seeding.window_s(len(self.held))
+        if "seeding" in setting.without and self.held:
+            window_s = 0.0
         self._locals_on()
         self._deal()
         if setting.system == "rlboost":
             yield from self._seed(window_s)
         elif setting.system in ("co-located", "doubled"):
             yield from self._roll_out_all()
-        waited = yield from self._train(len(requests))
+        waited, trained_s = yield from self._train(len(requests))
         self._locals_off()
-        end = self.env.now
-        self.version += 1
+        length = self.env.now - begin
+        mean = (self._count_members() - members) / length
+        remote_s = self.last_remote_s - begin if mean else 0.0
+        if setting.system == "rlboost":
+            self._learn(length, waited, trained_s, remote_s, mean)
         self.plateau.next_step()
         self._new_weights()
-        if setting.system == "rlboost":
-            yield from self._learn(begin, end, waited)
-        held_s = self._paid() - paid
-        length = end - begin
+        if "pull" in setting.without:  # synchronous: nobody goes on before all have the weights
+            yield self.env.all_of([self.pulls[name] for name in self.members if name in self.pulls])
+        end = self.env.now
+        held_s, length = self._paid() - paid, end - begin
         return StepRow(
-            number, begin, end, window_s, self.seeding.n_prem, held_s / length if length else 0.0,
+            number, begin, end, window_s, self.seeding.n_prem, held_s / length,
             float(sum(lengths)), self.wasted - before[2], self.migrations - before[0], self.recomputed - before[1],
-            waited, max(0.0, end - self.last_remote_s), self.nodes * length, held_s,
+            waited, length - remote_s if mean else 0.0, self.nodes * length, held_s,
         )  # fmt: skip
 
     def _paid(self) -> float:
@@ -268,8 +303,7 @@ class _World:
 
     def _locals_on(self) -> None:
         names = [f"reserved {n + 1}" for n in range(self.local_count)]
-        self.local = [Engine(self.env, name, self.model.curve, self._finished) for name in names]
-        self.last_local_s = self.env.now
+        self.local = [Engine(self.env, name, self.curve, self._finished) for name in names]
 
     def _locals_off(self) -> list[Request]:
         rest = [request for engine in self.local for request in engine.die()]
@@ -277,10 +311,14 @@ class _World:
         return rest
 
     def _seed(self, window_s: float) -> Generator[Any, Any, None]:
-        """The reserved engines generate for the window, or until nothing is left; then they hand on their seeds."""
-        begin, until = self.env.now, self.env.now + window_s
+        """The reserved engines generate for the window, or until nothing is left; then they hand on their seeds.
+
+        While no instance is active there is nobody to hand them to: the reserved engines go on, as co-located ones do.
+        """
+        begin = self.env.now
+        until = begin + (self.seeding.t_seed_s if math.isinf(window_s) else window_s)
         while self.open and (self.env.now < until or not self.remote):
-            limit = until - self.env.now if self.env.now < until and not math.isinf(until) else BALANCE_S
+            limit = until - self.env.now if self.env.now < until else BALANCE_S
             yield self.env.any_of([self.env.timeout(max(1e-6, limit)), self._arrival()])
         self.told(Span("reserved", begin, self.env.now, "roll out", "seed", {"t_seed_s": self.seeding.t_seed_s}))
         if self.open:
@@ -295,49 +333,49 @@ class _World:
             self.arrived = self.env.event()
         return self.arrived
 
-    def _train(self, total: int) -> Generator[Any, Any, float]:
-        """Micro-batches in order of arrival; returns the seconds that the trainer waited for one."""
-        trained, waited = 0, 0.0
+    def _train(self, total: int) -> Generator[Any, Any, tuple[float, float]]:
+        """Micro-batches in order of arrival; (s that the trainer waited for one, s that it trained)."""
+        trained, waited, trained_s = 0, 0.0, 0.0
         while trained < total:
             least = min(self.setting.micro_batch, total - trained)
             since = self.env.now
             while len(self.ready) < least:
-                if not self.remote and not self.local and self.open:  # everybody is gone: the trainer rolls out itself
+                if not self.remote and not self.local:  # all gone: the reserved machines roll out, only that
+                    waited += self.env.now - since
                     self._locals_on()
                     self._deal()
-                yield self.env.any_of([self.env.timeout(BALANCE_S), self._arrival()])
-                if self.remote and self.local and self.setting.system == "rlboost":
-                    self._hand_on(self._locals_off(), "reserved", "seeds")
+                    yield from self._seed(0.0)
+                    since = self.env.now
+                else:
+                    yield self.env.any_of([self.env.timeout(BALANCE_S), self._arrival()])
             waited += self.env.now - since
             batch = [self.ready.popleft() for _ in range(len(self.ready))]
             began = self.env.now
             yield self.env.timeout(sum(r.length for r in batch) * self.train_token_s)
             self.told(Span("trainer", began, self.env.now, f"train {len(batch)} responses", "compute", {}))
             trained += len(batch)
-        return waited
+            trained_s += self.env.now - began
+        return waited, trained_s
 
     def _new_weights(self) -> None:
         """Every active instance pulls the new version before it works again."""
+        self.version += 1
+        before, self.next_version = self.next_version, self.env.event()
+        before.succeed()
         for name in list(self.remote):
             self.remote.pop(name).die()
             self.pulls[name] = self.env.process(self._join(name, 0.0))
 
-    def _learn(self, begin: float, end: float, waited: float) -> Generator[Any, Any, None]:
-        remote_s = max(0.0, self.last_remote_s - begin)
-        if "pull" in self.setting.without:  # synchronous: nobody goes on before all have the weights
-            pulling = [p for p in self.pulls.values() if p.is_alive]
-            if pulling:
-                yield self.env.all_of(pulling)
-        mean = len(self.held)
-        trained_s = end - begin - waited - (self.seeding.t_seed_s if mean else 0.0)
+    def _learn(self, length: float, waited: float, trained_s: float, remote_s: float, mean: float) -> None:
+        """Algorithm 1 on what the step showed. Before the next version: the members are those of the next step."""
         seen = StepSeen(
             wait_train_s=waited,
-            wait_remote_s=max(0.0, end - self.last_remote_s) if mean else 0.0,
-            t_remote_s=remote_s,
-            t_train_s=max(1e-9, trained_s),
-            mean_instances=float(mean),
-            next_instances=mean,
+            wait_remote_s=max(0.0, length - remote_s) if mean else 0.0,
+            t_remote_s=max(0.0, remote_s),
+            t_train_s=trained_s,
+            mean_instances=mean,
+            next_instances=len(self.members),
             changed=self.changed,
-            reserved=float(self.local_count),
+            reserved=0.0 if "seeding" in self.setting.without else float(self.local_count),
         )
         self.seeding.after(seen)
