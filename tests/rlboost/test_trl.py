@@ -177,7 +177,7 @@ def one_early(mask):
 
 
 def test_the_kl_term_is_that_of_deepseekmath(build, mine, rows):
-    """TRL by default weighs it with the ratio, as DeepSeek-V3.2 does; above that is turned off, for grpo.py does not."""
+    """TRL by default weighs it with the ratio, as DeepSeek-V3.2 does; grpo.py does not, and above it is turned off."""
     clip = Clip(kl=0.1)
     weighed = theirs(build("grpo", clip, use_bias_correction_kl=True), rows)
     assert apart(ours(mine, rows, "grpo", clip), weighed)[1] > 100 * SAME
