@@ -96,6 +96,20 @@ def test_the_link_is_shared_and_a_puller_has_its_own_limit():
         Link(alone, 0.0, 6.0)
 
 
+def test_a_pull_that_is_cut_off_leaves_the_link_to_the_others():
+    """Two instances begin to pull; one is taken away after 2 s of them, the other goes on at its own limit."""
+    setting = Setting(**SMALL, boot_s=0.0, sender_gb_s=10.0, instance_gb_s=6.0)
+    ends = {}
+    for gone in (True, False):
+        events = [Event(0.0, "add", "a"), Event(0.0, "add", "b")]
+        trace = Trace((*events, Event(2.0, "remove", "b")) if gone else tuple(events), 1e6, "cut off")
+        _, spans = spans_of(setting, trace, 1)
+        ends[gone] = {s.lane: s.end_s for s in spans if s.kind == "transfer" and s.end_s < 10}
+    gb = MODELS[setting.model].weights_gb
+    assert ends[True] == {"a": pytest.approx(2 + (gb - 2 * 5) / 6)}
+    assert ends[False] == {"a": pytest.approx(gb / 5), "b": pytest.approx(gb / 5)}
+
+
 def kills(seed, end_s=4000.0):
     """Instances that come and go at random, bulk kills among them."""
     lot, events, there, made = random.Random(seed), [], [], 0
@@ -286,6 +300,16 @@ def test_a_notice_saves_the_kill():
     assert "notice" in told[120.0]
 
 
+def test_who_is_about_to_go_begins_nothing():
+    """A notice that comes while weights are pulled: the instance is paid until it goes, and never generates."""
+    events = (Event(0.0, "add", "a"), Event(30.0, "remove", "a"))
+    for notice_s, kinds in ((28.0, set()), (1.0, {"transfer", "notice"})):
+        rows, spans = spans_of(Setting(**SMALL, boot_s=0.0, notice_s=notice_s), Trace(events, 1e6, "soon"), 2)
+        assert {s.kind for s in spans if s.lane == "a"} == kinds
+        assert sum(row.instance_s for row in rows) == pytest.approx(30.0)
+        assert (rows[0].migrations > 0) == bool(kinds)
+
+
 def test_wrong_settings_are_named():
     for changes, says in (
         ({"without": frozenset({"luck"})}, "without: luck"),
@@ -294,11 +318,3 @@ def test_wrong_settings_are_named():
     ):
         with pytest.raises(ValueError, match=says):
             Setting(**changes)
-
-
-def test_published_numbers_from_the_two_prices():
-    """The paper's cost claims follow from its throughputs and prices: arithmetic, no simulation."""
-    paid = rates(PAPER)
-    node, one = paid.reserved_usd_h, paid.instance_usd_h
-    assert (1 + one / node) / 1.37 - 1 == pytest.approx(-0.22, abs=0.01)
-    assert (1 + 6 * one / node) / 2.25 / ((1 + one / node) / 1.37) - 1 == pytest.approx(-0.21, abs=0.01)

@@ -117,9 +117,9 @@ class _World:
             elif kind == "remove":
                 self.there.pop(name, None)
                 self._lose(name)
-            elif name in self.remote:  # drain: move while it still stands
-                self._no_member(name)
-                self._hand_on(self.remote.pop(name).die(), name, "notice")
+            else:  # drain: it is paid until it goes, its requests move while it still stands
+                self.there.pop(name, None)
+                self._stop(name, "notice")
 
     def _member(self, name: str) -> None:
         if name in self.members:
@@ -148,7 +148,7 @@ class _World:
         if math.isinf(self.seeding.n_prem):
             cap = self.local_count  # Algorithm 1: N_prem begins at N_resv
         if "cap" in self.setting.without:
-            cap = len(self.there)
+            cap = 10**9
         for name in self.there:
             if len(self.held) >= cap:
                 return
@@ -164,7 +164,7 @@ class _World:
                 yield self.next_version  # weights are given out to all at once, between steps
             while True:
                 version, began = self.version, self.env.now
-                yield self.env.process(self.link.pull(name, self.model.weights_gb))
+                yield from self.link.pull(name, self.model.weights_gb)
                 self.told(Span(name, began, self.env.now, "pull weights", "transfer", {"version": float(version)}))
                 if version == self.version:
                     break
@@ -181,14 +181,17 @@ class _World:
         """Taken away: its requests go on elsewhere with their tokens, or begin again."""
         if name in self.held:
             self.instance_s += self.env.now - self.held.pop(name)
+        self._stop(name, "kill")
+        self._take_up()
+
+    def _stop(self, name: str, why: str) -> None:
         process = self.pulls.pop(name, None)
         if process is not None and process.is_alive:
-            process.interrupt("taken away")
+            process.interrupt(why)
         self._no_member(name)
         engine = self.remote.pop(name, None)
         if engine is not None:
-            self._hand_on(engine.die(), name, "kill")
-        self._take_up()
+            self._hand_on(engine.die(), name, why)
 
     def _hand_on(self, requests: list[Request], source: str, why: str) -> None:
         """Requests without a place, at the front of the queue; without migration they begin again."""
