@@ -1,6 +1,7 @@
 """The simulator: tokens are conserved, rates are what they say, and each part of RLBoost does its work."""
 
 import itertools
+import math
 import random
 
 import pytest
@@ -314,7 +315,18 @@ def test_wrong_settings_are_named():
     for changes, says in (
         ({"without": frozenset({"luck"})}, "without: luck"),
         ({"model": "GPT"}, "no model is called 'GPT'"),
-        ({"responses": 0}, "1 or more"),
+        ({"responses": 0}, "1 or more, not 0 and 16"),
+        ({"boot_s": math.inf}, "boot_s is 0 s or more"),
+        ({"notice_s": math.nan}, "notice_s is 0 s or more"),
+        ({"sender_gb_s": 0.0}, "sender_gb_s is above 0"),
+        ({"instance_gb_s": math.nan}, "instance_gb_s is above 0"),
     ):
         with pytest.raises(ValueError, match=says):
             Setting(**changes)
+    for changes, says in (
+        ({"mean": 0.0}, "above 0 tokens"),
+        ({"sigma": -1}, "sigma"),
+        ({"most": 2}, "8 tokens or more"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            Lengths(**changes)

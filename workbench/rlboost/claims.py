@@ -12,13 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from statistics import mean
 
 from workbench.rlboost.prices import PAPER, rates
 from workbench.rlboost.rates import MODELS, SEEDED_S, Lengths
 from workbench.rlboost.seeding import SeedingOptions
-from workbench.rlboost.setting import Setting, StepRow, constant, throughput, usd_per_million
+from workbench.rlboost.setting import Setting, StepRow, System, constant, throughput, usd_per_million
 from workbench.rlboost.sim import simulate
 from workbench.rlboost.traces import G4DN, Event, Trace, made
 
@@ -27,6 +28,7 @@ SEEN = 6
 SAMPLES = 3  # made traces; each is cut into three segments
 SEGMENT_H, TRACE_H = 2.0, 12.0
 Tick = Callable[[float], None]
+Beat = Callable[[], None]
 NO_CAP = frozenset({"cap"})
 FLOOR_S = 10.0  # windows of the public code up to here say no more than that there is nothing to seed
 
@@ -56,32 +58,46 @@ class Published:
 
 
 def published(tick: Tick | None = None, samples: int = SAMPLES) -> Iterator[Published]:
-    """Every claim in turn, all predicted. `tick(share)` is called between parts and may raise to end it."""
-    tick = tick or (lambda _: None)
-    tick(0.0)
-    base = settled(Setting("co-located"), constant(0))
-    for done, part in enumerate((_static, _kills, _parts, _longest)):
-        yield from part(base)
-        tick(0.1 * (done + 1))
+    """Every claim in turn, all predicted. `tick(share)` is called after each simulated step and may raise to end it."""
+    at, tell = 0.0, tick or (lambda _: None)
+
+    def beat() -> None:
+        tell(at)
+
+    base = settled(Setting("co-located"), constant(0), beat)
+    for part in (_static, _kills, _parts, _longest):
+        yield from part(base, beat)
+        at += 0.1
     found = {}
-    for done, model in enumerate(MODELS):
-        found[model] = segments(model, samples)
-        tick(0.4 + 0.2 * (done + 1))
+    for model in MODELS:
+        found[model] = segments(model, samples, beat)
+        at += 0.2
+    tell(1.0)
     yield from chain(_speeds(found), _costs(found), _rivals(found), _discount(found))
 
 
-def settled(setting: Setting, trace: Trace) -> list[StepRow]:
+def settled(setting: Setting, trace: Trace, beat: Beat | None = None) -> list[StepRow]:
     """Steps after those in which the window finds its place; a system without one is settled at once."""
     first = SETTLED if setting.system == "rlboost" else 0
-    return list(simulate(setting, trace, first + SEEN))[first:]
+    return _rows(setting, trace, first + SEEN, beat)[first:]
+
+
+def _rows(setting: Setting, trace: Trace, steps: int | None = None, beat: Beat | None = None) -> list[StepRow]:
+    """All steps; `beat()` is called after each and may raise."""
+    rows = []
+    for row in simulate(setting, trace, steps):
+        rows.append(row)
+        if beat is not None:
+            beat()
+    return rows
 
 
 # -- fixed numbers of instances --------------------------------------------------------------------------------------
 
 
-def _static(base: list[StepRow]) -> Iterator[Published]:
+def _static(base: list[StepRow], beat: Beat) -> Iterator[Published]:
     """Fixed numbers of instances, 14B: figure 11."""
-    at = {n: settled(Setting(without=NO_CAP), constant(n)) for n in (1, 6)}
+    at = {n: settled(Setting(without=NO_CAP), constant(n), beat) for n in (1, 6)}
     speed = {n: throughput(rows) / throughput(base) for n, rows in at.items()}
     cost = {n: usd_per_million(rows) for n, rows in at.items()}
     yield Published("throughput, 1 instance", 1.37, speed[1], "x", "figure 11")
@@ -90,14 +106,14 @@ def _static(base: list[StepRow]) -> Iterator[Published]:
     yield Published("cost per token, from 1 to 6", -21.0, 100 * (cost[6] / cost[1] - 1), "%", "figure 11")
 
 
-def _longest(_: list[StepRow]) -> Iterator[Published]:
+def _longest(_: list[StepRow], beat: Beat) -> Iterator[Published]:
     """The longest response, 14B: how many instances the cap asks for, and what so many bring."""
     for most, instances, speed, cheaper in ((5_000, 3.0, 1.47, 24.0), (14_000, 6.0, 2.22, 61.0)):
         lengths = Lengths(most=most)
-        base = settled(Setting("co-located", lengths=lengths), constant(0))
-        rows = settled(Setting(lengths=lengths), constant(10))
+        base = settled(Setting("co-located", lengths=lengths), constant(0), beat)
+        rows = settled(Setting(lengths=lengths), constant(10), beat)
         wanted = math.ceil(mean(row.n_prem for row in rows))
-        rows = settled(Setting(lengths=lengths, without=NO_CAP), constant(wanted))
+        rows = settled(Setting(lengths=lengths, without=NO_CAP), constant(wanted), beat)
         note = f"with {wanted} instances; of the lengths only the cut changes"
         what, source = f"longest response {most // 1000}K", "appendix E"
         yield Published(f"N_prem, {what}", instances, float(wanted), "instances", source)
@@ -115,8 +131,7 @@ def calibrated(tick: Tick | None = None) -> Iterator[Published]:
     tick = tick or (lambda _: None)
     cells = [(model, n, window_s) for model, windows in SEEDED_S.items() for n, window_s in windows.items()]
     for done, (model, instances, window_s) in enumerate(cells):
-        tick(done / len(cells))
-        rows = settled(Setting(model=model, without=NO_CAP), constant(instances))
+        rows = settled(Setting(model=model, without=NO_CAP), constant(instances), partial(tick, done / len(cells)))
         ours = mean(row.t_seed_s for row in rows)
         what, train_s = f"seeding window, {model}, {instances} instances", MODELS[model].train_s
         yield Published(what, window_s, ours, "s", "public code", True, "error over the training time", train_s)
@@ -141,16 +156,16 @@ def misfit(model: str) -> float:
 # -- kills and ablations ---------------------------------------------------------------------------------------------
 
 
-def _kills(_: list[StepRow]) -> Iterator[Published]:
+def _kills(_: list[StepRow], beat: Beat) -> Iterator[Published]:
     """Three of six die in the middle of a step: what going on with the tokens saves of the time that is lost."""
-    calm = list(simulate(Setting(), constant(6), SETTLED + 1))[SETTLED]
+    calm = _rows(Setting(), constant(6), SETTLED + 1, beat)[SETTLED]
     for after_s, paper in ((100.0, -33.0), (200.0, -76.0)):
         events = [*constant(6).events]
         events += [Event(calm.start_s + after_s, "remove", f"i{n}") for n in (1, 2, 3)]
         trace = Trace(tuple(events), constant(6).end_s, "three of six die")
         lost = {}
         for name, without in (("migrate", frozenset[str]()), ("recompute", frozenset({"migration"}))):
-            row = list(simulate(Setting(without=without), trace, SETTLED + 1))[SETTLED]
+            row = _rows(Setting(without=without), trace, SETTLED + 1, beat)[SETTLED]
             lost[name] = row.seconds - calm.seconds
         saved = 100 * (lost["migrate"] / lost["recompute"] - 1) if lost["recompute"] > 0 else 0.0
         note = f"{lost['migrate']:.0f} s lost against {lost['recompute']:.0f} s"
@@ -176,29 +191,30 @@ def recovery(hours: float = 7.0) -> Trace:
     return Trace(tuple(sorted(events, key=lambda e: e.time_s)), hours * 3600, "three of six die and come back, twice")
 
 
-def _parts(_: list[StepRow]) -> Iterator[Published]:
+def _parts(_: list[StepRow], beat: Beat) -> Iterator[Published]:
     """What seeding and the window's memory are worth while instances come back."""
     trace, speed = recovery(), {}
     for name in ("nothing", "seeding", "memory"):
         without = frozenset({name} - {"nothing"})
-        rows = list(simulate(Setting(without=without), trace))
+        rows = _rows(Setting(without=without), trace, None, beat)
         for since_s in (FIRST_KILL_S, FIRST_KILL_S + ROUND_S):
             speed[name, since_s] = throughput([row for row in rows if row.end_s > since_s])
     first, second = FIRST_KILL_S, FIRST_KILL_S + ROUND_S
     lost = 100 * (speed["seeding", first] / speed["nothing", first] - 1)
     gained = 100 * (speed["nothing", second] / speed["memory", second] - 1)
     scenario = "the scenario is not described; ours: three of six die, one comes back every half hour, and again"
-    at = {n: _unseeded(n) for n in (1, 2, 3, 4)}
+    at = {n: _unseeded(n, beat) for n in (1, 2, 3, 4)}
     note = f"{scenario}; with fixed instances " + ", ".join(f"{value:.0f} % at {n}" for n, value in at.items())
     yield Published("throughput without seeding", -19.0, lost, "%", "section 6.3", note=note)
     note = f"{scenario}; from the second kill on, since a memory helps where a number was met before"
     yield Published("throughput by the memory", 6.0, gained, "%", "section 6.3", note=note)
 
 
-def _unseeded(instances: int) -> float:
+def _unseeded(instances: int, beat: Beat) -> float:
     """Per cent that seeding's absence costs with so many instances all the time."""
     whole, part = (
-        throughput(settled(Setting(without=without), constant(instances))) for without in (NO_CAP, NO_CAP | {"seeding"})
+        throughput(settled(Setting(without=without), constant(instances), beat))
+        for without in (NO_CAP, NO_CAP | {"seeding"})
     )
     return 100 * (part / whole - 1)
 
@@ -245,13 +261,14 @@ def cut(seed: int) -> dict[str, Trace]:
     return {"A": parts[-1], "B": parts[0], "C": parts[len(parts) // 2]}
 
 
-def segments(model: str, samples: int = SAMPLES) -> Segments:
+def segments(model: str, samples: int = SAMPLES, beat: Beat | None = None) -> Segments:
     """Simulate a model on the segments of so many samples; the first step of each is left out."""
     rows: dict[str, list[list[StepRow]]] = {"A": [], "B": [], "C": []}
     for seed in range(samples):
         for name, trace in cut(seed).items():
-            rows[name].append(list(simulate(Setting(model=model, seed=seed), trace))[1:])
-    alone = [settled(Setting(system, model), constant(0)) for system in ("co-located", "doubled", "disaggregated")]
+            rows[name].append(_rows(Setting(model=model, seed=seed), trace, None, beat)[1:])
+    systems: tuple[System, ...] = ("co-located", "doubled", "disaggregated")
+    alone = [settled(Setting(system, model), constant(0), beat) for system in systems]
     return Segments(model, rows, *alone)
 
 

@@ -25,7 +25,7 @@ SEEDED_S = {
 TRAIN_8B_S, SCALE_8B = 165.0, 0.77
 TRAIN_14B_S, SCALE_14B = 545.0, 1.17
 MEAN_TOKENS = 5000  # assumed: KV cache of a running request, with what an engine keeps free for those that grow
-PROMPT = 200  # assumed: tokens
+PROMPT, LEAST = 200, 8  # assumed: tokens of a prompt, and of the shortest response
 H100_TB_S, H100_TFLOPS, USE = 3.35, 989.0, 0.5  # memory, dense FP16, share of the arithmetic that decoding reaches
 
 
@@ -75,10 +75,16 @@ class Lengths:
     sigma: float = 0.65
     most: int = 14_000
 
+    def __post_init__(self) -> None:
+        if not (0 < self.mean < math.inf and 0 <= self.sigma < 5):
+            raise ValueError(f"a mean is above 0 tokens and sigma from 0 to 5, not {self.mean} and {self.sigma}")
+        if self.most < LEAST:
+            raise ValueError(f"the longest response has {LEAST} tokens or more, not {self.most}")
+
     def draw(self, number: int, seed: int) -> list[int]:
         """Lengths of so many responses: the same seed, the same lengths."""
         lot, mu = random.Random(seed), math.log(self.mean) - self.sigma**2 / 2
-        return [max(8, min(self.most, round(lot.lognormvariate(mu, self.sigma)))) for _ in range(number)]
+        return [max(LEAST, min(self.most, round(lot.lognormvariate(mu, self.sigma)))) for _ in range(number)]
 
     def drawn_mean(self) -> float:
         """Mean tokens after the cut, over a draw large enough."""

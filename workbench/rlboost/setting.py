@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -27,7 +28,7 @@ class Setting:
     without: frozenset[str] = frozenset()  # of: seeding, memory, migration, pull, balance, cap
     notice_s: float = 0.0  # how long before a removal it is known
     instance_gb_s: float = INSTANCE_GB_S
-    sender_gb_s: float = SENDER_GB_S
+    sender_gb_s: float = SENDER_GB_S  # of a reserved node
     boot_s: float = 60.0
 
     def __post_init__(self) -> None:
@@ -38,8 +39,14 @@ class Setting:
             )
         if self.model not in MODELS:
             raise ValueError(f"no model is called {self.model!r}; there are {', '.join(MODELS)}")
-        if self.responses < 1 or self.micro_batch < 1 or self.notice_s < 0:
-            raise ValueError("responses and micro_batch are 1 or more, notice_s 0 or more")
+        if self.responses < 1 or self.micro_batch < 1:
+            raise ValueError(f"responses and micro_batch are 1 or more, not {self.responses} and {self.micro_batch}")
+        for what, value in (("notice_s", self.notice_s), ("boot_s", self.boot_s)):
+            if not 0 <= value < math.inf:
+                raise ValueError(f"{what} is 0 s or more and not for ever, not {value}")
+        for what, value in (("instance_gb_s", self.instance_gb_s), ("sender_gb_s", self.sender_gb_s)):
+            if not value > 0:
+                raise ValueError(f"{what} is above 0 GB/s, or weights never come; not {value}")
 
 
 @dataclass(frozen=True)
@@ -49,7 +56,7 @@ class StepRow:
     step: int
     start_s: float
     end_s: float
-    t_seed_s: float
+    t_seed_s: float  # inf: nobody to seed for, the reserved engines roll out everything
     n_prem: float
     instances: float  # mean
     tokens: float  # made for responses that were trained
