@@ -81,17 +81,21 @@ class Fleet:
             raise FleetError("nodes of a cluster that was started elsewhere come from there, not from here")
         if name in self.nodes:
             raise FleetError(f"a node called {name} is there already")
-        try:
-            self.nodes[name] = self.cluster.add_node(
-                wait=True,
-                num_cpus=1,
-                num_gpus=0,
-                resources={SPOT: 1, name: 1},
-                object_store_memory=STORE_BYTES,
-                **QUIET,
-            )
-        except Exception as error:
-            raise FleetError(f"no raylet for {name}: {error}") from error
+        last: Exception | None = None
+        for _ in range(2):  # a busy machine now and then is too slow for a raylet
+            try:
+                self.nodes[name] = self.cluster.add_node(
+                    wait=True,
+                    num_cpus=1,
+                    num_gpus=0,
+                    resources={SPOT: 1, name: 1},
+                    object_store_memory=STORE_BYTES,
+                    **QUIET,
+                )
+                return
+            except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a raylet that is late
+                last = error
+        raise FleetError(f"no raylet for {name}, twice: {last}; is the machine out of memory or processes?") from last
 
     def node_id(self, name: str) -> str:
         """Ray's hexadecimal id."""
@@ -123,6 +127,11 @@ class Fleet:
         options: dict[str, Any] = {"num_cpus": 0, "max_restarts": 0, "max_concurrency": concurrency}
         if name is not None:
             options["resources"] = {SPOT: 1} if self.cluster is None else {SPOT: 1, name: 1}
+        else:  # without a word Ray may put it on a spot node, and it vanishes with that
+            from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+            here = ray.get_runtime_context().get_node_id()
+            options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(here, soft=False)
         return ray.remote(kind).options(**options).remote(*args)
 
     def _node(self, name: str) -> Any:

@@ -96,6 +96,15 @@ class Ledger:
             )
         entry.ended = reason
 
+    def restart(self, request: str) -> int:
+        """Throw away what it has, to be made anew; how many tokens that were. LedgerError where it has ended."""
+        entry = self._entry(request)
+        if entry.ended:
+            raise LedgerError(f"{request} has ended ({entry.ended}): nothing of it is made anew")
+        discarded = len(entry.ids)
+        entry.ids, entry.logprobs, entry.pieces = [], [], []
+        return discarded
+
     def unfinished(self) -> dict[str, Entry]:
         """What still has to be generated, by request: where a resumed step goes on."""
         return {name: entry for name, entry in self.entries.items() if not entry.ended}
@@ -126,6 +135,20 @@ class Ledger:
             if not entry.ended:
                 found.append(f"{name}: has no end")
         return found
+
+    def audit(self, most: int) -> tuple[int, int]:
+        """(positions that are missing, positions that are there twice), by its pieces; `most` a response may have.
+
+        A response without an end misses what it may still have had.
+        """
+        lost = twice = 0
+        for entry in self.entries.values():
+            at = 0
+            for _, _, start, count in entry.pieces:
+                lost, twice = lost + max(0, start - at), twice + max(0, at - start)
+                at = start + count
+            lost += 0 if entry.ended else max(0, most - at)
+        return lost, twice
 
     def digest(self) -> str:
         """Hash of all tokens by request, whoever made them: equal for two runs that generated the same."""

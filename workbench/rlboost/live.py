@@ -9,89 +9,75 @@ their groups are complete, publish the next weights. With `ordered` the trainer 
 requests, always cut the same way: then the weights after k steps do not depend on who made which token, and a run with
 kills can be compared with one without to the bit.
 
-The ledger and the trainer's checkpoint lie in `folder`, where one is given: a trainer that died goes on in the middle
-of the step, with the tokens that were there.
+The ledger, the trainer's checkpoint and what the scheduler has learnt lie in `folder`, where one is given: a trainer
+that died goes on in the middle of the step, with the tokens that were there.
 """
 
 from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from workbench import lm
-from workbench.lm.dtype import Dtype
 from workbench.lm.model import LM
 from workbench.lm.sampler import Sampler
 from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.grpo import advantages
 from workbench.rlboost.ledger import Ledger
-from workbench.rlboost.manager import Happened, Manager
+from workbench.rlboost.manager import Happened, Manager, Stalled
+from workbench.rlboost.plan import LiveStep, Plan, World
 from workbench.rlboost.rewards import TASKS, Problem
 from workbench.rlboost.rollout import Ask, Rollouts
 from workbench.rlboost.seeding import Seeding, SeedingOptions, StepSeen
 from workbench.rlboost.spot import WeightAgent
-from workbench.rlboost.trainer import Sample, Trainer
+from workbench.rlboost.trainer import Sample, Trainer, llama
 from workbench.rlboost.weights import digest
 
 WAIT_S = 0.05
+SAVE_S = 1.0  # between two copies of the ledger on disk
 PUBLISH_S = 120.0
+SYNC_S = 300.0  # for all instances to have the weights, where a step waits for them
+FORMAT = 1
+LEDGER, TRAINER, STATE = "ledger.jsonl", "trainer.pt", "state.json"
 
 
-@dataclass(frozen=True)
-class Plan:
-    """What is trained. `prompts` times `group` responses a step, of at most `most` tokens; micro_batch in responses."""
-
-    model: str = "tiny"
-    dtype: Dtype = "float32"
-    task: str = "letters"
-    steps: int = 8
-    prompts: int = 4
-    group: int = 8
-    most: int = 16
-    micro_batch: int = 8
-    slots: int = 8
-    lr: float = 3e-3
-    temperature: float = 1.0
-    seed: int = 0
-    ordered: bool = False
-    first_seed_s: float = 1.0
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"no task is called {self.task!r}; there are {', '.join(TASKS)}")
-        if min(self.steps, self.prompts, self.most, self.micro_batch, self.slots) < 1 or self.group < 2:
-            raise ValueError("steps, prompts, most, micro_batch and slots are 1 or more, group 2 or more")
+class ResumeError(RuntimeError):
+    """The folder holds another run, or one that cannot be gone on with; the message says which and what to do."""
 
 
-@dataclass(frozen=True)
-class LiveStep:
-    """One step, measured. Seconds of wall time."""
+@dataclass
+class _Round:
+    """A step under way."""
 
-    step: int
-    seconds: float
-    t_seed_s: float
-    instances: int  # active at its end
-    tokens: int
-    reward: float  # mean
-    migrations: int
-    recomputed_tokens: int
-    lost_instances: int
-    refused_pieces: int
-    wait_train_s: float
-    train_s: float
-    faults: int  # positions lost or twice, by the ledger
-    tokens_digest: str
-    weights_digest: str
+    number: int
+    asks: list[Ask]
+    problems: list[Problem]
+    window_s: float
+    before: Counter[str]
+    began: float = field(default_factory=time.perf_counter)
+    groups: dict[int, list[str]] = field(default_factory=dict)  # requests that have ended, by prompt
+    rewards: dict[str, float] = field(default_factory=dict)
+    ready: list[Sample] = field(default_factory=list)
+    trained: int = 0
+    waited_s: float = 0.0
+    training_s: float = 0.0
+    saved: float = field(default_factory=time.perf_counter)
+    looked: float = field(default_factory=time.perf_counter)
+    instance_s: float = 0.0  # active instances, over time
 
 
 class Live:
-    """One run. Meanwhile the caller adds, drains and kills nodes, and tells `manager` of joins and notices."""
+    """One run. `world` adds, drains and kills nodes, and tells `manager` of joins and notices.
+
+    ResumeError, LedgerError, TrainError: `folder` holds something that cannot be gone on with.
+    """
 
     def __init__(
         self,
@@ -100,22 +86,24 @@ class Live:
         folder: Path | None = None,
         told: Callable[[Happened], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        world: World | None = None,
     ) -> None:
         self.fleet, self.plan, self.folder = fleet, plan, folder
         self.stop = stop or (lambda: False)
+        self.world = world
         self.task = TASKS[plan.task]
-        self.model: LM = lm.load(plan.model, plan.dtype)
-        self.trainer = Trainer(_module(plan.model), plan.lr)
         self.seeding = Seeding(SeedingOptions(first_s=plan.first_seed_s, floor_s=0.0))
+        self.model: LM = lm.load(plan.model, plan.dtype)
+        self.trainer = Trainer(llama(plan.model), plan.lr)
+        self._resumed: Ledger | None = None
+        if folder is not None and (folder / STATE).exists():
+            self._resume(folder)
         sampler = Sampler(plan.temperature, seed=plan.seed)
         self.agent = fleet.actor(WeightAgent, None)
         self.manager = Manager(
             fleet, self.agent, Rollouts(self.model, sampler, plan.slots, version=-1), model=plan.model,
-            dtype=plan.dtype, sampler=sampler, slots=plan.slots, told=told,
+            dtype=plan.dtype, sampler=sampler, slots=plan.slots, migrate=plan.migrate, told=told,
         )  # fmt: skip
-        self._resumed: Ledger | None = None
-        if folder is not None and (folder / "trainer.pt").exists():
-            self._resume(folder)
         self._publish()
 
     def steps(self) -> Iterator[LiveStep]:
@@ -136,105 +124,160 @@ class Live:
 
     # -- a step --------------------------------------------------------------------------------------------------
 
-    def _asks(self, step: int) -> tuple[list[Ask], list[Problem]]:
-        problems = self.task.problems(self.plan.seed, step, self.plan.prompts)
+    def _step(self, number: int) -> LiveStep | None:
+        """None: it was stopped, and its tokens are on disk where there is a folder."""
+        if self.world is not None:
+            self.world.before(self)
+        now = self._begin(number)
+        while now.trained < self.plan.responses:
+            if self.stop():
+                self._save_ledger()
+                return None
+            if self.world is not None:
+                self.world.between(self)
+            at = time.perf_counter()
+            if self.manager.seeding and self.manager.active() and at - now.began >= now.window_s:
+                self.manager.hand_on()
+            self._collect(now)
+            if not self._train(now):
+                self._turn(now)
+            self._look(now)
+        return self._end(now)
+
+    def _begin(self, number: int) -> _Round:
+        problems = self.task.problems(self.plan.seed, number, self.plan.prompts)
         asks = []
         for p, problem in enumerate(problems):
             prompt = tuple(self._prompt(problem.prompt))
-            asks += [Ask(f"{step}/{p}/{g}", prompt, (), self.plan.most) for g in range(self.plan.group)]
-        return asks, problems
+            asks += [Ask(f"{number}/{p}/{g}", prompt, (), self.plan.most) for g in range(self.plan.group)]
+        now = _Round(number, asks, problems, 0.0, Counter(self.manager.counts))
+        self.manager.begin(number, asks, self._resumed)
+        self._resumed = None
+        if not self.plan.pull:
+            self._wait_for_pulls()
+        there = [one for one in self.manager.instances.values() if not one.draining]
+        now.window_s = self.seeding.window_s(len(there))
+        return now
 
     def _prompt(self, text: str) -> list[int]:
         if self.plan.model == "tiny":
             return list(text.encode())
-        return list(self.model.tokenizer.encode(text))
+        return list(self.model.tokenizer.chat([{"role": "user", "content": text}]))
 
-    def _step(self, number: int) -> LiveStep | None:
-        plan, manager, began = self.plan, self.manager, time.perf_counter()
-        before = dict(manager.counts)
-        asks, problems = self._asks(number)
-        manager.begin(number, asks, self._resumed)
-        self._resumed = None
-        window_s = self.seeding.window_s(len(manager.active()))
-        groups: dict[int, list[str]] = {}
-        rewards: dict[str, float] = {}
-        ready: list[Sample] = []
-        trained, waited, training, saved = 0, 0.0, 0.0, time.perf_counter()
-        total = len(asks)
-        while trained < total:
-            if self.stop():
-                self._save()
-                return None
-            now = time.perf_counter()
-            if manager.seeding and manager.active() and now - began >= window_s:
-                manager.hand_on()
-            while manager.finished:
-                name = manager.finished.popleft()
-                p = int(name.split("/")[1])
-                entry = manager.ledger.entries[name]
-                text = self.model.tokenizer.decode(entry.ids)
-                rewards[name] = self.task.reward(problems[p], entry.ids, text)
-                groups.setdefault(p, []).append(name)
-                if len(groups[p]) == plan.group:
-                    ready += self._samples(asks, sorted(groups[p], key=_order), rewards)
-            enough = total if plan.ordered else min(plan.micro_batch, total - trained)
-            if len(ready) >= enough and not (manager.seeding and manager.open):
-                if plan.ordered:
-                    ready.sort(key=lambda s: _order(s.request))
-                at = time.perf_counter()
-                trained += self._train(ready[: plan.micro_batch] if plan.ordered else ready, total)
-                ready = ready[plan.micro_batch :] if plan.ordered else []
-                while plan.ordered and ready:
-                    trained += self._train(ready[: plan.micro_batch], total)
-                    ready = ready[plan.micro_batch :]
-                training += time.perf_counter() - at
-                if manager.open:
-                    manager.turn(0.0)
-                continue
-            at = time.perf_counter()
-            manager.turn(WAIT_S)
-            if not manager.seeding:
-                waited += time.perf_counter() - at
-            if self.folder is not None and time.perf_counter() - saved > 1.0:
-                self._save()
-                saved = time.perf_counter()
-        row_counts = {k: manager.counts[k] - before.get(k, 0) for k in ("migrations", "recomputed tokens")}
-        instances = len(manager.active())
-        self.trainer.finish()
-        seconds = time.perf_counter() - began
-        self._learn(seconds, waited, training, instances, began)
-        self._publish()
-        self._save_trainer()
-        reward = sum(rewards.values()) / len(rewards)
-        return LiveStep(
-            number, seconds, window_s, instances, manager.ledger.tokens(), reward, row_counts["migrations"],
-            row_counts["recomputed tokens"], manager.counts["lost instances"] - before.get("lost instances", 0),
-            manager.counts["refused pieces"] - before.get("refused pieces", 0), waited, training,
-            len(manager.ledger.faults([number])), manager.ledger.digest(), digest(self.trainer.weights()),
-        )  # fmt: skip
+    def _wait_for_pulls(self) -> None:
+        """Synchronous transfer: nobody works until everybody has the weights."""
+        end = time.perf_counter() + SYNC_S
+        while pulling := [one.name for one in self.manager.instances.values() if one.pulling is not None]:
+            if time.perf_counter() > end:
+                raise Stalled(f"{', '.join(pulling)} did not have the weights within {SYNC_S:.0f} s")
+            self.manager.hear(WAIT_S)
 
-    def _samples(self, asks: list[Ask], names: list[str], rewards: dict[str, float]) -> list[Sample]:
+    def _collect(self, now: _Round) -> None:
+        """Rewards of what has ended; groups that are complete become samples."""
+        manager, plan = self.manager, self.plan
+        while manager.finished:
+            name = manager.finished.popleft()
+            at, entry = _order(name)[1], manager.ledger.entries[name]
+            text = self.model.tokenizer.decode(entry.ids)
+            now.rewards[name] = self.task.reward(now.problems[at], entry.ids, text)
+            group = now.groups.setdefault(at, [])
+            group.append(name)
+            if len(group) == plan.group:
+                now.ready += self._samples(now, sorted(group, key=_order))
+
+    def _samples(self, now: _Round, names: list[str]) -> list[Sample]:
         """A complete group, each response with its advantage."""
-        prompts = {a.request: a.prompt for a in asks}
-        value = advantages(torch.tensor([rewards[n] for n in names]), len(names))
+        prompts = {a.request: a.prompt for a in now.asks}
+        value = advantages(torch.tensor([now.rewards[n] for n in names]), len(names))
         entries = self.manager.ledger.entries
         return [
             Sample(n, prompts[n], tuple(entries[n].ids), float(a)) for n, a in zip(names, value.tolist(), strict=True)
         ]
 
-    def _train(self, part: list[Sample], total: int) -> int:
-        share = torch.tensor([1 / (total * len(s.response)) for s in part])  # grpo.shares of the whole step
-        self.trainer.add(part, share)
-        return len(part)
+    def _train(self, now: _Round) -> bool:
+        """Train on a micro-batch when there is one and the reserved machine does not roll out. Whether it did."""
+        plan, manager = self.plan, self.manager
+        enough = plan.responses if plan.ordered else min(plan.micro_batch, plan.responses - now.trained)
+        if len(now.ready) < enough or (manager.seeding and manager.open):
+            return False
+        began = time.perf_counter()
+        if plan.ordered:
+            now.ready.sort(key=lambda s: _order(s.request))
+        parts = [now.ready]
+        if plan.ordered:  # always cut the same way
+            parts = [now.ready[at : at + plan.micro_batch] for at in range(0, len(now.ready), plan.micro_batch)]
+        for part in parts:
+            share = torch.tensor([1 / (plan.responses * len(s.response)) for s in part])  # grpo.shares of the step
+            self.trainer.add(part, share)
+            now.trained += len(part)
+        now.ready = []
+        now.training_s += time.perf_counter() - began
+        if manager.open:
+            manager.turn(0.0)
+        return True
 
-    def _learn(self, seconds: float, waited: float, training: float, instances: int, began: float) -> None:
-        last = self.manager.last_remote_s + self.manager.began
-        remote_s = max(0.0, last - began) if instances else 0.0
+    def _turn(self, now: _Round) -> None:
+        began = time.perf_counter()
+        self.manager.turn(WAIT_S)
+        if not self.manager.seeding:
+            now.waited_s += time.perf_counter() - began
+
+    def _look(self, now: _Round) -> None:
+        at = time.perf_counter()
+        now.instance_s += len(self.manager.active()) * (at - now.looked)
+        now.looked = at
+        if at - now.saved > SAVE_S:
+            self._save_ledger()
+            now.saved = at
+
+    def _end(self, now: _Round) -> LiveStep:
+        """The optimizer's step, and the next weights for everybody."""
+        manager = self.manager
+        self.trainer.finish()
+        seconds = time.perf_counter() - now.began
+        instances = now.instance_s / seconds
+        counts = manager.counts - now.before
+        self._learn(now, seconds, instances, counts)
+        lost, twice = manager.ledger.audit(self.plan.most)
+        row = LiveStep(
+            step=now.number,
+            seconds=seconds,
+            t_seed_s=now.window_s,
+            n_prem=self.seeding.n_prem,
+            instances=instances,
+            tokens=manager.ledger.tokens(),
+            reward=sum(now.rewards.values()) / len(now.rewards),
+            migrations=counts["migrations"],
+            recomputed_tokens=counts["recomputed tokens"],
+            discarded_tokens=counts["discarded tokens"],
+            lost_instances=counts["lost instances"],
+            refused_pieces=counts["refused pieces"],
+            wait_train_s=now.waited_s,
+            train_s=now.training_s,
+            lost_tokens=lost,
+            duplicated_tokens=twice,
+            tokens_digest=manager.ledger.digest(),
+            weights_digest=digest(self.trainer.weights()),
+        )
+        self._publish()
+        self._save_state()
+        return row
+
+    def _learn(self, now: _Round, seconds: float, instances: float, counts: Counter[str]) -> None:
+        """Algorithm 1, from what the step showed."""
+        last = self.manager.last_remote_s + self.manager.began  # of the last remote response
+        remote_s = min(seconds, max(0.0, last - now.began)) if instances else 0.0
+        there = sum(not one.draining for one in self.manager.instances.values())
         seen = StepSeen(
-            wait_train_s=waited, wait_remote_s=max(0.0, seconds - remote_s) if instances else 0.0,
-            t_remote_s=remote_s, t_train_s=max(1e-6, training), mean_instances=float(instances),
-            next_instances=instances, changed=False, reserved=1.0,
-        )  # fmt: skip
+            wait_train_s=now.waited_s,
+            wait_remote_s=seconds - remote_s if instances else 0.0,
+            t_remote_s=remote_s,
+            t_train_s=now.training_s,
+            mean_instances=instances,
+            next_instances=there,
+            changed=any(counts[name] for name in ("joins", "notices", "lost instances")),
+            reserved=1.0,
+        )
         self.seeding.after(seen)
 
     # -- weights and checkpoints ---------------------------------------------------------------------------------
@@ -246,37 +289,49 @@ class Live:
         ray.get(self.agent.publish.remote(version, weights), timeout=PUBLISH_S)
         self.manager.own.load(version, {n: w.clone() for n, w in weights.items()})
 
-    def _save(self) -> None:
+    def _save_ledger(self) -> None:
         if self.folder is not None:
-            self.manager.ledger.save(self.folder / "ledger.jsonl", {"step": self.trainer.version})
+            self.manager.ledger.save(self.folder / LEDGER, {"step": self.trainer.version})
 
-    def _save_trainer(self) -> None:
-        if self.folder is not None:
-            self.trainer.save(self.folder / "trainer.pt")
-            (self.folder / "plan.json").write_text(json.dumps(asdict(self.plan)), encoding="utf-8")
+    def _save_state(self) -> None:
+        """The trainer first: a ledger of an older step than it is left aside."""
+        if self.folder is None:
+            return
+        self.trainer.save(self.folder / TRAINER)
+        state = {"format": FORMAT, "plan": asdict(self.plan), "seeding": self.seeding.state()}
+        partial = self.folder / f".{STATE}.partial"
+        partial.write_text(json.dumps(state), encoding="utf-8")
+        partial.replace(self.folder / STATE)
 
     def _resume(self, folder: Path) -> None:
         """Weights of the last whole step, and the tokens of the one that was interrupted."""
-        self.trainer.load(folder / "trainer.pt")
-        file = folder / "ledger.jsonl"
-        if file.exists():
-            ledger, told = Ledger.load(file)
-            if told.get("step") == self.trainer.version:
+        state = self._read_state(folder / STATE)
+        free = ("steps", "pull", "migrate", "first_seed_s")  # these may change on the way
+        mine = asdict(self.plan)
+        others = [n for n, v in state["plan"].items() if n not in free and mine.get(n) != v]
+        if others:
+            told = ", ".join(f"{n} {state['plan'][n]!r}, not {mine.get(n)!r}" for n in others)
+            raise ResumeError(f"{folder} holds a run of another plan ({told}): give it that plan, or another folder")
+        self.trainer.load(folder / TRAINER)
+        self.seeding.restore(state["seeding"])
+        if (folder / LEDGER).exists():
+            ledger, told_with = Ledger.load(folder / LEDGER)
+            if told_with.get("step") == self.trainer.version:
                 self._resumed = ledger
+
+    @staticmethod
+    def _read_state(file: Path) -> dict[str, Any]:
+        try:
+            state: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+            if state["format"] == FORMAT and isinstance(state["plan"], dict) and isinstance(state["seeding"], dict):
+                return state
+            raise ResumeError(f"{file} is of format {state['format']}, not {FORMAT}: begin in another folder")
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise ResumeError(
+                f"{file} is no state of a run ({type(error).__name__}): begin in another folder"
+            ) from None
 
 
 def _order(request: str) -> tuple[int, ...]:
+    """(step, prompt, number in the group)."""
     return tuple(int(part) for part in request.split("/"))
-
-
-def _module(model: str) -> Any:
-    """The model as transformers has it, with the weights that the engines begin with."""
-    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
-
-    if model == "tiny":
-        from workbench.lm.tiny import CONFIG, tiny_weights
-
-        module = LlamaForCausalLM(LlamaConfig(**CONFIG))
-        module.load_state_dict(tiny_weights(0), strict=False)
-        return module
-    return AutoModelForCausalLM.from_pretrained(lm.path(model), dtype=torch.float32)

@@ -65,7 +65,10 @@ class _Instance:
 
 
 class Manager:
-    """For one thread. `own` is the reserved machine's engine; it works while `seeding` is on."""
+    """For one thread. `own` is the reserved machine's engine; it works while `seeding` is on.
+
+    migrate: responses of a lost instance go on from their tokens; else they begin anew (the baseline of section 4.3).
+    """
 
     def __init__(
         self,
@@ -77,10 +80,11 @@ class Manager:
         dtype: Dtype,
         sampler: Sampler,
         slots: int,
+        migrate: bool = True,
         told: Callable[[Happened], None] | None = None,
     ) -> None:
         self.fleet, self.agent, self.own = fleet, agent, own
-        self.model, self.dtype, self.sampler, self.slots = model, dtype, sampler, slots
+        self.model, self.dtype, self.sampler, self.slots, self.migrate = model, dtype, sampler, slots, migrate
         self.told = told or (lambda _: None)
         self.began = time.perf_counter()
         self.instances: dict[str, _Instance] = {}
@@ -106,6 +110,7 @@ class Manager:
         """Start an engine on this node; it works as soon as it has the weights of now. Does not wait."""
         actor = self.fleet.actor(SpotEngine, name, name, self.model, self.dtype, self.sampler, self.slots)
         self.instances[name] = _Instance(name, actor)
+        self.counts["joins"] += 1
         self._say(name, "join")
         self._pull(self.instances[name])
 
@@ -115,6 +120,7 @@ class Manager:
         if one is None:
             return
         one.draining = True
+        self.counts["notices"] += 1
         self._say(name, "notice", f"{len(one.requests)} responses move")
         self._take(one, list(one.requests))
 
@@ -159,7 +165,7 @@ class Manager:
         self.seeding, self._heard = True, self.now()
         self.plateau.next_step()
         for one in self.instances.values():
-            if one.pulling is None and one.version != version:
+            if one.pulling is None and one.version != version and not one.draining:
                 self._pull(one)
 
     @property
@@ -188,7 +194,7 @@ class Manager:
                 if piece.ended:
                     self._mine.pop(piece.request, None)
             wait_s = 0.0
-        self._hear(wait_s)
+        self.hear(wait_s)
         if self.now() - self._balanced > BALANCE_S:
             self._balanced = self.now()
             self._balance()
@@ -230,6 +236,8 @@ class Manager:
             entry = self.ledger.entries.get(request)
             if entry is None or entry.ended:
                 continue
+            if source != LOCAL and not self.migrate:
+                self.counts["discarded tokens"] += self.ledger.restart(request)
             moved += bool(entry.ids)
             self.central.appendleft(request)
         self.counts["migrations"] += moved
@@ -255,7 +263,8 @@ class Manager:
 
     # -- what is said --------------------------------------------------------------------------------------------
 
-    def _hear(self, wait_s: float) -> None:
+    def hear(self, wait_s: float) -> None:
+        """Take in what instances say, and weights that arrived; wait at most so long for the first of it."""
         import ray
 
         waiting: dict[Any, _Instance] = {}

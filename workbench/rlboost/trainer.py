@@ -135,3 +135,18 @@ def _padded(samples: Sequence[Sample]) -> tuple[Tensor, Tensor]:
 def _last(mask: Tensor) -> Tensor:
     """Position of each row's last marked token, [rows]."""
     return mask.shape[1] - 1 - mask.flip(1).argmax(1)
+
+
+def llama(model: str) -> Any:
+    """The model ("tiny" or a name of lm) as transformers has it, with the weights that the engines begin with."""
+    from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
+
+    from workbench import lm
+
+    if model == "tiny":
+        from workbench.lm.tiny import CONFIG, tiny_weights
+
+        module = LlamaForCausalLM(LlamaConfig(**CONFIG))
+        module.load_state_dict(tiny_weights(0), strict=False)
+        return module
+    return AutoModelForCausalLM.from_pretrained(lm.path(model), dtype=torch.float32)

@@ -1,0 +1,160 @@
+"""Spot machines of a live run: they join, are taken away in the middle of a step, and others come in their place.
+
+    chaos = Chaos(fleet, nodes=2, kills=3, how="mixed", steps=6)
+    Live(fleet, plan, world=chaos)          before each step and between its turns the run asks it what happens
+
+A kill is a kill: SIGKILL of the engine's process or of its raylet; with a notice the instance drains first and its node
+is killed then. It hits when responses of that instance have begun and have not ended, so that something can be lost.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import queue
+import signal
+import time
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Literal
+
+from workbench.rlboost.fleet import Fleet, FleetError
+
+if TYPE_CHECKING:
+    from workbench.rlboost.live import Live
+
+How = Literal["mixed", "actor", "node", "notice"]
+TURN: tuple[How, ...] = ("node", "notice", "actor")  # of mixed
+JOIN_S = 240.0  # for machines to be at work before a step that one is taken from
+DRAIN_S = 30.0  # from notice to kill
+CALL_S = 30.0
+
+
+class Chaos:
+    """`asked` takes what a user wants done meanwhile: "kill NAME", "notice NAME", "add". For the thread of the run.
+
+    nodes: instances at work before a step in which one is killed. kills are spread over `steps`.
+    """
+
+    def __init__(
+        self, fleet: Fleet, nodes: int = 0, kills: int = 0, how: How = "mixed", steps: int = 1, *, every: bool = False
+    ) -> None:
+        self.fleet, self.nodes, self.how, self.every = fleet, nodes, how, every
+        self.asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.due = schedule(kills, steps) if nodes else {}
+        self.done: list[tuple[int, str, str]] = []  # (step, instance, how)
+        self._number = 0
+        self._coming: dict[str, Future[None]] = {}
+        self._draining: dict[str, float] = {}  # instance -> when it is killed, s of the manager
+        self._starts = ThreadPoolExecutor(1, "rlboost-nodes")  # a raylet takes seconds: the run goes on meanwhile
+
+    # -- what the run calls ------------------------------------------------------------------------------------
+
+    def before(self, live: Live) -> None:
+        """A step begins: replace who is gone, and wait for them where the step has a kill. FleetError after JOIN_S."""
+        self._meet(live)
+        wanted = self._wanted(live)
+        for _ in range(max(0, wanted - len(self._there(live)) - len(self._coming))):
+            self._add()
+        if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
+            return
+        end = time.perf_counter() + JOIN_S
+        while len(live.manager.active()) < wanted and not live.stop():
+            if time.perf_counter() > end:
+                there = ", ".join(live.manager.active()) or "none"
+                raise FleetError(f"{wanted} instances were not at work within {JOIN_S:.0f} s; there are: {there}")
+            self._meet(live)
+            if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
+                self._add()
+            live.manager.hear(0.05)
+
+    def between(self, live: Live) -> None:
+        """A turn of the run: what is due, and what was asked for."""
+        self._meet(live)
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._do(live, self.asked.get_nowait())
+        for name, at in list(self._draining.items()):
+            one = live.manager.instances.get(name)
+            if one is None or not one.requests or live.manager.now() > at:
+                del self._draining[name]
+                if one is not None:
+                    self._kill(live, name, "node")
+        step = live.trainer.version
+        while self.due.get(step):
+            victim = self._victim(live)
+            if victim is None:
+                return
+            how = TURN[len(self.done) % len(TURN)] if self.how == "mixed" else self.how
+            self.due[step] -= 1
+            self.done.append((step, victim, how))
+            self._kill(live, victim, how)
+
+    def close(self) -> None:
+        """Wait for a node that is being started: it is the fleet's to end."""
+        self._starts.shutdown(wait=True, cancel_futures=True)
+
+    # -- machines ----------------------------------------------------------------------------------------------
+
+    def _wanted(self, live: Live) -> int:
+        return self.nodes if self.fleet.cluster is not None else len(live.manager.instances) or self.nodes
+
+    @staticmethod
+    def _there(live: Live) -> list[str]:
+        return [name for name, one in live.manager.instances.items() if not one.draining]
+
+    def _add(self) -> None:
+        self._number += 1
+        name = f"spot-{self._number}"
+        start = self.fleet.add if self.fleet.cluster is not None else lambda _: None
+        self._coming[name] = self._starts.submit(start, name)
+
+    def _meet(self, live: Live) -> None:
+        """Nodes that have started become instances."""
+        for name, coming in list(self._coming.items()):
+            if coming.done():
+                del self._coming[name]
+                coming.result()  # FleetError: no raylet, twice
+                live.manager.join(name)
+
+    def _victim(self, live: Live) -> str | None:
+        """Who has most to lose now: responses that have begun and have not ended."""
+        entries = live.manager.ledger.entries
+        begun = {
+            name: sum(bool(entries[r].ids) and not entries[r].ended for r in one.requests)
+            for name, one in live.manager.active().items()
+        }
+        return max(begun, key=lambda name: (begun[name], name)) if any(begun.values()) else None
+
+    def _do(self, live: Live, asked: str) -> None:
+        """What a user asked for; an instance that is gone meanwhile is no error."""
+        what, _, name = asked.partition(" ")
+        if what == "add":
+            self._add()
+        elif name in live.manager.instances:
+            self.done.append((live.trainer.version, name, what))
+            self._kill(live, name, "notice" if what == "notice" else "node")
+
+    def _kill(self, live: Live, name: str, how: str) -> None:
+        import ray
+
+        one = live.manager.instances[name]
+        if how == "notice":
+            if self.fleet.cluster is not None:
+                self.fleet.drain(name, DRAIN_S)
+            live.manager.notice(name)
+            self._draining[name] = live.manager.now() + DRAIN_S
+        elif how == "actor" or self.fleet.cluster is None:
+            with contextlib.suppress(ProcessLookupError, ray.exceptions.RayError):
+                os.kill(ray.get(one.actor.pid.remote(), timeout=CALL_S), signal.SIGKILL)
+        else:
+            self.fleet.kill(name)
+
+
+def schedule(kills: int, steps: int) -> dict[int, int]:
+    """How many in which step: spread evenly, none before the second step where there is one."""
+    first = 1 if steps > 1 else 0
+    found: dict[int, int] = {}
+    for number in range(kills):
+        step = first + (number * max(1, steps - first)) // kills
+        found[step] = found.get(step, 0) + 1
+    return found

@@ -1,0 +1,47 @@
+"""An RLBoost run as the contract has it: live or simulated, what happens streamed, the result put together."""
+
+from __future__ import annotations
+
+import queue
+import time
+from functools import partial
+from typing import Any
+
+from workbench import backends
+from workbench.pump import pump
+from workbench.rlboost.config import RLBoostConfig
+from workbench.rlboost.result import RLBoostResult, summary_badges
+from workbench.system import Note, Work
+
+
+def work(config: RLBoostConfig) -> Work:
+    """Train, or simulate it. BackendUnavailable when what the config names is not there."""
+    where = backends.choose(config.backend, {"cpu", "sim"})
+    if unused := config.unused(where == "sim"):
+        kind = "simulated" if where == "sim" else "live"
+        yield Note(f"a {kind} run does not use {', '.join(unused)}", "warning")
+    if where == "sim":
+        from workbench.rlboost.simulate import run as simulated
+
+        return (yield from pump(partial(simulated, config)))
+    from workbench.rlboost.ray_run import run as live
+
+    asked: queue.SimpleQueue[str] = queue.SimpleQueue()
+    return (yield from pump(lambda say, stop: live(config, say, stop, asked), asked.put))
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.began = time.perf_counter()
+
+    def __call__(self) -> float:
+        return time.perf_counter() - self.began
+
+
+def stamped(config: RLBoostConfig, where: str, seconds: float, facts: dict[str, Any]) -> RLBoostResult:
+    """The result with its provenance."""
+    draft = RLBoostResult(config=config, provenance=backends.provenance(where, {}), **facts)
+    badges = summary_badges(list(draft.summary()), draft.live)
+    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=round(seconds, 3))})
