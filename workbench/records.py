@@ -16,11 +16,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import platformdirs
 
-from workbench.system import NAMES, Config, Event, Note, Point, Progress, Result, Span, System, Text, Vertex, system
+from workbench.system import NAMES, Config, Event, Result, System, system
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from workbench.runner import Run
 
 FORMAT = 1
-_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note, Vertex, Text)}
+_KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
 def home() -> Path:

@@ -12,7 +12,8 @@ import time
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench import records
-from workbench.system import Config, Event, Progress, Result, System, Work, system
+from workbench.offers import Desk, NotOffered
+from workbench.system import Act, Config, Event, Offer, Progress, Result, System, Work, system
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -39,6 +40,7 @@ class Run:
         self.record: records.Record | None = None
         self.unrecorded = ""  # why there is no record, in words
         self._keep = record
+        self._desk = Desk(f"this run of {system.name}")
         self._start = threading.Lock()  # held for good by the first start
         self._cancel = threading.Event()
         self._finished = threading.Event()
@@ -56,6 +58,28 @@ class Run:
     def cancel(self) -> None:
         """Ask the run to stop at its next event. Harmless when it has ended."""
         self._cancel.set()
+
+    @property
+    def offers(self) -> tuple[Offer, ...]:
+        """What may be done in the run now, by `act`."""
+        return self._desk.free
+
+    @property
+    def waiting(self) -> frozenset[str]:
+        """Names of the offers that were chosen and that the run has not answered yet."""
+        return self._desk.waiting
+
+    def act(self, name: str) -> None:
+        """Choose what the run offers as `name`, from any thread; it hears of it at its next event, recorded as an Act.
+
+        NotOffered, a ValueError, says why it cannot be: no such offer now, chosen before, not started, ended. A choice
+        that comes too late, because the run ends or takes it back before it hears, is told by a Note.
+        """
+        if self._cancel.is_set():
+            raise NotOffered(f"this run of {self.system.name} was cancelled: nothing can be done in it any more")
+        if not self._start.locked():
+            raise NotOffered(f"this run of {self.system.name} was not started: it offers nothing")
+        self._desk.choose(name)
 
     def wait(self, timeout_s: float | None = None) -> Run:
         """Block until the run has ended and is on disk.
@@ -83,10 +107,7 @@ class Run:
         try:
             work: Work = self.system.work(self.config)
             while not self._cancel.is_set():
-                event = next(work)
-                self.events.append((time.perf_counter() - self._clock, event))
-                if isinstance(event, Progress):
-                    self.progress = event
+                self._hear(self._step(work))
             work.close()  # its `finally` frees processes, files and threads, on this thread
             state = "cancelled"
         except StopIteration as stop:
@@ -97,10 +118,27 @@ class Run:
                 self.error = TypeError(f"the work of {self.system.name} returned a {made}, not a {due}")
         except BaseException as error:  # noqa: BLE001  a run never takes the kernel down: the error is kept and shown
             self.error = error
+        for late in self._desk.close(f"has ended ({state})"):
+            self._hear(late)
         if self._keep:
             self._write(state)
         self.state = state
         self._finished.set()
+
+    def _step(self, work: Work) -> Event:
+        """The next event of the work, which is handed what was chosen, where it can take it; else it is kept."""
+        if not self.events or not _takes(work):
+            return next(work)
+        said = self._desk.fetch()
+        for each in said:
+            self._hear(each)
+        return work.send(tuple(act.name for act in said if isinstance(act, Act)))
+
+    def _hear(self, event: Event) -> None:
+        self._desk.take(event)
+        self.events.append((time.perf_counter() - self._clock, event))
+        if isinstance(event, Progress):
+            self.progress = event
 
     def _write(self, state: State) -> None:
         try:
@@ -109,6 +147,14 @@ class Run:
             self.unrecorded = f"not recorded: {error}"
         except Exception as error:  # noqa: BLE001  an event or a table that cannot be stored must not leave a run without end
             self.unrecorded = f"not recorded, by a fault in {self.system.name}: {type(error).__name__}: {error}"
+
+
+def _takes(work: Work) -> bool:
+    """Whether what yields now can be sent something: a list or a map that is yielded from cannot."""
+    inner: Any = work
+    while (further := getattr(inner, "gi_yieldfrom", None)) is not None:
+        inner = further
+    return hasattr(inner, "send")
 
 
 def start(name: str, config: Config | None = None, *, preset: str | None = None, **changes: Any) -> Run:

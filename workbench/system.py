@@ -1,6 +1,6 @@
 """The contract: every system is a function from a frozen config to a stream of events and a result.
 
-    work(config) yields Progress, Point, Span, Note, Vertex and Text while it works, and returns a Result.
+    work(config) yields Progress, Point, Span, Note, Vertex, Text and Offer while it works, and returns a Result.
 
 Panels, command line, history, comparison, traces and tests are written once, against the names in this file.
 """
@@ -162,8 +162,36 @@ class Text:
     added: str
 
 
-Event = Progress | Point | Span | Note | Vertex | Text
-Work = Generator[Event, None, "Result"]
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """Something that the user may do while the run goes on; of several with one name the latest holds.
+
+    `label` is what its button says, `note` a few words below it, `group` a heading over several. open=False takes it
+    back; a run that ends takes back all. Whoever is chosen is not on offer until the work says it again: an Offer of
+    its name is the answer to an Act, so a work answers each, and tells news of other kinds by other events.
+    """
+
+    name: str
+    label: str
+    group: str = ""
+    note: str = ""
+    open: bool = True
+
+
+MOST_OFFERS = 32  # open at once; more is no choice
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """What the user did: the offer `name` was chosen. Made by the run, not the work: what follows has heard of it."""
+
+    name: str
+    label: str
+
+
+Event = Progress | Point | Span | Note | Vertex | Text | Offer | Act
+Asked = tuple[str, ...] | None  # what a yield gives: names chosen since the one before; None to whoever uses next()
+Work = Generator[Event, Asked, "Result"]
 
 
 class Provenance(BaseModel):

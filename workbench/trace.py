@@ -1,6 +1,6 @@
 """Spans to the Chrome trace format, which chrome://tracing and ui.perfetto.dev open.
 
-A trace is of what took time: progress, points, notes, graphs and texts are not in it.
+A trace is of what took time: progress, points, notes, graphs, texts and what was offered and done are not in it.
 """
 
 from __future__ import annotations

@@ -25,6 +25,7 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "__init__": {"records", "runner", "system", "ui"},
     "system": {"ui"},  # only how a result shows itself, fetched when it is shown
     "backends": {"__init__", "system"},
+    "offers": {"system"},
     "pump": {"system"},
     "dag": set(),
     "leash": set(),
@@ -34,8 +35,8 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "trace": {"system"},
     "lm": {"backends", "kernels"},
     "records": {"runner", "system"},
-    "runner": {"bar", "records", "system"},
-    "ui": {"backends", "dag", "records", "runner", "system", "terminal", "theme", "trace"},
+    "runner": {"bar", "offers", "records", "system"},
+    "ui": {"backends", "dag", "offers", "records", "runner", "system", "terminal", "theme", "trace"},
     "flags": {"system"},
     "lazy": set(),
     "sigterm": set(),

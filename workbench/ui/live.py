@@ -1,4 +1,4 @@
-"""The live strip: progress, one status line, small pictures, and the graph, folded from a run's events.
+"""The live strip: progress, status line, what may be done, small pictures and the graph, folded from a run's events.
 
 `Story` is the fold and knows no widget; `Live` paints a story, as often as its owner asks. Replay paints the same way.
 """
@@ -8,8 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from workbench.system import Event, Note, Point, Progress, Span, Text, Vertex
+from workbench.system import Act, Event, Note, Offer, Point, Progress, Span, Text, Vertex
 from workbench.ui import draw
+from workbench.ui.acts import Acts, Board
 from workbench.ui.parts import Parts
 from workbench.ui.view import View
 
@@ -26,7 +27,7 @@ _HIGH = 205  # pixels for lanes or curves; more lanes than fit are scrolled to
 
 
 class Story:
-    """What has been said so far: the latest progress, all spans, curves, notes, the graph and its texts."""
+    """What has been said so far: the latest progress, all spans, curves, notes, the graph, its texts, the offers."""
 
     def __init__(self, events: Iterable[tuple[float, Event]] = ()) -> None:
         self.at_s, self.count = 0.0, 0
@@ -36,6 +37,7 @@ class Story:
         self.notes: list[Note] = []
         self.vertices: dict[str, Vertex] = {}
         self.texts: dict[str, list[str]] = {}
+        self.board = Board()
         self.take(events)
 
     def take(self, events: Iterable[tuple[float, Event]]) -> None:
@@ -55,6 +57,8 @@ class Story:
                     self.vertices[event.name] = event
                 case Text(name, added):
                     self.texts.setdefault(name, []).append(added)
+                case Offer() | Act():
+                    self.board.hear(self.count, at_s, event)
 
     @property
     def share(self) -> float:
@@ -64,10 +68,10 @@ class Story:
 
 
 class Live:
-    """`head` (state, status, progress), `body` (pictures), `parts` (the graph); a paint is one message a pane."""
+    """`head` (state, status, progress), `acts` (buttons), `body` (pictures), `parts` (the graph): a message each."""
 
     def __init__(self) -> None:
-        self.head, self.body, self.parts = View(), View(), Parts()
+        self.head, self.acts, self.body, self.parts = View(), Acts(), View(), Parts()
         self.paints = 0
 
     def paint(self, story: Story, state: str, text: str) -> None:
@@ -75,6 +79,7 @@ class Live:
         head, body = head_html(story, state, text), body_html(story)
         self.paints += 1
         self.head.html = head
+        self.acts.paint(story.board, live=state == "running")
         if self.body.html != body:
             self.body.html = body
         self.parts.paint(story.vertices, story.texts)

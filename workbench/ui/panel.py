@@ -18,6 +18,7 @@ from workbench.records import Record
 from workbench.runner import Run, from_code, to_code
 from workbench.system import Config, Result, Span, System, system, systems
 from workbench.ui import export
+from workbench.ui.acts import by_hand
 from workbench.ui.form import Form, plain
 from workbench.ui.jobs import Job, Jobs
 from workbench.ui.live import Live, Story
@@ -107,7 +108,8 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.replay.load(events, record.state, text)
         self.results.say(events)
         if result is not None:
-            self._accept(result, f"run {record.id}", record.id)
+            hand = by_hand(len(self._story.board.marks))
+            self._accept(result, f"run {record.id}, {hand}" if hand else f"run {record.id}", record.id)
 
     def show(self, result: Result) -> None:
         """Show a result that was had elsewhere, and its settings in the form."""
@@ -145,7 +147,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         help_text = "Copy this call, or paste another one and press Enter: the form follows."
         code = widgets.VBox([self.code, widgets.HTML(f'<div class="wb-help">{help_text}</div>'), self.code_told])
         code.add_class("wb-codebox")
-        work = widgets.VBox([buttons, self.live.head, self.trouble, self.live.body, self.replay])
+        work = widgets.VBox([buttons, self.live.head, self.live.acts, self.trouble, self.live.body, self.replay])
         work.add_class("wb-work")
         body = widgets.HBox([self.form, work])
         body.add_class("wb-body")
@@ -218,6 +220,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """Take in what the run has said since the last time, and paint it."""
         if run is not self.run:
             self.run, self._story, self._seen = run, Story(), 0
+            self.live.acts.follow(run)
             self.replay.lock()
             self.trouble.layout.display = "none"
             self.results.dim(self.result is not None)
@@ -237,14 +240,15 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self._tick(job, run)
         name = f"{job.name}: " if job.name else ""
         kept, key = (f"run {run.record.id}", run.record.id) if run.record else self._without_record(run)
-        took = f"{theme.number(run.seconds)} s"
+        hand = by_hand(len(self._story.board.marks))
+        took = f"{theme.number(run.seconds)} s" + (f", {hand}" if hand else "")
         if run.state == "done" and run.result is not None:
             text = f"{name}finished after {took} · {kept}"
             if job.name:
                 self.baselines[job.name] = run.result
                 self.results.remember(key, run.result, f"{job.name} · {key}")
             else:
-                self._accept(run.result, kept, key)
+                self._accept(run.result, f"{kept}, {hand}" if hand else kept, key)
         elif run.state == "cancelled":
             text = f"{name}after {took} at '{run.progress.note}': what is shown of it is partial"
             self._trouble[job.name] = text

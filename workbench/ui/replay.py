@@ -8,12 +8,17 @@ from typing import Any
 import ipywidgets as widgets
 
 from workbench import theme
-from workbench.system import Event
+from workbench.system import Act, Event
+from workbench.ui.acts import marks_html
 from workbench.ui.live import Live, Story
+from workbench.ui.view import View
 
 
-class Replay(widgets.HBox):  # type: ignore[misc]
-    """Scrubs a run's events on `live`. The last place is the end of the run, shown under its own state."""
+class Replay(widgets.VBox):  # type: ignore[misc]
+    """Scrubs a run's events on `live`. The last place is the end of the run, shown under its own state.
+
+    What was done by hand stands below the slider; a press goes there.
+    """
 
     def __init__(self, live: Live) -> None:
         self.live = live
@@ -28,14 +33,20 @@ class Replay(widgets.HBox):  # type: ignore[misc]
             disabled=True,
             tooltip="Event by event, with arrow keys too",
         )
-        self.where = widgets.Label("")
-        super().__init__([self.slider, self.where])
-        self.add_class("wb-scrub")
+        self.where, self.marks = widgets.Label(""), View()
+        self._acts: list[tuple[int, float, Act]] = []
+        scrub = widgets.HBox([self.slider, self.where])
+        scrub.add_class("wb-scrub")
+        self.marks.layout.display = "none"
+        super().__init__([scrub, self.marks])
+        self.marks.on_pick(self._on_mark)
         self.slider.observe(self._on_slide, "value")
 
     def load(self, events: Sequence[tuple[float, Event]], state: str, text: str) -> None:
         """Offer the events of a run that ended as `state`, with `text` as its status line."""
         self._events, self._end = list(events), (state, text)
+        self._acts = [(at, t, act) for at, (t, act) in enumerate(events, 1) if isinstance(act, Act)]
+        self.marks.layout.display = "" if self._acts else "none"
         self._busy = True
         self.slider.max = self.slider.value = len(self._events)
         self._busy = False
@@ -46,6 +57,11 @@ class Replay(widgets.HBox):  # type: ignore[misc]
         """No replay while a run is going."""
         self.slider.disabled = True
         self.where.value = ""
+        self.marks.layout.display = "none"
+
+    def _on_mark(self, place: str) -> None:
+        if not self.slider.disabled:
+            self.slider.value = int(place)
 
     def _on_slide(self, change: dict[str, Any]) -> None:
         if self._busy:
@@ -62,3 +78,4 @@ class Replay(widgets.HBox):  # type: ignore[misc]
     def _say(self, place: int) -> None:
         at_s = self._events[place - 1][0] if place else 0.0
         self.where.value = f"event {place} of {len(self._events)}, {theme.number(at_s)} s" if self._events else ""
+        self.marks.html = marks_html(self._acts, place)

@@ -10,7 +10,7 @@ import ipywidgets as widgets
 
 from workbench import theme
 from workbench.records import Record
-from workbench.system import Event, Note, Point, Progress, Result, Span, System, Text, Vertex
+from workbench.system import Act, Event, Note, Offer, Point, Progress, Result, Span, System, Text, Vertex
 from workbench.ui import export, graph, show
 from workbench.ui.beside import Beside
 from workbench.ui.pane import FigurePane
@@ -143,5 +143,10 @@ def _words(event: Event) -> str:
             return f"<b>{level}</b> {escape(text)}"
         case Vertex():
             return escape(graph.told(event))
+        case Offer():
+            what = f"{event.group}: {event.label}" if event.group else event.label
+            return f"{'offered' if event.open else 'taken back'}: {escape(what)} {escape(event.note)}".rstrip()
+        case Act():
+            return f"<b>done by hand</b> {escape(event.label)}"
         case Text(name, added):
             return f"{escape(name)}: <q>{escape(graph.fit(added, _QUOTE, 1.0))}</q>"

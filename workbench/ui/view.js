@@ -58,8 +58,9 @@ export default {
       sticky().filter((each) => !left.has(each)).forEach((each) => (each.scrollTop = each.scrollHeight));
       const again = held === undefined ? undefined : parts().find((part) => part.dataset.pick === held);
       if (again) focus(again);
+      else if (held !== undefined) el.querySelector("[data-home]")?.focus(); // what held it is gone: Tab goes on from here
     };
-    const pick = (part) => model.send({ pick: part.dataset.pick });
+    const pick = (part) => { if (part.ariaDisabled !== "true") model.send({ pick: part.dataset.pick }); };
     el.addEventListener("click", (event) => {
       const part = event.target.closest("[data-pick]");
       if (part) { focus(part); pick(part); }
@@ -72,7 +73,7 @@ export default {
       const line = { ArrowRight: all[Math.min(at + 1, all.length - 1)], ArrowLeft: all[Math.max(at - 1, 0)] };
       const arrow = event.key.startsWith("Arrow");
       const to = arrow && plane ? beside(part, plane.querySelectorAll("[data-pick]"), event.key) : { ...line, ...ends }[event.key];
-      if (event.key === "Enter" || event.key === " ") pick(part);
+      if (event.key === "Enter" || event.key === " ") event.repeat || pick(part); // a key held down is one press
       else if (to) focus(to);
       else if (!(arrow && plane)) return;
       event.preventDefault();
