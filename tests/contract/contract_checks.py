@@ -17,9 +17,10 @@ from typing import get_args
 import pandas as pd
 import psutil
 import pytest
+from offer_checks import offers
 
 from workbench import backends, records, runner, theme
-from workbench.system import MOST_VERTICES, Badge, ConfigError, Note, Point, Progress, Span, Text, Vertex
+from workbench.system import MOST_VERTICES, Badge, ConfigError, Note, Offer, Point, Progress, Span, Text, Vertex
 
 WAIT_S = 120.0  # of a tiny run on a busy machine; a hang is named by run.wait
 CANCEL_S = 2.0
@@ -134,7 +135,7 @@ def gaps(s):
 
 def events(s):
     for at, event in s.first.events:
-        assert isinstance(event, Progress | Point | Span | Note | Vertex | Text), event
+        assert isinstance(event, Progress | Point | Span | Note | Vertex | Text | Offer), event  # an Act is the run's
         assert at >= 0
         if isinstance(event, Point):
             assert math.isfinite(event.x), event
@@ -349,5 +350,6 @@ def _tmp(folder):
 
 ALL = (
     presets, baselines, config_json, descriptions, wrong_field_named, code, same_seed, another_seed, progress, gaps,
-    events, graph, spans, details, summary, provenance, sentence, figure, preview, frame, disk, no_downgrade, cancel,
+    events, graph, offers, spans, details, summary, provenance, sentence, figure, preview, frame, disk,
+    no_downgrade, cancel,
 )  # fmt: skip

@@ -15,7 +15,8 @@ import plotly.graph_objects as go
 from pydantic import BaseModel, Field, field_validator
 
 from workbench import backends, records, system, theme
-from workbench.system import Claim, Config, Point, Progress, Result, Span, System, Text, Vertex
+from workbench.pump import listen
+from workbench.system import MOST_OFFERS, Act, Claim, Config, Offer, Point, Progress, Result, Span, System, Text, Vertex
 
 
 class Toy(Config):
@@ -91,6 +92,31 @@ def work(config):
     return result(config, values, took)
 
 
+def offering(config, answers=True):
+    """A toy that one acts in: it is told to add a hundred, again and again, or to stop adding, once."""
+    heard = []
+    values, took = yield from listen(_offered_steps(config, heard, answers), heard.append)
+    return result(config, values, took)
+
+
+def _offered_steps(config, heard, answers):
+    more, stop = Offer("more", "Add <100>", "sum", "to the first value"), Offer("stop", "Add no more", "end")
+    yield from (more, stop)
+    inner = steps(config)
+    extra = 0.0
+    while True:
+        try:
+            event = next(inner)
+        except StopIteration as end:
+            values, took = end.value
+            return [values[0] + extra, *values[1:]], took
+        yield event
+        while answers and heard:
+            asked = heard.pop(0)
+            extra += 100.0 * (asked == "more")
+            yield more if asked == "more" else dataclasses.replace(stop, open=False)
+
+
 class Extreme(BaseModel):
     at: float
 
@@ -145,6 +171,7 @@ def but(**changes):
     return dataclasses.replace(GOOD, **changes)
 
 
+OFFERING = but(work=offering)
 UNBOUNDED = but(result=Unbounded, work=endless, presets={"tiny": Toy(steps=20, factor=math.inf)})
 
 
@@ -265,6 +292,7 @@ BAD = {  # check -> toys that it must catch
     "gaps": [but(work=deaf)],
     "events": [
         with_events("not an event"),
+        with_events(Act("a", "the run's own")),
         with_events(Point("values", 0.0, math.nan)),
         with_events(Point("values", math.inf, 0.0)),
     ],
@@ -282,6 +310,14 @@ BAD = {  # check -> toys that it must catch
         with_events(Text("", "whose?")),
         with_events(Text("a", "")),
         with_events(*(Vertex(f"v{at}", "one of many", state="done") for at in range(70))),
+    ],
+    "offers": [
+        with_events(Offer("", "no name")),
+        with_events(Offer("a", " ")),
+        with_events(Offer("a", "Do it", "g"), Offer("b", "Do it", "g")),
+        with_events(Offer("a", "never there", open=False)),
+        with_events(*(Offer(f"a{at}", f"Do {at}") for at in range(MOST_OFFERS + 1))),
+        but(work=lambda config: offering(config, answers=False)),
     ],
     "spans": [
         with_events(Span("a", 2.0, 1.0, "backwards", "k")),

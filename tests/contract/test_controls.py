@@ -2,6 +2,7 @@
 
 import contract_checks as checks
 import contract_toys as toys
+import offer_checks
 import pytest
 
 CAUGHT = (AssertionError, ValueError, TypeError, AttributeError, pytest.fail.Exception)
@@ -33,6 +34,15 @@ def test_a_result_with_infinity_and_nan_reopens(monkeypatch):
     unbounded = checks.Subject(toys.UNBOUNDED)
     assert "inf" in repr(unbounded.result)
     checks.disk(unbounded)
+
+
+def test_a_toy_that_is_acted_in_holds_to_the_contract(monkeypatch):
+    toys.install(toys.OFFERING, monkeypatch)
+    subject = checks.Subject(toys.OFFERING)
+    for check in checks.ALL:
+        check(subject)
+    _, chosen = offer_checks.acted(toys.OFFERING)
+    assert set(chosen) == {"more", "stop"}  # one of each group
 
 
 def test_a_setting_may_stand_in_the_summary(monkeypatch):
