@@ -68,7 +68,7 @@ def test_a_press_reaches_the_run_and_is_marked_when_it_ended(panel, threaded):
 
 
 def test_who_acts_changes_the_result_and_who_does_not_has_the_settings_own(panel):
-    set_fields(panel, chunks=200, pause_s=0.02)
+    set_fields(panel, chunks=120, pause_s=0.03)
     panel.start()
     acts = panel.live.acts
     until(lambda: 'data-pick="w1"' in acts.buttons.html, "the buttons")
