@@ -16,8 +16,6 @@ LINES = 400
 CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
-COMING = ("rlboost",)  # systems whose parts are here before they are in the catalogue
-
 # What a system may stand on, beside lm and kernels.
 HOUSE = {"system", "backends", "child", "dag", "leash", "pump", "theme", "trace"}
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
@@ -45,7 +43,7 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "benches": {"backends"},
     "cli": {"backends", "bar", "benches", "doctor", "flags", "lazy", "lm", "records", "runner", "sigterm", "system"}
     | {"terminal", "ui"},
-} | {name: HOUSE | {"lm", "kernels"} for name in (*NAMES, *COMING)}
+} | {name: HOUSE | {"lm", "kernels"} for name in NAMES}
 
 
 def part_of(path):

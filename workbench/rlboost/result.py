@@ -202,7 +202,7 @@ class RLBoostResult(Result):
         return [one.span() for one in self.held]
 
     def claims(self) -> list[Claim]:
-        from workbench.rlboost.claims import beside
+        from workbench.rlboost.beside import beside
 
         return beside(self)
 
