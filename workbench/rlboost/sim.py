@@ -181,6 +181,8 @@ class _World:
         """Taken away: its requests go on elsewhere with their tokens, or begin again."""
         if name in self.held:
             self.instance_s += self.env.now - self.held.pop(name)
+            if name not in self.remote:  # it drained, pulled or booted
+                self.told(Span(name, self.env.now, self.env.now, "kill: 0 requests", "kill", {"requests": 0.0}))
         self._stop(name, "kill")
         self._take_up()
 
@@ -204,7 +206,7 @@ class _World:
             elif request.done:
                 self.wasted += request.done
                 request.done = 0.0
-        if requests:
+        if requests or why != "seeds":
             label = f"{why}: {len(requests)} requests"
             self.told(Span(source, self.env.now, self.env.now, label, why, {"requests": float(len(requests))}))
         self.central.extendleft(reversed(requests))
