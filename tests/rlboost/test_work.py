@@ -8,8 +8,10 @@ import pytest
 import workbench as wb
 from workbench import runner
 from workbench.rlboost import SYSTEM, beside
+from workbench.rlboost.claims import Published
 from workbench.rlboost.config import PARTS
 from workbench.rlboost.prices import PAPER, TABLE, write
+from workbench.rlboost.recorded import recorded
 from workbench.rlboost.result import ALONE, ARMS, COLUMNS, TESTED
 from workbench.rlboost.simulate import arms
 from workbench.rlboost.why import WORDS, explain
@@ -149,6 +151,24 @@ def test_a_malformed_trace_names_its_line(tmp_path, text, said):
     assert f"{file}, {said}" in failure(trace=str(file))
 
 
+def test_recorded_traces_are_found_where_they_are(tmp_path, monkeypatch):
+    monkeypatch.delenv("WORKBENCH_DATA", raising=False)
+    assert recorded() == {}
+    for name, text in (
+        ("bamboo/one.csv", "0,add,a\n600000,remove,a\n"),
+        ("bamboo/LICENSE", "MIT"),
+        ("prices/x.csv", ""),
+    ):
+        file = tmp_path / "spot" / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    monkeypatch.setenv("WORKBENCH_DATA", str(tmp_path))
+    assert list(recorded()) == ["bamboo/one.csv"]  # neither licences nor prices
+    assert recorded("nothing of that name") == {}
+    result = run_of(trace=str(recorded()["bamboo/one.csv"]), share=1.0, hours=0.15).result
+    assert result.source.startswith("one.csv")
+
+
 def test_a_trace_that_is_not_there_is_named(tmp_path):
     assert "gone.csv" in failure(trace=str(tmp_path / "gone.csv"))
 
@@ -228,6 +248,13 @@ def test_it_breaks_even_at_the_discount_that_the_claim_says():
     dear = result.paid.instance_usd_h / (1 - result.paid.discount)
     there = result.paid.model_copy(update={"instance_usd_h": dear * (1 - even / 100)})
     assert result.usd_per_million(TESTED, there) == pytest.approx(result.usd_per_million(ALONE, there))
+
+
+def test_claims_as_a_table():
+    rows = [Published("a", 2.0, 2.5, "x", "figure 1"), Published("b", -20.0, -25.0, "%", "section 6", fitted=True)]
+    told = beside.table(rows)
+    assert list(told["error (%)"]) == [25, -5]  # relative, and in points
+    assert list(told["how"]) == ["predicted", "fitted"]
 
 
 def test_spans_are_explained(run):

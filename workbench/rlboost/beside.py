@@ -8,6 +8,11 @@ from workbench.rlboost.prices import PAPER
 from workbench.system import Badge, Claim
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
+    from workbench.rlboost.claims import Published
     from workbench.rlboost.config import RLBoostConfig
     from workbench.rlboost.result import RLBoostResult
 
@@ -89,3 +94,17 @@ def _even(result: RLBoostResult) -> float | None:
     dear = result.paid.instance_usd_h / (1 - discount) if discount < 1 else 0.0  # of an instance on demand
     spent = dear * sum(r.instance_s for r in ours) / tokens
     return 100 * (1 - reserved / spent) if spent > 0 and reserved > 0 else None
+
+
+def table(rows: Iterable[Published]) -> pd.DataFrame:
+    """Published numbers as a table: paper and ours in `unit`; error relative, of per cent in points, both in %."""
+    import pandas as pd
+
+    found = [
+        {
+            "number": row.what, "paper": row.paper, "ours": round(row.value, 2), "unit": row.unit,
+            "error (%)": round(100 * row.error), "how": "fitted" if row.fitted else "predicted", "source": row.source,
+        }
+        for row in rows
+    ]  # fmt: skip
+    return pd.DataFrame(found)

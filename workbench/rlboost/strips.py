@@ -78,7 +78,8 @@ def window(result: RLBoostResult) -> tuple[tuple[float, float], str]:
     score = [(sum(r.lost_instances for r in rows[at : at + STEPS]), rows[at + 1].lost_instances, -at) for at in known]
     first = -max(score)[2]
     end = rows[first + STEPS - 1]
-    said = f"steps {rows[first].step + 1} to {end.step + 1} of {len(rows)}, in which most were taken away"
+    said = f"steps {rows[first].step + 1} to {end.step + 1} of {len(rows)}"
+    said += ", in which most were taken away" if max(score)[0] else ""
     return (rows[first].start_s, end.start_s + end.seconds), said
 
 
