@@ -14,6 +14,7 @@ import os
 import queue
 import signal
 import time
+from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Literal
 
@@ -58,10 +59,12 @@ class Chaos:
         if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
             return
         end = time.perf_counter() + JOIN_S
-        while len(live.manager.active()) < wanted and not live.stop():
+        while len(ready := live.manager.ready()) < wanted and not live.stop():
             if time.perf_counter() > end:
-                there = ", ".join(live.manager.active()) or "none"
-                raise FleetError(f"{wanted} instances were not at work within {JOIN_S:.0f} s; there are: {there}")
+                raise FleetError(
+                    f"{wanted} instances were not at work within {JOIN_S:.0f} s; at work: {_listed(ready)}, joining: "
+                    f"{_listed(set(live.manager.instances) - set(ready))}, nodes that start: {_listed(self._coming)}"
+                )
             self._meet(live)
             if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
                 self._add()
@@ -148,6 +151,10 @@ class Chaos:
                 os.kill(ray.get(one.actor.pid.remote(), timeout=CALL_S), signal.SIGKILL)
         else:
             self.fleet.kill(name)
+
+
+def _listed(names: Iterable[str]) -> str:
+    return ", ".join(sorted(names)) or "none"
 
 
 def schedule(kills: int, steps: int) -> dict[int, int]:

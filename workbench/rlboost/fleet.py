@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import threading
 import time
 from typing import Any, Self
 
@@ -71,6 +72,7 @@ class Fleet:
         import ray
         from ray.cluster_utils import Cluster
 
+        _signals_need_no_main_thread()
         head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": STORE_BYTES, "no_monitor": True, **QUIET}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -155,6 +157,24 @@ class Fleet:
                 self.cluster.shutdown()
         self.cluster, self.nodes = None, {}
         _end(_of_ray() - self._others)
+
+
+def _signals_need_no_main_thread() -> None:
+    """Ray handles SIGTERM for each node that it starts, which Python allows on the main thread alone: elsewhere it is
+    left out. Its reaper and our own `close` end the nodes all the same.
+    """
+    from ray._private import utils
+
+    plain = utils.set_sigterm_handler
+    if getattr(plain, "of_fleet", False):
+        return
+
+    def only_on_main(handler: Any) -> None:
+        if threading.current_thread() is threading.main_thread():
+            plain(handler)
+
+    only_on_main.of_fleet = True  # type: ignore[attr-defined]
+    utils.set_sigterm_handler = only_on_main
 
 
 def _of_ray() -> set[Any]:

@@ -92,9 +92,10 @@ class Live:
         self.stop = stop or (lambda: False)
         self.world = world
         self.task = TASKS[plan.task]
-        self.seeding = Seeding(SeedingOptions(first_s=plan.first_seed_s, floor_s=0.0))
+        self.seeding = Seeding(SeedingOptions(first_s=plan.first_seed_s, floor_s=0.0, memory=plan.memory))
         self.model: LM = lm.load(plan.model, plan.dtype)
-        self.trainer = Trainer(llama(plan.model), plan.lr)
+        self.trainer = Trainer(llama(plan.model), plan.lr, temperature=plan.temperature)
+        self.step_began_s = 0.0  # on the manager's clock
         self._resumed: Ledger | None = None
         if folder is not None and (folder / STATE).exists():
             self._resume(folder)
@@ -102,7 +103,8 @@ class Live:
         self.agent = fleet.actor(WeightAgent, None)
         self.manager = Manager(
             fleet, self.agent, Rollouts(self.model, sampler, plan.slots, version=-1), model=plan.model,
-            dtype=plan.dtype, sampler=sampler, slots=plan.slots, migrate=plan.migrate, told=told,
+            dtype=plan.dtype, sampler=sampler, slots=plan.slots, migrate=plan.migrate, balance=plan.balance,
+            told=told,
         )  # fmt: skip
         self._publish()
 
@@ -157,6 +159,9 @@ class Live:
             self._wait_for_pulls()
         there = [one for one in self.manager.instances.values() if not one.draining]
         now.window_s = self.seeding.window_s(len(there))
+        if there and not self.plan.seeding:
+            now.window_s = 0.0
+        self.step_began_s = self.manager.now()
         return now
 
     def _prompt(self, text: str) -> list[int]:
@@ -210,8 +215,10 @@ class Live:
             share = torch.tensor([1 / (plan.responses * len(s.response)) for s in part])  # grpo.shares of the step
             self.trainer.add(part, share)
             now.trained += len(part)
+        seconds = time.perf_counter() - began
+        self.manager.say("trainer", "train", f"{sum(map(len, parts))} responses", seconds)
         now.ready = []
-        now.training_s += time.perf_counter() - began
+        now.training_s += seconds
         if manager.open:
             manager.turn(0.0)
         return True

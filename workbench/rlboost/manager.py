@@ -41,12 +41,27 @@ class Stalled(RuntimeError):
 
 @dataclass(frozen=True)
 class Happened:
-    """Something that the timeline shows: join, pull, active, notice, lost, migrate, seeds."""
+    """Something that the timeline shows: join, pull, active, notice, lost, migrate, seeds, train.
+
+    What took a while ended at `at_s` and took `seconds`.
+    """
 
     at_s: float
     who: str
     what: str
     detail: str = ""
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Pass:
+    """One pass of an engine: when it was heard of, tokens made and computed (prompts too), how long it took."""
+
+    at_s: float
+    engine: str
+    made: int
+    computed: int
+    seconds: float
 
 
 @dataclass
@@ -81,10 +96,12 @@ class Manager:
         sampler: Sampler,
         slots: int,
         migrate: bool = True,
+        balance: bool = True,
         told: Callable[[Happened], None] | None = None,
     ) -> None:
         self.fleet, self.agent, self.own = fleet, agent, own
         self.model, self.dtype, self.sampler, self.slots, self.migrate = model, dtype, sampler, slots, migrate
+        self.balance = balance
         self.told = told or (lambda _: None)
         self.began = time.perf_counter()
         self.instances: dict[str, _Instance] = {}
@@ -99,6 +116,8 @@ class Manager:
         self._mine: dict[str, None] = {}  # requests of the own engine
         self._balanced = self._heard = 0.0
         self.last_remote_s = 0.0
+        self.passes: list[Pass] = []  # of all engines; whoever reads them empties the list
+        self.queues: list[tuple[float, str, int, int]] = []  # (s, engine, waiting, executing), every BALANCE_S
 
     # -- instances -----------------------------------------------------------------------------------------------
 
@@ -111,7 +130,7 @@ class Manager:
         actor = self.fleet.actor(SpotEngine, name, name, self.model, self.dtype, self.sampler, self.slots)
         self.instances[name] = _Instance(name, actor)
         self.counts["joins"] += 1
-        self._say(name, "join")
+        self.say(name, "join")
         self._pull(self.instances[name])
 
     def notice(self, name: str) -> None:
@@ -121,7 +140,7 @@ class Manager:
             return
         one.draining = True
         self.counts["notices"] += 1
-        self._say(name, "notice", f"{len(one.requests)} responses move")
+        self.say(name, "notice", f"{len(one.requests)} responses move")
         self._take(one, list(one.requests))
 
     def active(self) -> dict[str, _Instance]:
@@ -131,24 +150,29 @@ class Manager:
             if i.stream is not None and i.version == self.version and not i.draining
         }  # fmt: skip
 
+    def ready(self) -> list[str]:
+        """Those that are at work, or will be in the next step: they have started and have weights."""
+        return [n for n, i in self.instances.items() if i.stream is not None and not i.draining]
+
     def _pull(self, one: _Instance) -> None:
         one.pulling, one.since_s = one.actor.pull.remote(self.agent), self.now()
 
     def _pulled(self, one: _Instance, pulled: Pulled) -> None:
         one.pulling, one.version = None, pulled.version
         self.counts["pulled bytes"] += pulled.size
-        self._say(one.name, "pull", f"version {pulled.version}, {pulled.size} bytes in {pulled.seconds:.3f} s")
-        if one.version != self.version:
+        self.say(one.name, "pull", f"version {pulled.version}, {pulled.size} bytes", pulled.seconds)
+        if one.version < self.version:
             self._pull(one)
             return
         if one.stream is None:
             one.stream = one.actor.stream.options(num_returns="streaming").remote()
-        self._say(one.name, "active")
+        if one.version == self.version:  # else the trainer is ahead, and the step of these weights is yet to begin
+            self.say(one.name, "active")
 
     def _lost(self, one: _Instance, why: str) -> None:
         self.instances.pop(one.name, None)
         self.counts["lost instances"] += 1
-        self._say(one.name, "lost", f"{why}; it had {len(one.requests)} responses")
+        self.say(one.name, "lost", f"{why}; it had {len(one.requests)} responses")
         self._again(list(one.requests), one.name)
 
     # -- requests ------------------------------------------------------------------------------------------------
@@ -165,8 +189,10 @@ class Manager:
         self.seeding, self._heard = True, self.now()
         self.plateau.next_step()
         for one in self.instances.values():
-            if one.pulling is None and one.version != version and not one.draining:
+            if one.pulling is None and one.version < version and not one.draining:
                 self._pull(one)
+            elif one.name in self.active():
+                self.say(one.name, "active")
 
     @property
     def open(self) -> int:
@@ -180,7 +206,7 @@ class Manager:
             self.own.take(request)
         mine, self._mine = list(self._mine), {}
         if mine:
-            self._say(LOCAL, "seeds", f"{len(mine)} responses")
+            self.say(LOCAL, "seeds", f"{len(mine)} responses")
         self._again(mine, LOCAL)
 
     def turn(self, wait_s: float) -> None:
@@ -189,7 +215,11 @@ class Manager:
             self.seeding = True  # everybody is gone: as in a co-located system
         self._deal()
         if self.seeding and self._mine:
-            for piece in self.own.step():
+            began, before = self.now(), self.own.prefilled + self.own.decoded
+            pieces = self.own.step()
+            computed = self.own.prefilled + self.own.decoded - before
+            self.passes.append(Pass(self.now(), LOCAL, len(pieces), computed, self.now() - began))
+            for piece in pieces:
                 self._add(piece, LOCAL, self.own.version)
                 if piece.ended:
                     self._mine.pop(piece.request, None)
@@ -198,6 +228,7 @@ class Manager:
         if self.now() - self._balanced > BALANCE_S:
             self._balanced = self.now()
             self._balance()
+            self._look()
         if self.open and self.now() - self._heard > SILENCE_S:
             who = ", ".join(f"{n} with {len(i.requests)}" for n, i in self.instances.items()) or "no instance"
             raise Stalled(f"no token for {SILENCE_S:.0f} s and {self.open} responses open: {who}")
@@ -242,7 +273,14 @@ class Manager:
             self.central.appendleft(request)
         self.counts["migrations"] += moved
         if moved:
-            self._say(source, "migrate", f"{moved} responses with their tokens")
+            self.say(source, "migrate", f"{moved} responses with their tokens")
+
+    def _look(self) -> None:
+        """Keep how long the queues are."""
+        held = {LOCAL: len(self._mine)} | {n: len(i.requests) for n, i in self.instances.items()}
+        for name, requests in held.items():
+            load = self._load(requests)
+            self.queues.append((self.now(), name, load.pending, load.executing))
 
     def _take(self, one: _Instance, requests: Sequence[str]) -> None:
         wanted = [r for r in requests if r not in one.leaving]
@@ -252,7 +290,7 @@ class Manager:
 
     def _balance(self) -> None:
         active = {n: i for n, i in self.active().items() if not i.leaving}
-        if len(active) < 2:
+        if len(active) < 2 or not self.balance:
             return
         loads = {n: self._load(len(i.requests)) for n, i in active.items()}
         for move in rebalance(loads, self.plateau.batch(0.0)):
@@ -297,6 +335,8 @@ class Manager:
                 self._lost(one, _reason(error))
 
     def _said(self, one: _Instance, said: Said) -> None:
+        if said.computed:
+            self.passes.append(Pass(self.now(), one.name, len(said.tokens), said.computed, said.seconds))
         for piece in said.tokens:
             self._add(piece, one.name, said.version)
             if piece.ended:
@@ -320,8 +360,9 @@ class Manager:
             self.ledger.close(piece.request, piece.ended)
             self.finished.append(piece.request)
 
-    def _say(self, who: str, what: str, detail: str = "") -> None:
-        self.told(Happened(self.now(), who, what, detail))
+    def say(self, who: str, what: str, detail: str = "", seconds: float = 0.0) -> None:
+        """Tell the timeline."""
+        self.told(Happened(self.now(), who, what, detail, seconds))
 
     def newest(self) -> Manifest:
         """What the agent holds now."""

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 class Plan:
     """What is trained. `prompts` times `group` responses a step, of at most `most` tokens; micro_batch in responses.
 
+    seeding: the reserved machine rolls out for a window first, else not while others are there. memory: the window of a
+    number of instances met before is taken up. balance: waiting responses move between instances.
     migrate: responses of a lost instance go on from their tokens, else they begin anew. pull: a step begins while
     instances still pull its weights, else it waits for all of them (synchronous transfer).
     """
@@ -34,6 +36,9 @@ class Plan:
     seed: int = 0
     ordered: bool = False
     first_seed_s: float = 1.0
+    seeding: bool = True
+    memory: bool = True
+    balance: bool = True
     migrate: bool = True
     pull: bool = True
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from workbench.rlboost.prices import PAPER, Rates, rates
-from workbench.rlboost.rates import INSTANCE_GB_S, MODELS, SENDER_GB_S, Lengths
+from workbench.rlboost.rates import INSTANCE_GB_S, MODELS, SENDER_GB_S, Lengths, Model
 from workbench.rlboost.seeding import SeedingOptions
 from workbench.rlboost.traces import Event, Trace
 
@@ -30,6 +30,7 @@ class Setting:
     instance_gb_s: float = INSTANCE_GB_S
     sender_gb_s: float = SENDER_GB_S  # of a reserved node
     boot_s: float = 60.0
+    profile: Model | None = None  # machines that were measured, in place of `model`
 
     def __post_init__(self) -> None:
         known = {"seeding", "memory", "migration", "pull", "balance", "cap"}

@@ -60,11 +60,11 @@ class _World:
     def __init__(self, setting: Setting, trace: Trace, told: Callable[[Span], None]) -> None:
         self.setting, self.told = setting, told
         self.env = simpy.Environment()
-        self.model = MODELS[setting.model]
+        self.model = setting.profile or MODELS[setting.model]
         double = setting.system in ("doubled", "disaggregated")
         self.curve = self.model.engine(setting.lengths)
         engines = self.model.local_engines * (2 if double else 1)
-        self.nodes = engines // 4
+        self.nodes = max(1, engines // 4)
         self.local_count = self._rolling(engines) if setting.system == "disaggregated" else engines
         training = engines - self.local_count if setting.system == "disaggregated" else engines
         self.train_token_s = self.model.train_token_s * self.model.local_engines / training

@@ -33,6 +33,8 @@ class Said:
     version: int
     tokens: tuple[Tokens, ...]
     gone: tuple[str, ...] = ()
+    seconds: float = 0.0  # of the pass
+    computed: int = 0  # tokens that went through it: those that were made, and prompts
 
 
 @dataclass(frozen=True)
@@ -94,10 +96,13 @@ class SpotEngine:
                 for ask in kept:
                     self.engine.give(ask)
                 self._inbox, self._leaving = [], []
+                began, before = time.perf_counter(), self.engine.prefilled + self.engine.decoded
                 tokens = tuple(self.engine.step())
+                seconds = time.perf_counter() - began
+                computed = self.engine.prefilled + self.engine.decoded - before
                 busy = bool(self.engine.running or self.engine.pending)
             if tokens or gone:
-                yield Said(self.engine.version, tokens, gone)
+                yield Said(self.engine.version, tokens, gone, seconds, computed)
             elif not busy:
                 self._wake.wait(IDLE_S)
                 self._wake.clear()

@@ -39,11 +39,17 @@ class Sample:
 
 
 class Trainer:
-    """A module of transformers' kind (`module(input_ids, attention_mask).logits`), AdamW, and the step's gradient."""
+    """A module of transformers' kind (`module(input_ids, attention_mask).logits`), AdamW, and the step's gradient.
 
-    def __init__(self, module: Any, lr: float = 1e-3, clip: Clip | None = None) -> None:
+    temperature: that responses are drawn with; log-probabilities are of that distribution.
+    """
+
+    def __init__(self, module: Any, lr: float = 1e-3, clip: Clip | None = None, temperature: float = 1.0) -> None:
         if not lr > 0:
             raise ValueError(f"lr must be above 0, not {lr}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be above 0, not {temperature}: the policy is what was drawn from")
+        self.temperature = temperature
         self.module, self.clip = module.train(), clip or Clip()
         self.optimizer = torch.optim.AdamW(module.parameters(), lr=lr, betas=(0.9, 0.95), weight_decay=0.0)
         self.version = 0
@@ -71,7 +77,7 @@ class Trainer:
     def logprobs(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Of every token after the first, [rows, tokens - 1] fp32; `mask` marks responses, padding follows them."""
         seen = (torch.arange(ids.shape[1]) <= _last(mask)[:, None]).long()
-        logits = self.module(input_ids=ids, attention_mask=seen).logits[:, :-1].float()
+        logits = self.module(input_ids=ids, attention_mask=seen).logits[:, :-1].float() / self.temperature
         return torch.log_softmax(logits, -1).gather(-1, ids[:, 1:, None])[..., 0]
 
     def finish(self) -> float:
