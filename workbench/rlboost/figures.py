@@ -175,26 +175,28 @@ def queues(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     """Responses at each engine: those it computes, and dotted those that wait there."""
     per, unit = clock(max((at for at, *_ in result.queues), default=1.0))
     engines = [e for e in engines_of(result) if any(who == e for _, who, *_ in result.queues)]
+    told = False
     for engine in engines:
         seen = [(round(t / per, 3), waiting, busy) for t, who, waiting, busy in result.queues if who == engine]
         seen = seen[:: max(1, len(seen) // POINTS)]
         style = theme.series(engines_of(result).index(engine))
         busy = {"color": style.colour, "dash": "longdash" if style.dash == "dot" else style.dash, "width": 1.8}
         waits = {"color": style.colour, "dash": "dot", "width": 1.2}
-        for which, line, name in ((2, busy, engine), (1, waits, "")):  # without a name it has no key: its axis tells
+        for which, line, name in ((2, busy, engine), (1, waits, "" if told else "waiting there")):  # one key for all
             if which == 1 and not any(one[1] for one in seen):
                 continue
+            told = told or which == 1
             fig.add_trace(
                 go.Scatter(
                     x=[one[0] for one in seen], y=[one[which] for one in seen], mode="lines", name=name,
                     line=line | {"shape": "hv"},
-                    hovertemplate=f"{engine} {'computes' if name else 'has waiting'}: %{{y}}<extra></extra>",
+                    hovertemplate=f"{engine} {'computes' if which == 2 else 'has waiting'}: %{{y}}<extra></extra>",
                 ),
                 row=row, col=col,
             )  # fmt: skip
     if not engines:
         fig.add_trace(go.Scatter(x=[], y=[], mode="lines", showlegend=False), row=row, col=col)
-    fig.update_yaxes(title_text="computed; waiting (responses)", rangemode="tozero", row=row, col=col)
+    fig.update_yaxes(title_text="at an engine (responses)", rangemode="tozero", row=row, col=col)
     fig.update_xaxes(title_text=f"time ({unit})", row=row, col=col)
 
 
