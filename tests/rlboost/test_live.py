@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.rlboost.chaos import TURN, Chaos, schedule
+from workbench.rlboost.chaos import TURN, Chaos, Storm, schedule
 from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.ledger import Ledger
 from workbench.rlboost.live import LEDGER, STATE, TRAINER, Live, ResumeError
@@ -170,7 +170,7 @@ import sys; sys.path.insert(0, {str(Path(__file__).parent)!r})
 import time
 from dataclasses import replace
 from pathlib import Path
-from workbench.rlboost.chaos import TURN, Chaos, schedule
+from workbench.rlboost.chaos import TURN, Chaos, Storm, schedule
 from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.live import Live, Plan
 from test_live_plan import PLAN
@@ -266,6 +266,22 @@ def test_the_reward_rises_with_and_without_kills(fleet):
     assert len(chaos.done) == 2
     last = [sum(row.reward for row in rows[-2:]) / 2 for rows in (quiet, rough)]
     assert abs(last[0] - last[1]) < 0.3, last  # seed noise of eight steps
+
+
+def test_twenty_random_schedules_leave_every_position_once(fleet):
+    """A step a schedule (WORKBENCH_SCHEDULES: how many): kills of all kinds, at any moment, of anybody."""
+    steps = int(os.environ.get("WORKBENCH_SCHEDULES", "20"))
+    plan = replace(ORDERED, prompts=2, group=4, most=60, micro_batch=8, slots=4, steps=steps)
+    quiet, _ = run(fleet, plan)
+    storm = Storm(fleet, nodes=3, seed=11)
+    rows, _ = run(fleet, plan, storm)
+    assert len(rows) == steps
+    assert {step for step, _, _ in storm.done} >= set(range(steps)) - {s for s in range(steps) if not rows[s].instances}
+    assert len(storm.done) >= steps
+    assert {how for _, _, how in storm.done} == {"actor", "node", "notice"}
+    assert [(row.lost_tokens, row.duplicated_tokens) for row in rows] == [(0, 0)] * steps
+    assert digests(rows) == digests(quiet)
+    assert sum(row.migrations for row in rows) >= steps / 4
 
 
 def test_kills_are_spread_over_the_steps():

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import os
 import queue
+import random
 import signal
 import time
 from collections.abc import Iterable
@@ -151,6 +152,54 @@ class Chaos:
                 os.kill(ray.get(one.actor.pid.remote(), timeout=CALL_S), signal.SIGKILL)
         else:
             self.fleet.kill(name)
+
+
+class Storm(Chaos):
+    """Kills at random: every step has a schedule of its own, drawn from (seed, step).
+
+    One to three kills a step, each when a drawn share of the step's tokens is there, of a drawn instance and kind. Who
+    is at work then is hit, also while it joins or pulls; two nodes are kept coming so that the run goes on.
+    """
+
+    def __init__(self, fleet: Fleet, nodes: int, seed: int) -> None:
+        super().__init__(fleet, nodes)
+        self.seed, self._step = seed, -1
+        self._drawn: list[tuple[float, How]] = []  # (share of the tokens, how), soonest last
+        self._lot = random.Random()
+
+    def before(self, live: Live) -> None:
+        """One instance is enough to begin with: the others join meanwhile, and may be killed while they do."""
+        self._meet(live)
+        for _ in range(self.nodes - len(self._there(live)) - len(self._coming)):
+            self._add()
+        end = time.perf_counter() + JOIN_S
+        while not live.manager.ready() and not live.stop():
+            if time.perf_counter() > end:
+                raise FleetError(f"no instance was at work within {JOIN_S:.0f} s")
+            self._meet(live)
+            if not live.manager.instances and not self._coming:
+                self._add()
+            live.manager.hear(0.05)
+
+    def between(self, live: Live) -> None:
+        if live.trainer.version != self._step:
+            self._step = live.trainer.version
+            self._lot = random.Random(f"{self.seed}|{self._step}")
+            count = self._lot.choice((1, 1, 2, 3))
+            kinds: tuple[How, ...] = ("actor", "actor", "node", "notice")
+            self._drawn = sorted(
+                ((self._lot.random() * 0.9, self._lot.choice(kinds)) for _ in range(count)), reverse=True
+            )
+        super().between(live)
+        whole = live.plan.responses * live.plan.most
+        while self._drawn and live.manager.ledger.tokens() >= self._drawn[-1][0] * whole:
+            names = self._there(live)
+            if not names:
+                return
+            _, how = self._drawn.pop()
+            name = self._lot.choice(names)
+            self.done.append((self._step, name, how))
+            self._kill(live, name, how)
 
 
 def _listed(names: Iterable[str]) -> str:
