@@ -58,7 +58,7 @@ def overview(result: RLBoostResult) -> go.Figure:
     name = f"RLBoost without {without}" if without else "RLBoost"
     title = (
         f"{name}: {s['throughput_ratio']:.2f}x tokens per second ({badge}), {s['cost_efficiency_ratio']:.2f}x tokens "
-        "for a dollar (modelled), over reserved alone"
+        "for a dollar (modelled), over reserved machines alone"
     )
     lines = [
         *_note(f"prices: {result.paid.told}"),
@@ -225,7 +225,7 @@ def bars(fig: go.Figure, result: RLBoostResult, arms: Sequence[str], row: int) -
     cost = [result.usd_per_million(arm) for arm in arms]
     for col, values, text in (
         (1, ratio, [f"{v:.2f}x" for v in ratio]),
-        (2, cost, [f"${theme.number(v)}" for v in cost]),
+        (2, cost, [f"${v:.2f}" if v < 100 else f"${theme.number(v)}" for v in cost]),
     ):
         colours = [theme.BLUE if arm == TESTED else theme.GREY for arm in arms]
         fig.add_trace(

@@ -49,7 +49,7 @@ def timeline(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     for one in result.of(TESTED):
         if start < one.start_s < end:
             fig.add_vline(one.start_s / per, line={"color": theme.QUIET, "width": 1, "dash": "dot"}, row=row, col=col)
-    more = f"{hidden} more instances" if hidden else ""
+    more = f"{hidden} more instance{'s' if hidden > 1 else ''}" if hidden else ""
     order = lanes[::-1] or ["nobody"]
     fig.update_yaxes(
         type="category", categoryorder="array", categoryarray=order, range=[-0.6, len(order) - 0.4],
@@ -120,7 +120,7 @@ def _joined(boxes: Sequence[Held]) -> list[Held]:
     last: dict[tuple[str, str], int] = {}
     for box in sorted(boxes, key=lambda h: h.start_s):
         at = last.get((box.lane, box.kind))
-        if at is not None and box.kind == "compute" and box.start_s - found[at].end_s < 0.02 * _length(boxes):
+        if at is not None and box.kind == "compute" and box.start_s - found[at].end_s < 0.004 * _length(boxes):
             found[at] = found[at].model_copy(update={"end_s": box.end_s, "label": "train, several micro-batches"})
         else:
             last[box.lane, box.kind] = len(found)
