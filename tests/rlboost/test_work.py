@@ -117,7 +117,9 @@ def test_each_part_is_an_arm(parts):
     assert parts.arms() == list(ARMS)
     assert {f"no {part}" for part in PARTS} < set(parts.arms())
     assert sum(r.wasted_tokens for r in parts.of("no migration")) >= sum(r.wasted_tokens for r in parts.of(TESTED))
-    assert sum(r.migrations for r in parts.of("no migration")) < sum(r.migrations for r in parts.of(TESTED))
+    assert {r.t_seed_s for r in parts.of("no seeding") if r.instances} == {0.0}
+    assert all(r.t_seed_s > 0 for r in parts.of(TESTED))
+    assert max(r.instances for r in parts.of("no cap")) >= max(r.instances for r in parts.of(TESTED))
 
 
 def test_a_part_that_is_off_is_off_in_every_arm_of_parts():

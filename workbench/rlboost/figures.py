@@ -303,6 +303,7 @@ def _worth(config: RLBoostConfig) -> go.Figure:
     )
     lines = _note(told)
     fig.update_layout(margin={"t": 66 + 17 * len(lines), "b": 60})
+    fig.update_layout(title_y=0.95)
     return theme.finish(fig, title + "".join(lines), f"{title}. {told}.", height=430)
 
 
