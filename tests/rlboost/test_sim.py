@@ -306,7 +306,7 @@ def test_who_is_about_to_go_begins_nothing():
     events = (Event(0.0, "add", "a"), Event(30.0, "remove", "a"))
     for notice_s, kinds in ((28.0, set()), (1.0, {"transfer", "notice"})):
         rows, spans = spans_of(Setting(**SMALL, boot_s=0.0, notice_s=notice_s), Trace(events, 1e6, "soon"), 2)
-        assert {s.kind for s in spans if s.lane == "a"} == kinds
+        assert {s.kind for s in spans if s.lane == "a"} == kinds | {"kill"}  # told of also with nothing on it
         assert sum(row.instance_s for row in rows) == pytest.approx(30.0)
         assert (rows[0].migrations > 0) == bool(kinds)
 
