@@ -34,7 +34,7 @@ CALL_S = 30.0
 class Chaos:
     """`asked` takes what a user wants done meanwhile: "kill NAME", "notice NAME", "add". For the thread of the run.
 
-    nodes: instances at work before a step in which one is killed. kills are spread over `steps`.
+    nodes: instances at work before a step in which one is killed (every: before each). kills are spread over `steps`.
     """
 
     def __init__(

@@ -73,6 +73,7 @@ class Fleet:
         from ray.cluster_utils import Cluster
 
         _signals_need_no_main_thread()
+        _deaths_are_told_elsewhere()
         head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": STORE_BYTES, "no_monitor": True, **QUIET}
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
@@ -175,6 +176,22 @@ def _signals_need_no_main_thread() -> None:
 
     only_on_main.of_fleet = True  # type: ignore[attr-defined]
     utils.set_sigterm_handler = only_on_main
+
+
+def _deaths_are_told_elsewhere() -> None:
+    """Ray prints pages of a raylet's log when it is killed, as it is here on purpose: the run's own events say it."""
+    from ray._private import worker
+
+    plain = worker.print_to_stdstream
+    if getattr(plain, "of_fleet", False):
+        return
+
+    def without_raylets(data: dict[str, Any], ignore_prefix: bool) -> None:
+        if data.get("pid") != "raylet":
+            plain(data, ignore_prefix)
+
+    without_raylets.of_fleet = True  # type: ignore[attr-defined]
+    worker.print_to_stdstream = without_raylets
 
 
 def _of_ray() -> set[Any]:

@@ -1,7 +1,9 @@
 """The live run: training on Ray with spot nodes that are taken away, beside the same training alone.
 
-First the reserved machine trains alone (the baseline), then with spot nodes under kills, then one step with another
-seed: the control that tokens and weights are not equal by themselves. All on real processes; every kill is one.
+First one step with another seed: the control that tokens and weights are not equal by themselves, and what is paid once
+is paid before anything is timed. Then the reserved machine alone (the baseline), then with spot nodes under kills. All
+on real processes; every kill is one. Who replaces a lost node joins between two steps, outside their time: starting
+Ray's processes takes the cores of this machine, which other machines' joining would not.
 """
 
 from __future__ import annotations
@@ -53,21 +55,21 @@ def plan_of(config: RLBoostConfig) -> Plan:
 
 
 def run(config: RLBoostConfig, say: Say, stop: threading.Event, asked: queue.SimpleQueue[str]) -> RLBoostResult:
-    """Alone, with kills, and the control. FleetError, Stalled, TrainError name what ended it; nothing is left."""
+    """The control, alone, and with kills. FleetError, Stalled, TrainError name what ended it; nothing is left."""
     from workbench.rlboost.work import Clock, stamped
 
     clock, plan = Clock(), plan_of(config)
     say(Progress(0, 1, "starting Ray"))
     with Fleet(config.address or None) as fleet:
         arms = _Arms(config, plan, fleet, say, stop, clock)
+        control = arms.train("another seed", replace(plan, seed=plan.seed + 1, steps=1), None)
         alone = arms.train(ALONE, plan, None)
-        chaos = Chaos(fleet, config.nodes, config.kills, config.kill, config.steps)
+        chaos = Chaos(fleet, config.nodes, config.kills, config.kill, config.steps, every=True)
         chaos.asked = asked
         try:
             tested = arms.train(TESTED, plan, chaos)
         finally:
             chaos.close()
-        control = arms.train("another seed", replace(plan, seed=plan.seed + 1, steps=1), None)
         say(Progress(1, 1, "done"))
     return stamped(config, "cpu", clock(), _facts(config, plan, alone, tested, control, chaos))
 
