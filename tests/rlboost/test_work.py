@@ -276,6 +276,12 @@ def test_every_kind_has_words(kind):
 
 def test_a_loss_says_how_much_was_on_it():
     assert "with 5 responses on it" in explain(Span("spot-1", 1, 1, "lost: ActorDied; it had 5 responses", "kill"))
+    far = "lost: node 10.0.0.7 died (SIGKILL 9); it had 3 responses"
+    assert "with 3 responses on it" in explain(Span("spot-1", 1, 1, far, "kill"))
+    assert "with its responses on it" in explain(Span("spot-1", 1, 1, "lost: signal 9", "kill"))
+    assert "version 4 of" in explain(Span("spot-1", 1, 2, "pull weights, version 4, 4096 bytes", "transfer"))
+    assert "version 0 of" in explain(Span("i1", 1, 2, "pull weights", "transfer", {"version": 0.0}))
+    assert "pulled the weights in" in explain(Span("i1", 1, 2, "pull weights", "transfer"))
     assert "with 1 response on it" in explain(Span("i1", 1, 1, "kill", "kill", {"requests": 1.0}))
 
 

@@ -19,16 +19,16 @@ def _seconds(span: Span) -> str:
     return f"{took:.0f} s" if took >= 10 else f"{took:.2f} s"
 
 
-def _number(span: Span, key: str) -> int | None:
-    """A count that the span carries, or the first number of its label."""
-    if key in span.why:
-        return int(float(span.why[key]))
-    found = re.search(r"\d+", span.label)
-    return int(found[0]) if found else None
+def _number(span: Span) -> int | None:
+    """How many responses a span is about: what it carries, or what its label says."""
+    if "requests" in span.why:
+        return int(float(span.why["requests"]))
+    found = re.search(r"(\d+) (?:responses?|requests?)", span.label)
+    return int(found[1]) if found else None
 
 
 def _responses(span: Span) -> str:
-    count = _number(span, "requests")
+    count = _number(span)
     return "its responses" if count is None else f"{count} response{'' if count == 1 else 's'}"
 
 
@@ -64,7 +64,7 @@ def _seeds(span: Span) -> str:
 
 
 def _kill(span: Span) -> str:
-    if _number(span, "requests") == 0:
+    if _number(span) == 0:
         return "The machine was taken away with no response on it: nothing had to move, and it is paid no longer."
     return (
         f"The machine was taken away with {_responses(span)} on it. The manager has every token that was streamed, so "
@@ -73,7 +73,7 @@ def _kill(span: Span) -> str:
 
 
 def _notice(span: Span) -> str:
-    if _number(span, "requests") == 0:
+    if _number(span) == 0:
         return "The cloud said that this machine will be taken. No response was on it, and it gets none any more."
     return (
         f"The cloud said that this machine will be taken: {_responses(span)} moved while it still stood, and it gets "
@@ -82,8 +82,9 @@ def _notice(span: Span) -> str:
 
 
 def _transfer(span: Span) -> str:
-    version = span.why.get("version")
-    which = f"version {float(version):.0f} of the weights" if version is not None else "the weights"
+    found = re.search(r"version (\d+)", span.label)
+    version = float(span.why["version"]) if "version" in span.why else found and float(found[1])
+    which = "the weights" if version is None else f"version {version:.0f} of the weights"
     return (
         f"{span.lane} pulled {which} in {_seconds(span)}, from the reserved machine's copy and while others worked. "
         "Only who has the version of the step gets requests, so that no token is of old weights."
