@@ -55,6 +55,11 @@ def titles(fig):
     return [axis.title.text for axis in (*fig.select_xaxes(), *fig.select_yaxes()) if axis.title.text]
 
 
+def axis_of(fig, title):
+    """Name of the y axis of that title, as traces have it."""
+    return next(a.plotly_name.replace("axis", "") for a in fig.select_yaxes() if a.title.text == title)
+
+
 def keys(fig):
     return " ".join(note.text for note in fig.layout.annotations)
 
@@ -153,7 +158,11 @@ def test_a_live_run_has_its_ledger_queues_rewards_and_predictions(live):
     (predicted,) = traces(fig, "predicted")
     assert list(predicted.y) == [4.4] * 4
     assert {"mean reward (0 to 1)", "position in the response (tokens)"} <= set(titles(fig))
-    reward = [t for t in fig.data if t.type == "scatter" and t.mode == "lines+markers"]
+    (measured,) = traces(fig, "step")
+    assert (list(measured.x), list(measured.y)) == ([1, 2, 3, 4], [4.0] * 4)
+    (held,) = traces(fig, "held, mean of a step")
+    assert list(held.y).count(None) == 4  # between steps a live run waits for machines
+    reward = [t for t in fig.data if t.type == "scatter" and t.yaxis == axis_of(fig, "mean reward (0 to 1)")]
     assert [list(t.y) for t in reward] == [[pytest.approx(0.1 * s) for s in range(4)]] * 2
     assert {"taken away", "notice", "responses move", "drain", "join"} <= {t.name for t in fig.data}
     assert "(measured)" in fig.layout.title.text

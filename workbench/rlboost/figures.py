@@ -128,8 +128,12 @@ def _time(result: RLBoostResult) -> tuple[float, str, float]:
 
 
 def _by_step(result: RLBoostResult, values: Sequence[float | None], per: float) -> tuple[list[float], list[Any]]:
-    """A level from the start of each step to its end; a gap where there is no finite value."""
+    """A level from the start of each step to its end; a gap where there is no finite value, or between live steps."""
     rows = result.of(TESTED)
+    if result.live:  # which wait for machines between two steps
+        ends = [(r.start_s, r.start_s + r.seconds) for r in rows]
+        known = [v if v is not None and math.isfinite(v) else None for v in values]
+        return [at / per for a, b in ends for at in (a, b, b)], [v for one in known for v in (one, one, None)]
     x = [r.start_s / per for r in rows] + [(rows[-1].start_s + rows[-1].seconds) / per]
     y = [v if v is not None and math.isfinite(v) else None for v in values]
     return x, [*y, y[-1]]
@@ -154,21 +158,29 @@ def seconds(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     """How long steps took, the window in which reserved machines roll out, and how long the trainer waited."""
     rows = result.of(TESTED)
     per, unit, _ = _time(result)
-    _steps(fig, *_by_step(result, [r.seconds for r in rows], per), "step", 0, row, col)
-    if any(r.predicted_s is not None for r in rows):
-        known = [(r.start_s + r.seconds / 2, r.predicted_s) for r in rows if r.predicted_s is not None]
-        fig.add_trace(
-            go.Scatter(
-                x=[round(at / per, 4) for at, _ in known], y=[round(s, 3) for _, s in known], mode="markers",
-                name="predicted",
-                marker={"color": theme.VERMILLION, "size": 10, "symbol": "diamond-open", "line": {"width": 2}},
-            ),
-            row=row, col=col,
-        )  # fmt: skip
-    _steps(fig, *_by_step(result, [r.t_seed_s for r in rows], per), "T_seed", 2, row, col)
-    _steps(fig, *_by_step(result, [r.wait_train_s for r in rows], per), "trainer waits", 4, row, col)
+    told = {"step": (0, [r.seconds for r in rows]), "T_seed": (2, [r.t_seed_s for r in rows])}
+    told["trainer waits"] = (4, [r.wait_train_s for r in rows])
+    for name, (look, values) in told.items():
+        if result.live:
+            _dots(fig, [(r.step + 1, v) for r, v in zip(rows, values, strict=True)], name, look, row, col)
+        else:
+            _steps(fig, *_by_step(result, values, per), name, look, row, col)
+    known = [(r.step + 1, r.predicted_s) for r in rows if r.predicted_s is not None]
+    if known:
+        marker = {"color": theme.VERMILLION, "size": 12, "symbol": "diamond-open", "line": {"width": 2}}
+        x, y = zip(*known, strict=True)
+        fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name="predicted", marker=marker), row=row, col=col)
     fig.update_yaxes(title_text="of a step (s)", rangemode="tozero", row=row, col=col)
-    fig.update_xaxes(title_text=f"time ({unit})", row=row, col=col)
+    title, every = ("training steps", max(1, len(rows) // 8)) if result.live else (f"time ({unit})", None)
+    fig.update_xaxes(title_text=title, dtick=every, row=row, col=col)
+
+
+def _dots(fig: go.Figure, points: Sequence[tuple[int, float]], name: str, look: int, row: int, col: int) -> None:
+    """A point a step, joined by a line."""
+    seen = [(x, round(y, 3)) for x, y in points if math.isfinite(y)]
+    style = {**theme.series(look).line(2), "mode": "lines+markers", "name": name}
+    if seen:
+        fig.add_trace(go.Scatter(x=[x for x, _ in seen], y=[y for _, y in seen], **style), row=row, col=col)
 
 
 def queues(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
@@ -205,11 +217,12 @@ def rewards(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     for arm, look in ((ALONE, 6), (TESTED, 0)):
         rows = [r for r in result.of(arm) if r.reward is not None]
         style = theme.series(look)
+        symbol, size = ("circle-open", 15) if look else ("circle", 8)  # of equal runs both are seen
         fig.add_trace(
             go.Scatter(
                 x=[r.step + 1 for r in rows], y=[r.reward for r in rows], mode="lines+markers", name=ARMS[arm],
                 line={"color": style.colour, "dash": "dot" if look else "solid", "width": 2.2},
-                marker={"color": style.colour, "symbol": "circle-open" if look else "circle", "size": 12 - look // 2},
+                marker={"color": style.colour, "symbol": symbol, "size": size},
             ),
             row=row, col=col,
         )  # fmt: skip
