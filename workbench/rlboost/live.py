@@ -60,7 +60,6 @@ class _Round:
     asks: list[Ask]
     problems: list[Problem]
     window_s: float
-    before: Counter[str]
     began: float = field(default_factory=time.perf_counter)
     groups: dict[int, list[str]] = field(default_factory=dict)  # requests that have ended, by prompt
     rewards: dict[str, float] = field(default_factory=dict)
@@ -96,6 +95,7 @@ class Live:
         self.model: LM = lm.load(plan.model, plan.dtype)
         self.trainer = Trainer(llama(plan.model), plan.lr, temperature=plan.temperature)
         self.step_began_s = 0.0  # on the manager's clock
+        self._counted = Counter[str]()
         self._resumed: Ledger | None = None
         if folder is not None and (folder / STATE).exists():
             self._resume(folder)
@@ -152,7 +152,7 @@ class Live:
         for p, problem in enumerate(problems):
             prompt = tuple(self._prompt(problem.prompt))
             asks += [Ask(f"{number}/{p}/{g}", prompt, (), self.plan.most) for g in range(self.plan.group)]
-        now = _Round(number, asks, problems, 0.0, Counter(self.manager.counts))
+        now = _Round(number, asks, problems, 0.0)
         self.manager.begin(number, asks, self._resumed)
         self._resumed = None
         if not self.plan.pull:
@@ -243,7 +243,7 @@ class Live:
         self.trainer.finish()
         seconds = time.perf_counter() - now.began
         instances = now.instance_s / seconds
-        counts = manager.counts - now.before
+        counts, self._counted = manager.counts - self._counted, Counter(manager.counts)  # between two steps too
         self._learn(now, seconds, instances, counts)
         lost, twice = manager.ledger.audit(self.plan.most)
         row = LiveStep(
