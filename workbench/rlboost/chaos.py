@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 How = Literal["mixed", "actor", "node", "notice"]
 TURN: tuple[How, ...] = ("node", "notice", "actor")  # of mixed
 JOIN_S = 240.0  # for machines to be at work before a step that one is taken from
+LOOK_S = 0.5  # between two looks for notices
 DRAIN_S = 30.0  # from notice to kill
 CALL_S = 30.0
 
@@ -44,7 +45,9 @@ class Chaos:
         self.asked: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.due = schedule(kills, steps) if nodes else {}
         self.done: list[tuple[int, str, str]] = []  # (step, instance, how)
-        self._number = 0
+        self._number = self._scheduled = 0
+        self._looked_s = 0.0
+        self._going: set[str] = set()  # nodes that have had their notice
         self._coming: dict[str, Future[None]] = {}
         self._draining: dict[str, float] = {}  # instance -> when it is killed, s of the manager
         self._starts = ThreadPoolExecutor(1, "rlboost-nodes")  # a raylet takes seconds: the run goes on meanwhile
@@ -56,7 +59,7 @@ class Chaos:
         self._meet(live)
         wanted = self._wanted(live)
         for _ in range(max(0, wanted - len(self._there(live)) - len(self._coming))):
-            self._add()
+            self._add(live)
         if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
             return
         end = time.perf_counter() + JOIN_S
@@ -68,7 +71,7 @@ class Chaos:
                 )
             self._meet(live)
             if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
-                self._add()
+                self._add(live)
             live.manager.hear(0.05)
 
     def between(self, live: Live) -> None:
@@ -77,9 +80,10 @@ class Chaos:
         with contextlib.suppress(queue.Empty):
             while True:
                 self._do(live, self.asked.get_nowait())
+        self._notices(live)
         for name, at in list(self._draining.items()):
             one = live.manager.instances.get(name)
-            if one is None or not one.requests or live.manager.now() > at:
+            if one is None or (one.draining and not one.requests) or live.manager.now() > at:
                 del self._draining[name]
                 if one is not None:
                     self._kill(live, name, "node")
@@ -88,7 +92,8 @@ class Chaos:
             victim = self._victim(live)
             if victim is None:
                 return
-            how = TURN[len(self.done) % len(TURN)] if self.how == "mixed" else self.how
+            how = TURN[self._scheduled % len(TURN)] if self.how == "mixed" else self.how
+            self._scheduled += 1
             self.due[step] -= 1
             self.done.append((step, victim, how))
             self._kill(live, victim, how)
@@ -106,11 +111,27 @@ class Chaos:
     def _there(live: Live) -> list[str]:
         return [name for name, one in live.manager.instances.items() if not one.draining]
 
-    def _add(self) -> None:
+    def _add(self, live: Live) -> None:
+        """A node whose engine alone was killed gets another one; else a new node."""
+        taken = {*live.manager.instances, *self._coming, *self._going}
+        spare = [name for name in self.fleet.nodes if name not in taken]
+        if spare:
+            live.manager.join(spare[0])
+            return
         self._number += 1
         name = f"spot-{self._number}"
         start = self.fleet.add if self.fleet.cluster is not None else lambda _: None
         self._coming[name] = self._starts.submit(start, name)
+
+    def _notices(self, live: Live) -> None:
+        """Nodes that Ray says are draining: a cloud's notice, or ours."""
+        if live.manager.now() - self._looked_s < LOOK_S:
+            return
+        self._looked_s = live.manager.now()
+        gone = self.fleet.draining()
+        for name, one in live.manager.instances.items():
+            if one.node in gone and not one.draining:
+                live.manager.notice(name)
 
     def _meet(self, live: Live) -> None:
         """Nodes that have started become instances."""
@@ -133,7 +154,7 @@ class Chaos:
         """What a user asked for; an instance that is gone meanwhile is no error."""
         what, _, name = asked.partition(" ")
         if what == "add":
-            self._add()
+            self._add(live)
         elif name in live.manager.instances:
             self.done.append((live.trainer.version, name, what))
             self._kill(live, name, "notice" if what == "notice" else "node")
@@ -143,9 +164,11 @@ class Chaos:
 
         one = live.manager.instances[name]
         if how == "notice":
+            self._going.add(name)
             if self.fleet.cluster is not None:
-                self.fleet.drain(name, DRAIN_S)
-            live.manager.notice(name)
+                self.fleet.drain(name, DRAIN_S)  # the manager hears of it as of a cloud's: from Ray
+            else:
+                live.manager.notice(name)
             self._draining[name] = live.manager.now() + DRAIN_S
         elif how == "actor" or self.fleet.cluster is None:
             with contextlib.suppress(ProcessLookupError, ray.exceptions.RayError):
@@ -171,14 +194,14 @@ class Storm(Chaos):
         """One instance is enough to begin with: the others join meanwhile, and may be killed while they do."""
         self._meet(live)
         for _ in range(self.nodes - len(self._there(live)) - len(self._coming)):
-            self._add()
+            self._add(live)
         end = time.perf_counter() + JOIN_S
         while not live.manager.ready() and not live.stop():
             if time.perf_counter() > end:
                 raise FleetError(f"no instance was at work within {JOIN_S:.0f} s")
             self._meet(live)
             if not live.manager.instances and not self._coming:
-                self._add()
+                self._add(live)
             live.manager.hear(0.05)
 
     def between(self, live: Live) -> None:
@@ -186,7 +209,7 @@ class Storm(Chaos):
             self._step = live.trainer.version
             self._lot = random.Random(f"{self.seed}|{self._step}")
             count = self._lot.choice((1, 1, 2, 3))
-            kinds: tuple[How, ...] = ("actor", "actor", "node", "notice")
+            kinds: tuple[How, ...] = ("actor", "actor", "actor", "actor", "node", "notice")
             self._drawn = sorted(
                 ((self._lot.random() * 0.9, self._lot.choice(kinds)) for _ in range(count)), reverse=True
             )

@@ -13,11 +13,13 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import socket
 import threading
 import time
 from typing import Any, Self
 
 START_S = 120.0  # for a raylet on a busy machine
+LOOK_S = 5.0  # for Ray's answer to who is draining
 STORE_BYTES = 80_000_000  # of shared memory per node
 QUIET = {"include_dashboard": False, "include_log_monitor": False}  # helpers of Ray that nobody looks at here
 SPOT = "spot"  # the resource that an instance has one of: its engine
@@ -35,6 +37,7 @@ class Fleet:
         os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_S)))
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs
         self.cluster: Any = None
+        self._gcs: Any = None
         self.nodes: dict[str, Any] = {}
         self.killed: set[str] = set()
         self._others = _of_ray()
@@ -74,7 +77,14 @@ class Fleet:
 
         _signals_need_no_main_thread()
         _deaths_are_told_elsewhere()
-        head = {"num_cpus": 2, "num_gpus": 0, "object_store_memory": STORE_BYTES, "no_monitor": True, **QUIET}
+        head = {
+            "num_cpus": 2,
+            "num_gpus": 0,
+            "object_store_memory": STORE_BYTES,
+            "no_monitor": True,
+            **QUIET,
+            **_ports(),
+        }
         self.cluster = Cluster(initialize_head=True, head_node_args=head)
         ray.init(address=self.cluster.address, log_to_driver=False, logging_level="ERROR")
 
@@ -94,6 +104,7 @@ class Fleet:
                     resources={SPOT: 1, name: 1},
                     object_store_memory=STORE_BYTES,
                     **QUIET,
+                    **_ports(),
                 )
                 return
             except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a raylet that is late
@@ -122,6 +133,19 @@ class Fleet:
         accepted, why = client.drain_node(self.node_id(name), reason, "preemption notice", deadline_ms)
         if not accepted:
             raise FleetError(f"Ray refused to drain {name}: {why}")
+
+    def draining(self) -> set[str]:
+        """Ids of nodes that Ray knows to be about to go: where a cloud's notice, or `drain`, has reached it."""
+        import ray
+        from ray._raylet import GcsClient  # type: ignore[attr-defined]  # of the compiled part
+
+        if self._gcs is None:
+            self._gcs = GcsClient(address=ray.get_runtime_context().gcs_address)
+        try:
+            found = self._gcs.get_draining_nodes(timeout=LOOK_S)
+        except Exception:  # noqa: BLE001  Ray was busy: the next look tells, and a node that goes is noticed anyway
+            return set()
+        return {one if isinstance(one, str) else one.hex() for one in found}
 
     def actor(self, kind: type, name: str | None, *args: Any, concurrency: int = 8) -> Any:
         """An actor of this class: on the named node, or (None) beside the driver. It is not restarted."""
@@ -156,8 +180,18 @@ class Fleet:
         if self.cluster is not None:
             with contextlib.suppress(Exception):
                 self.cluster.shutdown()
-        self.cluster, self.nodes = None, {}
+        self.cluster, self.nodes, self._gcs = None, {}, None
         _end(_of_ray() - self._others)
+
+
+def _ports() -> dict[str, int]:
+    """Ports of a node's helpers. A raylet that has to learn them dies of waiting (15 s) on a busy machine."""
+    names = ("metrics_agent_port", "dashboard_agent_listen_port", "runtime_env_agent_port", "metrics_export_port")
+    with contextlib.ExitStack() as open_:
+        sockets = [open_.enter_context(socket.socket()) for _ in names]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return {name: each.getsockname()[1] for name, each in zip(names, sockets, strict=True)}
 
 
 def _signals_need_no_main_thread() -> None:

@@ -74,6 +74,7 @@ class _Instance:
     pulling: Any = None  # the reference of a pull on its way
     since_s: float = 0.0
     version: int = -1
+    node: str = ""  # Ray's id, known with the first pull
     draining: bool = False
     requests: dict[str, None] = field(default_factory=dict)  # that it has, in order
     leaving: set[str] = field(default_factory=set)  # that it was asked to give up
@@ -158,7 +159,7 @@ class Manager:
         one.pulling, one.since_s = one.actor.pull.remote(self.agent), self.now()
 
     def _pulled(self, one: _Instance, pulled: Pulled) -> None:
-        one.pulling, one.version = None, pulled.version
+        one.pulling, one.version, one.node = None, pulled.version, pulled.node
         self.counts["pulled bytes"] += pulled.size
         self.say(one.name, "pull", f"version {pulled.version}, {pulled.size} bytes", pulled.seconds)
         if one.version < self.version:

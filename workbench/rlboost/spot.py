@@ -44,6 +44,7 @@ class Pulled:
     version: int
     size: int
     seconds: float
+    node: str = ""  # Ray's id of the node that it is on
 
 
 class SpotEngine:
@@ -134,7 +135,9 @@ class SpotEngine:
                 continue  # it became old while it was pulled
             with self._lock:
                 self.engine.load(manifest.version, pull.weights())
-            return Pulled(manifest.version, manifest.size, time.perf_counter() - began)
+            seconds = time.perf_counter() - began
+            node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
+            return Pulled(manifest.version, manifest.size, seconds, node)
 
 
 class WeightAgent:
