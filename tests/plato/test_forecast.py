@@ -69,7 +69,7 @@ def test_the_shortcut_agrees_with_the_conductor(plan: Plan) -> None:
 
 def test_before_there_is_a_plan() -> None:
     assert prior(FREE).hedge
-    middle = prior(StepCost((0.02, 0.03, 0.035, 0.04, *[0.05] * (len(KNOTS) - 4)), 0.0, 0.0))
+    middle = prior(StepCost((0.02, 0.032, 0.036, 0.04, *[0.05] * (len(KNOTS) - 4)), 0.0, 0.0))
     assert middle.plan
     assert not middle.hedge
     assert not prior(DEAR).plan

@@ -47,6 +47,7 @@ class Chaos:
         self.done: list[tuple[int, str, str]] = []  # (step, instance, how)
         self._number = self._scheduled = 0
         self._looked_s = 0.0
+        self._hit: set[str] = set()  # killed, and perhaps not missed yet
         self._going: set[str] = set()  # nodes that have had their notice
         self._coming: dict[str, Future[None]] = {}
         self._draining: dict[str, float] = {}  # instance -> when it is killed, s of the manager
@@ -85,7 +86,7 @@ class Chaos:
             one = live.manager.instances.get(name)
             if one is None or (one.draining and not one.requests) or live.manager.now() > at:
                 del self._draining[name]
-                if one is not None:
+                if one is not None and name not in self._hit:
                     self._kill(live, name, "node")
         step = live.trainer.version
         while self.due.get(step):
@@ -116,6 +117,7 @@ class Chaos:
         taken = {*live.manager.instances, *self._coming, *self._going}
         spare = [name for name in self.fleet.nodes if name not in taken]
         if spare:
+            self._hit.discard(spare[0])
             live.manager.join(spare[0])
             return
         self._number += 1
@@ -147,6 +149,7 @@ class Chaos:
         begun = {
             name: sum(bool(entries[r].ids) and not entries[r].ended for r in one.requests)
             for name, one in live.manager.active().items()
+            if name not in self._hit
         }
         return max(begun, key=lambda name: (begun[name], name)) if any(begun.values()) else None
 
@@ -155,7 +158,7 @@ class Chaos:
         what, _, name = asked.partition(" ")
         if what == "add":
             self._add(live)
-        elif name in live.manager.instances:
+        elif name in live.manager.instances and name not in self._hit:
             self.done.append((live.trainer.version, name, what))
             self._kill(live, name, "notice" if what == "notice" else "node")
 
@@ -163,6 +166,8 @@ class Chaos:
         import ray
 
         one = live.manager.instances[name]
+        if how != "notice":
+            self._hit.add(name)
         if how == "notice":
             self._going.add(name)
             if self.fleet.cluster is not None:
@@ -216,7 +221,7 @@ class Storm(Chaos):
         super().between(live)
         whole = live.plan.responses * live.plan.most
         while self._drawn and live.manager.ledger.tokens() >= self._drawn[-1][0] * whole:
-            names = self._there(live)
+            names = [name for name in self._there(live) if name not in self._hit]
             if not names:
                 return
             _, how = self._drawn.pop()
