@@ -28,7 +28,6 @@ from workbench.system import Event, Note, Offer, Point, Progress, Span
 
 Say = Callable[[Event], None]
 GPUS = 2  # of the reserved machine, as bills go: as big as an instance, like the processes here
-KINDS = {"pull": "transfer", "active": "idle", "train": "compute", "lost": "kill", "migrate": "move", "seeds": "seeds"}
 
 
 def plan_of(config: RLBoostConfig) -> Plan:
@@ -255,23 +254,30 @@ class _Lanes:
 
     def _add(self, who: str, start: float, end: float, label: str, kind: str) -> None:
         start, end = (max(0.0, v + self.offset_s) for v in (start, end))
-        self.say(Span(who, start, end, label, kind))
-        self.arm.held.append(Held(lane=who, start_s=start, end_s=end, label=label, kind=kind))
+        span = Span(who, start, end, label, kind)
+        self.say(span)
+        self.arm.held.append(Held.of(span))
+
+
+def _came_and_went(happened: list[Happened]) -> list[tuple[float, str, str]]:
+    """(s, "add" or "remove", instance): first at work, and lost or about to be; further versions are no news."""
+    present: set[str] = set()
+    found = []
+    for one in happened:
+        if one.what == "active" and one.who not in present:
+            present.add(one.who)
+            found.append((one.at_s, "add", one.who))
+        elif one.what in ("lost", "notice") and one.who in present:
+            present.remove(one.who)
+            found.append((one.at_s, "remove", one.who))
+    return found
 
 
 def _there(happened: list[Happened], start: float, end: float) -> tuple[tuple[float, str, str], ...]:
     """Who came and went in a step, by its own time: at 0 those that had been at work before."""
-    present: dict[str, None] = {}
-    found: list[tuple[float, str, str]] = []
-    for one in happened:
-        if one.what == "active" and one.who not in present:
-            present[one.who] = None
-            found.append((max(0.0, one.at_s - one.seconds - start), "add", one.who))
-        elif one.what in ("lost", "notice") and one.who in present:
-            del present[one.who]
-            found.append((one.at_s - start, "remove", one.who))
-    gone_before = {who for at, what, who in found if what == "remove" and at <= 0}
-    kept = [(max(0.0, at), what, who) for at, what, who in found if who not in gone_before and at < end - start]
+    rows = [(at - start, what, who) for at, what, who in _came_and_went(happened)]
+    gone_before = {who for at, what, who in rows if what == "remove" and at <= 0}
+    kept = [(max(0.0, at), what, who) for at, what, who in rows if who not in gone_before and at < end - start]
     return tuple(sorted(kept, key=lambda row: row[0]))
 
 
@@ -292,11 +298,9 @@ def _facts(
     most = max(range(len(tested.rows)), key=lambda at: (tested.rows[at].migrations, at))
     compared = plan.ordered
     there, count = [(0.0, 0)], 0
-    for one in tested.happened:
-        present = one.what == "active" and not _was(tested.happened, one)
-        if present or one.what == "lost":
-            count += 1 if present else -1
-            there.append((one.at_s + tested.began_s, max(0, count)))
+    for at, what, _ in _came_and_went(tested.happened):
+        count += 1 if what == "add" else -1
+        there.append((at + tested.began_s, count))
     return {
         "rows": rows,
         "held": tested.held,
@@ -313,11 +317,6 @@ def _facts(
         "control_differs": _differs(alone, control) if compared else None,
         "notes": notes,
     }  # fmt: skip
-
-
-def _was(happened: list[Happened], one: Happened) -> bool:
-    """Whether it had been at work before: it only took the next weights."""
-    return any(h.who == one.who and h.what == "active" and h.at_s < one.at_s for h in happened)
 
 
 def _rows(arm: _Arm, paid: Rates, predictions: list[float | None]) -> list[Row]:

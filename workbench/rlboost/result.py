@@ -106,6 +106,12 @@ class Held(BaseModel):
     kind: str
     why: dict[str, float | str] = Field(default_factory=dict)
 
+    @classmethod
+    def of(cls, span: Span) -> Held:
+        return cls(
+            lane=span.lane, start_s=span.start_s, end_s=span.end_s, label=span.label, kind=span.kind, why=dict(span.why)
+        )
+
     def span(self) -> Span:
         return Span(self.lane, self.start_s, self.end_s, self.label, self.kind, self.why)
 

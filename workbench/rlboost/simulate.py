@@ -85,7 +85,7 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
             rows.append(row_of(arm, step, paid.cost_usd(step.reserved_s, step.instance_s), lost))
             if arm == "rlboost":
                 _tell(say, step, spans[: MOST_SPANS - len(held)])
-                held += [Held.model_validate(_plain(span)) for span in spans[: MOST_SPANS - len(held)]]
+                held += [Held.of(span) for span in spans[: MOST_SPANS - len(held)]]
                 spans.clear()
     if not any(row.arm == "rlboost" for row in rows):
         raise ValueError(
@@ -138,14 +138,3 @@ def _tell(say: Say, step: StepRow, spans: list[Span]) -> None:
     say(Point("RLBoost: trained tokens (tokens/s)", hour, step.tokens / step.seconds))
     if step.t_seed_s < float("inf"):
         say(Point("RLBoost: seeding window (s)", hour, step.t_seed_s))
-
-
-def _plain(span: Span) -> dict[str, object]:
-    return {
-        "lane": span.lane,
-        "start_s": span.start_s,
-        "end_s": span.end_s,
-        "label": span.label,
-        "kind": span.kind,
-        "why": dict(span.why),
-    }
