@@ -73,7 +73,7 @@ class Plan:
         for layer, row in enumerate(self.owner):
             if len(row) != self.experts:
                 raise PlanError(
-                    f"owner of layer {layer} names {len(row)} ranks for {self.experts} experts: one for each"
+                    f"owner of layer {layer} names {len(row)} ranks for {self.experts} experts: give one each"
                 )
             for expert, rank in enumerate(row):
                 if not isinstance(rank, int) or isinstance(rank, bool) or not 0 <= rank < self.world:
@@ -178,7 +178,7 @@ def expert_parallel(
     return Plan("ep", world, 0, micro_batches, layers, experts, top_k, (row,) * layers, model_key)
 
 
-def fingerprint(**dims: int | float | str | bool) -> str:
+def fingerprint(**dims: float | str | bool) -> str:
     """Short key of a model, from whatever decides its shapes and speed (layers, hidden, ffn, experts, dtype, ...)."""
     if not dims:
         raise PlanError("a fingerprint needs the dimensions of a model")
