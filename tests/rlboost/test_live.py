@@ -244,7 +244,32 @@ def test_a_folder_of_another_run_is_refused(fleet, tmp_path):
         Live(fleet, replace(one, steps=2), tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"task": "essays"}, {"group": 1}, {"steps": 0}, {"temperature": 0.0}])
+@pytest.mark.vllm
+def test_vllm_on_a_spot_node_says_the_same_and_ends_with_its_node(fleet):
+    """float32, SmolLM2: what vLLM rolled out until its node was killed, and what was moved, is what one alone says."""
+    import psutil
+
+    plan = Plan(
+        model="smollm2", task="sums", steps=1, prompts=1, group=4, most=10, micro_batch=4, slots=2, ordered=True,
+        first_seed_s=0.0, seeding=False,
+    )  # fmt: skip
+    alone, _ = run(fleet, plan)
+    chaos = Chaos(fleet, nodes=1, kills=1, how="node", steps=1)
+    rows, live = run(fleet, replace(plan, engine="vllm"), chaos)
+    assert [how for _, _, how in chaos.done] == ["node"]
+    assert digests(rows) == digests(alone)
+    assert rows[0].instances > 0
+    sources = {source for entry in live.manager.ledger.entries.values() for source in entry.sources()}
+    assert "spot-1" in sources
+    left = [p for p in psutil.process_iter(["cmdline"]) if "workbench.rlboost.vllm_child" in (p.info["cmdline"] or [])]
+    _, left = psutil.wait_procs(left, timeout=20)
+    assert left == []
+
+
+WRONG = [{"engine": "vllm"}, {"task": "essays"}, {"group": 1}, {"steps": 0}, {"temperature": 0.0}]
+
+
+@pytest.mark.parametrize("changes", WRONG)
 def test_a_plan_that_cannot_be_run_is_refused(changes):
     with pytest.raises(ValueError, match=next(iter(changes))):
         Plan(**changes)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 How = Literal["mixed", "actor", "node", "notice"]
 TURN: tuple[How, ...] = ("node", "notice", "actor")  # of mixed
-JOIN_S = 240.0  # for machines to be at work before a step that one is taken from
+START_S = 60.0  # for a raylet to stand, before its engine is started
 LOOK_S = 0.5  # between two looks for notices
 DRAIN_S = 30.0  # from notice to kill
 CALL_S = 30.0
@@ -56,19 +56,21 @@ class Chaos:
     # -- what the run calls ------------------------------------------------------------------------------------
 
     def before(self, live: Live) -> None:
-        """A step begins: replace who is gone, and wait for them where the step has a kill. FleetError after JOIN_S."""
+        """A step begins: replace who is gone, wait for them where the step has a kill. FleetError: they are late."""
         self._meet(live)
         wanted = self._wanted(live)
         for _ in range(max(0, wanted - len(self._there(live)) - len(self._coming))):
             self._add(live)
         if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
             return
-        end = time.perf_counter() + JOIN_S
+        patience_s = START_S + live.manager.join_s
+        end = time.perf_counter() + patience_s
         while len(ready := live.manager.ready()) < wanted and not live.stop():
             if time.perf_counter() > end:
                 raise FleetError(
-                    f"{wanted} instances were not at work within {JOIN_S:.0f} s; at work: {_listed(ready)}, joining: "
-                    f"{_listed(set(live.manager.instances) - set(ready))}, nodes that start: {_listed(self._coming)}"
+                    f"{wanted} instances were not at work within {patience_s:.0f} s; at work: {_listed(ready)}, "
+                    f"joining: {_listed(set(live.manager.instances) - set(ready))}, "
+                    f"nodes that start: {_listed(self._coming)}"
                 )
             self._meet(live)
             if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
@@ -200,10 +202,11 @@ class Storm(Chaos):
         self._meet(live)
         for _ in range(self.nodes - len(self._there(live)) - len(self._coming)):
             self._add(live)
-        end = time.perf_counter() + JOIN_S
+        patience_s = START_S + live.manager.join_s
+        end = time.perf_counter() + patience_s
         while not live.manager.ready() and not live.stop():
             if time.perf_counter() > end:
-                raise FleetError(f"no instance was at work within {JOIN_S:.0f} s")
+                raise FleetError(f"no instance was at work within {patience_s:.0f} s")
             self._meet(live)
             if not live.manager.instances and not self._coming:
                 self._add(live)

@@ -56,6 +56,12 @@ class RLBoostConfig(Config):
         "it drains; mixed: in turn",
         json_schema_extra=LIVE,
     )
+    engine: Literal["embedded", "vllm"] = Field(
+        "embedded",
+        description="What rolls out on spot nodes; vllm: a vLLM on each, for smollm2 (the reserved machine has the "
+        "embedded engine; in float32 they say the same tokens)",
+        json_schema_extra=LIVE,
+    )
     ordered: bool = Field(
         True,
         description="Train in the order of requests when all are there: the weights then do not depend on who was "
@@ -156,6 +162,8 @@ class RLBoostConfig(Config):
     def _fits(self) -> RLBoostConfig:
         if self.model == "tiny" and self.task == "sums":
             raise ValueError("task: the tiny model cannot read; take letters, or model='smollm2'")
+        if self.model == "tiny" and self.engine == "vllm":
+            raise ValueError("engine: the tiny model's heads are smaller than vLLM takes; take model='smollm2'")
         if self.price_file is None:
             self.priced()
         if self.kills and not self.nodes:

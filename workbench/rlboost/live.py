@@ -104,7 +104,7 @@ class Live:
         self.manager = Manager(
             fleet, self.agent, Rollouts(self.model, sampler, plan.slots, version=-1), model=plan.model,
             dtype=plan.dtype, sampler=sampler, slots=plan.slots, migrate=plan.migrate, balance=plan.balance,
-            told=told,
+            engine=plan.engine, told=told,
         )  # fmt: skip
         self._publish()
 
@@ -313,7 +313,7 @@ class Live:
     def _resume(self, folder: Path) -> None:
         """Weights of the last whole step, and the tokens of the one that was interrupted."""
         state = self._read_state(folder / STATE)
-        free = ("steps", "pull", "migrate", "first_seed_s")  # these may change on the way
+        free = ("steps", "pull", "migrate", "first_seed_s", "engine")  # these may change on the way
         mine = asdict(self.plan)
         others = [n for n, v in state["plan"].items() if n not in free and mine.get(n) != v]
         if others:

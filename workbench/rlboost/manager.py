@@ -24,12 +24,12 @@ from workbench.rlboost.balance import Load, Plateau, rebalance, select
 from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.ledger import Ledger, LedgerError
 from workbench.rlboost.rollout import Ask, Rollouts
-from workbench.rlboost.spot import Pulled, Said, SpotEngine
+from workbench.rlboost.spot import Kind, Pulled, Said, SpotEngine
 from workbench.rlboost.weights import Manifest
 
 THETA = 2  # requests that wait at an engine beyond its batch
 BALANCE_S = 1.0
-JOIN_S = 180.0  # for an actor to start and to pull
+JOIN_S: dict[Kind, float] = {"embedded": 180.0, "vllm": 420.0}  # for an actor to start and to pull
 CALL_S = 30.0  # for a call of an active engine to be taken
 SILENCE_S = 120.0  # without a token while responses are open
 LOCAL = "reserved"
@@ -98,11 +98,12 @@ class Manager:
         slots: int,
         migrate: bool = True,
         balance: bool = True,
+        engine: Kind = "embedded",
         told: Callable[[Happened], None] | None = None,
     ) -> None:
         self.fleet, self.agent, self.own = fleet, agent, own
         self.model, self.dtype, self.sampler, self.slots, self.migrate = model, dtype, sampler, slots, migrate
-        self.balance = balance
+        self.balance, self.engine, self.join_s = balance, engine, JOIN_S[engine]
         self.told = told or (lambda _: None)
         self.began = time.perf_counter()
         self.instances: dict[str, _Instance] = {}
@@ -128,7 +129,8 @@ class Manager:
 
     def join(self, name: str) -> None:
         """Start an engine on this node; it works as soon as it has the weights of now. Does not wait."""
-        actor = self.fleet.actor(SpotEngine, name, name, self.model, self.dtype, self.sampler, self.slots)
+        how = (name, self.model, self.dtype, self.sampler, self.slots, self.engine)
+        actor = self.fleet.actor(SpotEngine, name, *how)
         self.instances[name] = _Instance(name, actor)
         self.counts["joins"] += 1
         self.say(name, "join")
@@ -311,8 +313,8 @@ class Manager:
             if one.stream is not None:
                 waiting[one.stream] = one
             if one.pulling is not None:
-                if self.now() - one.since_s > JOIN_S:
-                    self._lost(one, f"did not join and pull in {JOIN_S:.0f} s")
+                if self.now() - one.since_s > self.join_s:
+                    self._lost(one, f"did not join and pull in {self.join_s:.0f} s")
                     continue
                 waiting[one.pulling] = one
         if not waiting:

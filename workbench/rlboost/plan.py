@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from workbench.lm.dtype import Dtype
 from workbench.rlboost.rewards import TASKS
+from workbench.rlboost.spot import Kind
 
 if TYPE_CHECKING:
     from workbench.rlboost.live import Live
@@ -20,6 +21,7 @@ class Plan:
     number of instances met before is taken up. balance: waiting responses move between instances.
     migrate: responses of a lost instance go on from their tokens, else they begin anew. pull: a step begins while
     instances still pull its weights, else it waits for all of them (synchronous transfer).
+    engine: of the instances; the reserved machine has the embedded one.
     """
 
     model: str = "tiny"
@@ -41,12 +43,15 @@ class Plan:
     balance: bool = True
     migrate: bool = True
     pull: bool = True
+    engine: Kind = "embedded"
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"no task is called {self.task!r}; there are {', '.join(TASKS)}")
         if min(self.steps, self.prompts, self.most, self.micro_batch, self.slots) < 1 or self.group < 2:
             raise ValueError("steps, prompts, most, micro_batch and slots are 1 or more, group 2 or more")
+        if self.engine == "vllm" and self.model == "tiny":
+            raise ValueError("engine: the tiny model's heads are smaller than vLLM takes; take model='smollm2'")
         if not self.temperature > 0:
             raise ValueError("temperature is above 0: without chance all responses of a group are the same one")
 

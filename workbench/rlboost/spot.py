@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rlboost.rollout import Ask, Rollouts, Tokens
 from workbench.rlboost.weights import Manifest, Pull, WeightError, WeightStore
@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
     from workbench.lm.dtype import Dtype
     from workbench.lm.sampler import Sampler
+    from workbench.rlboost.vllm_rollout import VllmRollouts
+
+Kind = Literal["embedded", "vllm"]
 
 IDLE_S = 0.02  # between looks at an empty queue
 CHUNK_WAIT_S = 30.0  # for one chunk of weights
@@ -48,19 +51,20 @@ class Pulled:
 
 
 class SpotEngine:
-    """Rollouts behind a queue and a stream. Calls may come from several threads (an actor with concurrency)."""
+    """Rollouts behind a queue and a stream. Calls may come from several threads (an actor with concurrency).
 
-    def __init__(self, name: str, model: str, dtype: Dtype, sampler: Sampler, slots: int) -> None:
-        import torch
+    kind: the embedded engine, or vLLM in a child of this process, which ends with it.
+    """
 
-        from workbench import lm
-
-        torch.set_num_threads(1)
+    def __init__(
+        self, name: str, model: str, dtype: Dtype, sampler: Sampler, slots: int, kind: Kind = "embedded"
+    ) -> None:
         self.name = name
-        self.engine = Rollouts(lm.load(model, dtype), sampler, slots, version=-1)  # none of the trainer's weights yet
+        self.engine = _engine(kind, model, dtype, sampler, slots)
         self._inbox: list[Ask] = []
         self._leaving: list[str] = []
-        self._lock, self._wake, self._over = threading.Lock(), threading.Event(), False
+        self._queue, self._working = threading.Lock(), threading.Lock()  # of the two lists, of the engine
+        self._wake, self._over = threading.Event(), False
 
     def pid(self) -> int:
         """Of the process that a test or a user may kill."""
@@ -68,7 +72,7 @@ class SpotEngine:
 
     def give(self, asks: Sequence[Ask], version: int) -> None:
         """More responses. WeightError where they are to be made with other weights than there are here."""
-        with self._lock:
+        with self._queue:
             if version != self.engine.version:
                 raise WeightError(f"{self.name} has weights {self.engine.version}, the responses are of {version}")
             self._inbox += asks
@@ -76,7 +80,7 @@ class SpotEngine:
 
     def take(self, requests: Sequence[str]) -> None:
         """Give these up; the stream says `gone` behind the last token of each."""
-        with self._lock:
+        with self._queue:
             self._leaving += requests
         self._wake.set()
 
@@ -89,14 +93,15 @@ class SpotEngine:
         """What the engine says until `stop`."""
         self._over = False
         while not self._over:
-            with self._lock:
-                gone = tuple(self._leaving)
-                kept = [a for a in self._inbox if a.request not in gone]
+            with self._queue:
+                gone, asks = tuple(self._leaving), self._inbox
+                self._inbox, self._leaving = [], []
+            with self._working:
                 for request in gone:
                     self.engine.take(request)
-                for ask in kept:
-                    self.engine.give(ask)
-                self._inbox, self._leaving = [], []
+                for ask in asks:
+                    if ask.request not in gone:
+                        self.engine.give(ask)
                 began, before = time.perf_counter(), self.engine.prefilled + self.engine.decoded
                 tokens = tuple(self.engine.step())
                 seconds = time.perf_counter() - began
@@ -133,11 +138,25 @@ class SpotEngine:
                 if refused > 1 or ray.get(agent.manifest.remote(), timeout=CHUNK_WAIT_S).version == manifest.version:
                     raise
                 continue  # it became old while it was pulled
-            with self._lock:
+            with self._working:
                 self.engine.load(manifest.version, pull.weights())
             seconds = time.perf_counter() - began
             node = ray.get_runtime_context().get_node_id() if ray.is_initialized() else ""
             return Pulled(manifest.version, manifest.size, seconds, node)
+
+
+def _engine(kind: Kind, model: str, dtype: Dtype, sampler: Sampler, slots: int) -> Rollouts | VllmRollouts:
+    """With none of the trainer's weights yet."""
+    if kind == "vllm":
+        from workbench.rlboost.vllm_rollout import VllmRollouts
+
+        return VllmRollouts(model, sampler, slots, version=-1, dtype=dtype)
+    import torch
+
+    from workbench import lm
+
+    torch.set_num_threads(1)
+    return Rollouts(lm.load(model, dtype), sampler, slots, version=-1)
 
 
 class WeightAgent:

@@ -24,6 +24,8 @@ def work(config: RLBoostConfig) -> Work:
         from workbench.rlboost.simulate import run as simulated
 
         return (yield from pump(partial(simulated, config)))
+    if config.engine == "vllm":
+        backends.choose("vllm", {"vllm"})  # here, where it says why not, and not on each node
     from workbench.rlboost.ray_run import run as live
 
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
