@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
+import time
 from collections.abc import Callable, Generator
 from typing import TypeVar
 
@@ -24,6 +25,20 @@ from workbench.system import Asked, Event, Progress
 T = TypeVar("T")
 BEAT_S = 0.05  # at least one event, or a repeated progress, in so long: cancel is looked at between two events
 JOIN_S = 1.5  # a body inside something that cannot be stopped (a first `import torch`) ends by itself a little later
+
+
+class Stopped(Exception):
+    """The run was cancelled: what a body raises at its next look at `stop`."""
+
+
+class Clock:
+    """Seconds since it was made."""
+
+    def __init__(self) -> None:
+        self.began = time.monotonic()
+
+    def __call__(self) -> float:
+        return time.monotonic() - self.began
 
 
 def pump(

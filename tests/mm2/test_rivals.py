@@ -11,6 +11,7 @@ from workbench import runner
 from workbench.mm2 import SYSTEM, rivals, source
 from workbench.mm2.io import Record, read
 from workbench.mm2.result import MAPPY, ours
+from workbench.pump import Stopped
 from workbench.system import Note
 
 FEW = {"megabases": 0.2, "length_kbp_max": 20.0, "satellite_kbp": 0.0}
@@ -56,7 +57,7 @@ def test_a_program_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
     began = time.monotonic()
-    with pytest.raises(rivals.Stopped):
+    with pytest.raises(Stopped):
         rivals.minimap2(*call[:-1], stop)
     assert time.monotonic() - began < 5
 
@@ -95,7 +96,7 @@ def test_mappy_is_timed_by_itself_where_it_can_be_imported(tmp_path, small_genom
         rivals.mappy(tmp_path / "none.fa", *call[1:], threading.Event())
     stop = threading.Event()
     stop.set()
-    with pytest.raises(rivals.Stopped):
+    with pytest.raises(Stopped):
         rivals.mappy(*call, stop)
     result = wb.run("mm2", preset="tiny", **FEW)
     assert result.summary()["mappy_total_s"] > 0

@@ -10,11 +10,11 @@ from torch.nn import functional as fn
 
 from workbench import lm
 from workbench.plato import marks, quality
-from workbench.plato.arms import Stopped
 from workbench.plato.embedded import EmbeddedEngine
 from workbench.plato.graph import plan_of
 from workbench.plato.layout import Layout
 from workbench.plato.tasks import generate, make
+from workbench.pump import Stopped
 
 DIAMOND = plan_of([("a?", ()), ("b?", ()), ("c?", (1,)), ("d?", (2, 3))])
 

@@ -15,10 +15,10 @@ sys.path.insert(0, str(Path(__file__).parent))
 from vllm_tools import alive, answer, one
 
 from workbench.backends import BackendUnavailable
-from workbench.plato.arms import Stopped
 from workbench.plato.engine import Ask, EngineError
 from workbench.plato.planner import Written
 from workbench.plato.vllm_engine import VllmEngine, open_vllm
+from workbench.pump import Stopped
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
 

@@ -20,6 +20,7 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING
 
 from workbench.mm2.io import read
+from workbench.pump import Stopped
 
 if TYPE_CHECKING:
     from workbench.mm2.mapper import Mapper
@@ -39,10 +40,6 @@ for name, bases, _ in mappy.fastx_read(sys.argv[2]):
         hits += len(str(hit)) > 0
 print(json.dumps([time.process_time() - began, hits]))
 """
-
-
-class Stopped(Exception):
-    """The run was cancelled while another program worked for it."""
 
 
 @dataclass(frozen=True)

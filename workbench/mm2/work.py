@@ -23,7 +23,7 @@ from workbench.mm2.presets import preset_of
 from workbench.mm2.reads import Truth, truth_accuracy
 from workbench.mm2.result import FULL, MAPPY, Mm2Result, Read, Stroke, Timing, Totals, ours, summary_badges, theirs
 from workbench.mm2.shape import Segments, joined, segments, windows
-from workbench.pump import pump
+from workbench.pump import Stopped, pump
 from workbench.system import Event, Note, Point, Progress, Span, Work
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ class _Run:
                 start = time.monotonic()
                 try:
                     seconds, lines = self._mapped(name, mapper, folder)
-                except rivals.Stopped:
+                except Stopped:
                     raise Cancelled from None
                 except RuntimeError as error:  # another program's fault is no reason to lose what was measured
                     self._note(f"{name} is left out: {error}")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
@@ -16,13 +15,10 @@ from workbench.plato.graph import PART_TOKENS, Plan
 from workbench.plato.happen import Happening, Outcome, Script, Settings, Way
 from workbench.plato.layout import Layout
 from workbench.plato.warm import since, stems, warm
+from workbench.pump import Stopped
 
 COMPARED: tuple[Way, ...] = ("plato", "plain", "sot", "independent", "nodes")
 PARTS_UNSEEN = 4  # of a plan that the model still has to write: bounds the plain answer decoded beside it
-
-
-class Stopped(Exception):
-    """The run was cancelled."""
 
 
 class Arms:
@@ -107,13 +103,3 @@ class Arms:
         decide = judge(self.cost, len(self.layout.front)) if self._refusing(way) else None
         warmed = self.layout.warm
         return predict(self.cost, self.engine, self.query, script, settings, decide, warmed=warmed).total_s
-
-
-class Clock:
-    """Seconds since the run began."""
-
-    def __init__(self) -> None:
-        self.began = time.monotonic()
-
-    def __call__(self) -> float:
-        return time.monotonic() - self.began

@@ -10,13 +10,14 @@ from typing import Any
 
 from workbench import lm
 from workbench.plato import asked
-from workbench.plato.arms import Arms, Clock, Stopped
+from workbench.plato.arms import Arms
 from workbench.plato.config import PlatoConfig
 from workbench.plato.cost import KNOTS, Sample, StepCost, calibrate, fit
 from workbench.plato.engine import Ask, Constraint, Engine
 from workbench.plato.happen import Outcome, Way
 from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_text, row_of
 from workbench.plato.stage import Stage
+from workbench.pump import Clock, Stopped
 from workbench.system import Event, Note, Progress
 
 Say = Callable[[Event], None]

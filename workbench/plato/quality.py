@@ -21,7 +21,6 @@ from typing import Any
 
 from workbench.lm import LM
 from workbench.plato import marks
-from workbench.plato.arms import Stopped
 from workbench.plato.asked import script
 from workbench.plato.conductor import conduct
 from workbench.plato.engine import Engine
@@ -29,6 +28,7 @@ from workbench.plato.graph import Plan, PlanError
 from workbench.plato.happen import Outcome, Settings
 from workbench.plato.layout import BETWEEN, Layout
 from workbench.plato.tasks import FAMILIES, Task, generate
+from workbench.pump import Stopped
 from workbench.system import Event, Progress
 
 Stop = Callable[[], bool]

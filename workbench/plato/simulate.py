@@ -11,13 +11,14 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 
 from workbench.plato import asked
-from workbench.plato.arms import COMPARED, Arms, Clock
+from workbench.plato.arms import COMPARED, Arms
 from workbench.plato.config import PlatoConfig
 from workbench.plato.cost import KNOTS, StepCost
 from workbench.plato.engine import Engine
 from workbench.plato.happen import Outcome, Way
 from workbench.plato.measure import planned
 from workbench.plato.result import Chosen, Machine, Piece, PlatoResult, row_of
+from workbench.pump import Clock
 from workbench.system import Event, Progress
 
 Say = Callable[[Event], None]

@@ -131,7 +131,7 @@ class VllmEngine:
         self._child.doing = "starting"
         while True:
             if stop is not None and stop.is_set():
-                from workbench.plato.arms import Stopped
+                from workbench.pump import Stopped
 
                 raise Stopped("the run was cancelled while vLLM started")
             for fields in self._read(START_S):
@@ -342,7 +342,7 @@ def _folder(model: str, stop: threading.Event) -> Path | None:
     if model != "smollm2":
         return Path(model)
     from workbench import lm
-    from workbench.plato.arms import Stopped
+    from workbench.pump import Stopped
 
     def watch(_done: float, _total: float, _note: str) -> None:
         if stop.is_set():

@@ -86,9 +86,9 @@ def _steps(fleet: Fleet, plan: Plan, world: World | None) -> list[LiveStep]:
 def _kills(fleet: Fleet) -> Iterator[dict[str, Any]]:
     """Nobody killed, one early, one late; what was lost goes on from its tokens, or begins anew."""
     variants: dict[str, tuple[Plan, float | None]] = {"no kill": (BASE, None)}
-    for when, share in (("early", EARLY), ("late", LATE)):
-        variants[f"{when} kill, migrated"] = (BASE, share)
-        variants[f"{when} kill, begun anew"] = (replace(BASE, migrate=False), share)
+    for when, there in (("early", EARLY), ("late", LATE)):
+        variants[f"{when} kill, migrated"] = (BASE, there)
+        variants[f"{when} kill, begun anew"] = (replace(BASE, migrate=False), there)
     found: dict[str, list[LiveStep]] = {name: [] for name in variants}
     for _ in range(ROUNDS):
         for name, (plan, share) in variants.items():
@@ -135,7 +135,8 @@ def _crosscheck() -> Iterator[dict[str, Any]]:
         for name, value in result.summary().items():
             yield _row(case, name, value, result.provenance.badges[name])
         for arm in (ALONE, TESTED):
-            yield _row(case, f"{arm}: reward_last", [r.reward for r in result.rows if r.arm == arm][-1])
+            rewards = [r.reward for r in result.rows if r.arm == arm and r.reward is not None]
+            yield _row(case, f"{arm}: reward_last", rewards[-1])
         for what in ("same_tokens", "same_weights", "control_differs"):
             yield _row(case, what, float(bool(getattr(result, what))))
 

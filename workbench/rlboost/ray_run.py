@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from workbench.pump import Clock, Stopped
 from workbench.rlboost.chaos import Chaos
 from workbench.rlboost.config import RLBoostConfig
 from workbench.rlboost.crosscheck import Seen, crosschecked
@@ -23,7 +24,6 @@ from workbench.rlboost.manager import Happened
 from workbench.rlboost.plan import LiveStep, Plan
 from workbench.rlboost.prices import Rates, rates
 from workbench.rlboost.result import ALONE, TESTED, Held, Moved, Paid, RLBoostResult, Row
-from workbench.rlboost.simulate import Stopped
 from workbench.system import Event, Note, Offer, Point, Progress, Span
 
 Say = Callable[[Event], None]
@@ -57,7 +57,7 @@ def plan_of(config: RLBoostConfig) -> Plan:
 
 def run(config: RLBoostConfig, say: Say, stop: threading.Event, asked: queue.SimpleQueue[str]) -> RLBoostResult:
     """The control, alone, and with kills. FleetError, Stalled, TrainError name what ended it; nothing is left."""
-    from workbench.rlboost.work import Clock, stamped
+    from workbench.rlboost.work import stamped
 
     clock, plan = Clock(), plan_of(config)
     say(Progress(0, 1, "starting Ray"))

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.pump import Clock, Stopped
 from workbench.rlboost.config import PARTS, RLBoostConfig
 from workbench.rlboost.prices import rates
 from workbench.rlboost.rates import Lengths
@@ -18,10 +19,6 @@ from workbench.system import Event, Note, Point, Progress, Span
 Say = Callable[[Event], None]
 RIVALS: tuple[System, ...] = ("co-located", "doubled", "disaggregated")
 MOST_SPANS = 4000  # of the timeline: a week of a stormy trace has many
-
-
-class Stopped(Exception):
-    """The run was cancelled."""
 
 
 def trace_of(config: RLBoostConfig) -> Trace:
@@ -63,7 +60,7 @@ def arms(config: RLBoostConfig) -> dict[str, Setting]:
 
 def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult:
     """All arms over the same trace. TraceError, ValueError: the trace or a setting is wrong."""
-    from workbench.rlboost.work import Clock, stamped
+    from workbench.rlboost.work import stamped
 
     clock, trace = Clock(), trace_of(config)
     price = config.priced()

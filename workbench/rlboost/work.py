@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import queue
-import time
 from functools import partial
 from typing import Any
 
@@ -30,16 +29,6 @@ def work(config: RLBoostConfig) -> Work:
 
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
     return (yield from pump(lambda say, stop: live(config, say, stop, asked), asked.put))
-
-
-class Clock:
-    """Seconds since it was made."""
-
-    def __init__(self) -> None:
-        self.began = time.perf_counter()
-
-    def __call__(self) -> float:
-        return time.perf_counter() - self.began
 
 
 def stamped(config: RLBoostConfig, where: str, seconds: float, facts: dict[str, Any]) -> RLBoostResult:
