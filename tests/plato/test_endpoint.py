@@ -340,7 +340,7 @@ def test_a_server_without_schemas_plans_all_the_same(opened, server):
 def test_a_broken_plan_gives_way_to_the_plain_answer(opened):
     engine = opened()
     free = Written("free", form="lines")
-    free._prompt = lambda *_: "Just talk.\n"
+    free._instructions = lambda *_: "Just talk.\n"
     outcome = run(conduct(engine, Layout(engine, "Tell of the harbour"), free, Settings("plato")))
     assert outcome.plan is None
     assert "wrote no plan: it begins 'It is a long" in outcome.plan_error
