@@ -1,7 +1,7 @@
-"""Runs of ranks for test_equality.py: `python cases.py FOLDER < cases.json`; one import of torch, a fork for each world.
+"""Runs of ranks for test_equality.py: `python cases.py FOLDER < cases.json`, one import of torch for all.
 
-A case: name, model, plan, job (fields of Job), bias (of gates, by expert), sabotage ("" or a name below). What it leaves:
-FOLDER/NAME/rankN.safetensors with the trained parameters, losses.json, or error.txt.
+A case: name, model, plan, job (fields of Job), sabotage ("" or a function below). It leaves trained parameters in
+FOLDER/NAME/rankN.safetensors, and losses.json.
 """
 
 import json

@@ -152,8 +152,8 @@ class AttentionRank:
     def _split(self, layer: int, kept: Kept, rows: Tensor) -> list[tuple[Link, Tensor, Tensor]]:
         """(link, its rows, rows for each of its places)."""
         links = self.links[layer]
-        counts = kept.order.counts.split([len(link.places(layer)) for link in links])
-        return list(zip(links, rows.split([int(c.sum()) for c in counts]), counts))
+        counts = kept.order.counts.split_with_sizes([len(link.places(layer)) for link in links])
+        return list(zip(links, rows.split_with_sizes([int(c.sum()) for c in counts]), counts))
 
     def _sum(self, stage: int) -> Future[None]:
         """Gradients of a stage, summed over attention ranks beside the stages that follow."""

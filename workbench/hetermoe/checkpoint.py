@@ -3,9 +3,9 @@
     save(job, layout, model, update, steps)        every rank, together
     steps = load(job, model, update)               0 where there is none
 
-`folder/step000010/rank3.safetensors` holds what rank 3 owns (the first attention rank writes for all of them), meta.json
-says of what; `folder/latest` names the last whole one. Under the plan that it was written by a resumed run has the bits
-of one that was not interrupted, since batches are functions of the step.
+`folder/step000010/rank3.safetensors` holds what rank 3 owns (the first attention rank writes for all of them),
+meta.json says of what; `folder/latest` names the last whole one. Under the plan that it was written by, a resumed run
+has the bits of one that was not interrupted, since batches are functions of the step.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ def _read(folder: Path, model: MoE) -> dict[str, Tensor]:
                 if key.split(" ", 1)[1] in wanted:
                     found[key] = opened.get_tensor(key)
     if missing := wanted - {key.split(" ", 1)[1] for key in found}:
-        raise CheckpointError(f"{folder} misses {sorted(missing)[0]}: choose another folder")
+        raise CheckpointError(f"{folder} misses {min(missing)}: choose another folder")
     return found
 
 

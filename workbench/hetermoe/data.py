@@ -10,6 +10,7 @@ A batch is a function of its step alone: a run that resumes sees what one that w
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Protocol
 
 import torch
@@ -54,7 +55,7 @@ class Markov:
 
 @dataclass(frozen=True)
 class Given:
-    """Rows of the caller's token ids, int64 [n, length], in turn and from the start again. PlanError for other shapes."""
+    """Rows of the caller's token ids, int64 [n, length], in turn and over again. PlanError for other shapes."""
 
     ids: Tensor
     vocab: int
@@ -79,7 +80,7 @@ def shards(rows: int, micro_batches: int, ranks: int) -> list[list[slice]]:
     if rows < parts:
         raise PlanError(f"a batch of {rows} rows cannot feed {micro_batches} micro-batches on {ranks} attention ranks")
     edges = [rows * i // parts for i in range(parts + 1)]
-    cut = [slice(a, b) for a, b in zip(edges, edges[1:])]
+    cut = [slice(a, b) for a, b in pairwise(edges)]
     return [cut[j * ranks : (j + 1) * ranks] for j in range(micro_batches)]
 
 

@@ -64,7 +64,7 @@ class Stream:
 class Trip:
     """Copies of tokens that went to experts. sent, received: rows to and from each member, in order of members.
 
-    counts [members, own experts]: rows that came for each expert. rows [received in all, hidden]: by member, then expert.
+    counts [members, own experts]: rows that came for each expert. rows [received, hidden]: by member, then expert.
     """
 
     sent: list[int]
@@ -100,7 +100,7 @@ class Link:
         """Rows sorted by place, and how many each place gets, to their experts; None from a rank without tokens."""
         held = [len(row) for row in self.owned[layer]]
         counts = torch.zeros(sum(held), dtype=torch.int64) if counts is None else counts
-        sent = [int(part.sum()) for part in counts.split(held)]
+        sent = [int(part.sum()) for part in counts.split_with_sizes(held)]
         rows = self._none() if rows is None else rows
 
         def work() -> Trip:
@@ -181,7 +181,7 @@ class Sum:
             return
         flat = torch.cat([t.flatten() for t in tensors])
         whole = self.gather(self.scatter(flat))[: len(flat)]
-        for t, total in zip(tensors, whole.split([t.numel() for t in tensors])):
+        for t, total in zip(tensors, whole.split_with_sizes([t.numel() for t in tensors])):
             t.copy_(total.view_as(t))
 
     def scatter(self, flat: Tensor) -> Tensor:
@@ -192,7 +192,7 @@ class Sum:
         padded = torch.nn.functional.pad(flat, (0, part * self.ranks - len(flat)))
         parts = torch.empty_like(padded)
         _waited(dist.all_to_all_single(parts, padded, group=self.stream.group, async_op=True))
-        total, *others = parts.split(part)
+        total, *others = parts.split_with_sizes([part] * self.ranks)
         for other in others:
             total = total + other
         return total.contiguous()

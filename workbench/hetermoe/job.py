@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, get_args
 
 from workbench.hetermoe.data import Data, Given, Markov, shards
 from workbench.hetermoe.model import Kernel, MoEConfig
@@ -18,11 +17,11 @@ from workbench.hetermoe.update import Adam
 class Job:
     """A run. PlanError for what cannot be run.
 
-    steps: the number that the run ends at, resumed or not. rows, tokens: of a step's batch, over all ranks. kernels: the
-    attention kernel of each attention rank. recompute: activations are computed again in the backward. zero: ZeRO stage
-    1 over attention ranks. groups: copies of the plan, data-parallel. weights: start values, ids: the caller's tokens,
-    both safetensors files. folder: of checkpoints, every so many steps. cores: processors of each rank, or empty.
-    timeout_s: for one collective. out: where the trained parameters go.
+    steps: the number that the run ends at, resumed or not. rows, tokens: of a step's batch, over all ranks. kernels:
+    the attention kernel of each attention rank. recompute: activations are computed again in the backward. zero: ZeRO
+    stage 1 over attention ranks. groups: copies of the plan, data-parallel. weights: start values, ids: the caller's
+    tokens, both safetensors files. folder: of checkpoints, one every so many steps. cores: processors of each rank, or
+    empty. timeout_s: for one collective. out: where the trained parameters go.
     """
 
     model: MoEConfig
@@ -31,7 +30,7 @@ class Job:
     rows: int
     tokens: int
     kernels: tuple[Kernel, ...]
-    adam: Adam = Adam()
+    adam: Adam = field(default_factory=Adam)
     data_seed: int = 0
     recompute: bool = False
     zero: bool = False
@@ -56,6 +55,9 @@ class Job:
         shards(self.rows, self.plan.micro_batches, attention)
         if len(self.kernels) != attention:
             raise PlanError(f"{len(self.kernels)} attention kernels for {attention} attention ranks: name one for each")
+        for kernel in self.kernels:
+            if kernel not in get_args(Kernel):
+                raise PlanError(f"attention_kernel is {' or '.join(get_args(Kernel))}, not {kernel!r}")
         if self.cores and len(self.cores) != self.world:
             raise PlanError(f"cores are named for {len(self.cores)} of {self.world} ranks: name them for each or none")
         if self.every and not self.folder:
@@ -95,11 +97,3 @@ class Job:
 def kernels_of(given: Kernel | Sequence[Kernel], ranks: int) -> tuple[Kernel, ...]:
     """One for each attention rank, from one for all or from all."""
     return (given,) * ranks if isinstance(given, str) else tuple(given)
-
-
-def given_ids(path: Path, ids: Any) -> str:
-    """The caller's tokens in a file that ranks can read."""
-    from safetensors.torch import save_file
-
-    save_file({"ids": ids.contiguous()}, path)
-    return str(path)

@@ -24,8 +24,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workbench.hetermoe.job import Job
-
 Say = Callable[[dict[str, Any]], None]
 GRACE_S = 2.0  # who lost a partner may say so before the partner's death is seen
 BEAT_S = 1.0
@@ -108,8 +106,9 @@ def _be(rank: int, body: Callable[[int, Say], None], pipe: int, life: int) -> No
             say({"is": "done"})
             code = 0
         except BaseException as error:
-            traceback.print_exc()
+            traceback.print_exc()  # before the end below
             say({"is": "error", "kind": type(error).__name__, "text": str(error)})
+            raise
     finally:
         os._exit(code)  # gloo's threads are not worth waiting for
 
@@ -117,7 +116,7 @@ def _be(rank: int, body: Callable[[int, Say], None], pipe: int, life: int) -> No
 def watch(ranks: Sequence[Forked], timeout_s: float, stdin: int | None = None) -> Iterator[dict[str, Any]]:
     """What the ranks say, with "rank", until all are done; {"is": "beat"} now and then.
 
-    RankFailed names who failed first, and is an error's own kind in `kind`. All are ended then, and when this is closed.
+    RankFailed names who failed first, and is an error's own kind in `kind`. All are ended then and at the end.
     """
     try:
         beat = time.monotonic()
@@ -269,9 +268,11 @@ def main() -> None:
             return
         except Exception as error:
             say({"is": "failed", "kind": getattr(error, "kind", type(error).__name__), "text": str(error)})
+            raise
 
 
 def _serve(asked: dict[str, Any], say: Say, stdin: int) -> None:
+    from workbench.hetermoe.job import Job
     from workbench.hetermoe.layout import Layout
 
     job = Job.from_json(asked["job"])
@@ -285,7 +286,7 @@ def _serve(asked: dict[str, Any], say: Say, stdin: int) -> None:
         say(told)
 
 
-def _body(asked: dict[str, Any], job: Job, meet: str) -> Callable[[int, Say], None]:
+def _body(asked: dict[str, Any], job: Any, meet: str) -> Callable[[int, Say], None]:
     """What a rank does; the modules are imported here, before the fork."""
     if asked.get("engine") == "deepspeed":
         from workbench.hetermoe.deepspeed import run_rank

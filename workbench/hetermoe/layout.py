@@ -3,8 +3,8 @@
     layout = Layout(plan, groups=2, rank=5)      group 1 of two copies of the plan, local rank 5 - world
     links  = connect(layout, ...)                token exchange and gradient sums, with a process group each
 
-`groups` copies of a plan train data-parallel: attention ranks sum gradients over all copies, experts over the ranks that
-hold the same ones.
+`groups` copies of a plan train data-parallel: attention ranks sum gradients over all copies, experts over the ranks
+that hold the same ones.
 """
 
 from __future__ import annotations

@@ -17,8 +17,8 @@ from dataclasses import asdict, dataclass, replace
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn import functional
 
 from workbench.hetermoe.plan import Plan, PlanError, fingerprint
 
@@ -99,7 +99,7 @@ class Attention(nn.Module):
         q, k, v = parts.permute(2, 0, 3, 1, 4)  # each [rows, heads, tokens, width / heads]
         q, k = _rotated(q), _rotated(k)
         if self.kernel == "fused":
-            mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
             ahead = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
@@ -109,7 +109,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """The attention side of a layer: x -> (h, y, gate's logits), [rows, tokens, hidden], same, [tokens in all, experts]."""
+    """The attention side of a layer: x -> (h, y, logits of the gate), those [rows tokens, experts]."""
 
     def __init__(self, config: MoEConfig, kernel: Kernel) -> None:
         super().__init__()
@@ -133,7 +133,7 @@ class Expert(nn.Module):
         self.down = nn.Linear(config.ffn, config.hidden, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.down(F.silu(self.gate(x)) * self.up(x))
+        out: Tensor = self.down(functional.silu(self.gate(x)) * self.up(x))
         return out
 
 
@@ -190,7 +190,7 @@ class MoE(nn.Module):
 
     def loss(self, x: Tensor, targets: Tensor, tokens: int) -> Tensor:
         """Cross-entropy summed over these rows, over the tokens of the whole step, so that parts add up to its mean."""
-        return F.cross_entropy(self.logits(x).flatten(0, 1), targets.flatten(), reduction="sum") / tokens
+        return functional.cross_entropy(self.logits(x).flatten(0, 1), targets.flatten(), reduction="sum") / tokens
 
     def tied_gradient(self) -> None:
         """Add the head's gradient to the embedding's, in this order on every rank; nothing for an untied model."""

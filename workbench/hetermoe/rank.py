@@ -19,6 +19,7 @@ from pathlib import Path
 
 import torch
 import torch.distributed as dist
+import torch.fx.experimental.symbolic_shapes  # autograd's first backward would, in every rank
 
 from workbench.hetermoe import checkpoint
 from workbench.hetermoe.attention_rank import AttentionRank

@@ -42,7 +42,7 @@ def mixed(outputs: Tensor, weights: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Order:
-    """A permutation of copies. to: position -> copy. back: copy -> position. counts: copies for each place, in order."""
+    """A permutation of copies. to: position -> copy. back: copy -> position. counts: copies for each place."""
 
     to: Tensor
     back: Tensor
@@ -50,7 +50,7 @@ class Order:
 
     @classmethod
     def of(cls, experts: Tensor, places: Sequence[int]) -> Order:
-        """Sorted by the place of their expert (places[i] is the expert at place i), copies of one expert as they came."""
+        """Sorted by the place of their expert, places[i] being the expert at place i; of one expert, as they came."""
         place = torch.empty(len(places), dtype=torch.int64)
         place[torch.tensor(places, dtype=torch.int64)] = torch.arange(len(places))
         of_copy = place[experts.flatten()]

@@ -64,7 +64,7 @@ class Single:
                 for loss in self._forward([ids[s] for s in cut[g * self.ranks : (g + 1) * self.ranks]], g, tokens)
             ]
             torch.autograd.backward(losses)
-            told = [total + float(loss) for total, loss in zip(told, losses)]
+            told = [total + float(loss.detach()) for total, loss in zip(told, losses)]
         self.loss = sum(told)
         self._collect()
 
@@ -86,11 +86,11 @@ class Single:
             residual += [h]
             weights += [routing.weigh(logits, picked)]
             orders += [order]
-            pieces += [order.sort(routing.copies(y.flatten(0, 1), k)).split(order.counts.tolist())]
+            pieces += [order.sort(routing.copies(y.flatten(0, 1), k)).split_with_sizes(order.counts.tolist())]
         outputs: list[list[Tensor]] = [[] for _ in mine]
         for number in experts:  # mine[0] holds the experts of its group
             out = mine[0].expert(layer, number)(torch.cat([piece[number] for piece in pieces]))
-            for at, part in enumerate(out.split([len(piece[number]) for piece in pieces])):
+            for at, part in enumerate(out.split_with_sizes([len(piece[number]) for piece in pieces])):
                 outputs[at] += [part]
         return [
             h + routing.mixed(order.unsort(torch.cat(out)), w).view_as(h)
@@ -108,8 +108,9 @@ class Single:
             total = found[0][name].grad
             assert total is not None
             for other in found[1:]:
-                assert other[name].grad is not None
-                total = total + other[name].grad
+                more = other[name].grad
+                assert more is not None
+                total = total + more
             p.grad = total.clone()
         for replica in self.replicas:
             for q in replica.parameters():

@@ -127,12 +127,12 @@ class ExpertStages:
 
     def _run(self, layer: int, rows: Tensor, counts: Tensor) -> Tensor:
         """Each expert over its rows of all members, one after the other."""
-        pieces = rows.split(counts.flatten().tolist())  # by member, then expert
+        pieces = rows.split_with_sizes(counts.flatten().tolist())  # by member, then expert
         own, members = len(self.held[layer]), len(counts)
         outputs: list[Tensor] = [rows] * len(pieces)
         for at, number in enumerate(self.held[layer]):
             out = self.model.expert(layer, number)(torch.cat(pieces[at::own]))
-            outputs[at::own] = out.split(counts[:, at].tolist())
+            outputs[at::own] = out.split_with_sizes(counts[:, at].tolist())
         assert len(outputs) == own * members
         return torch.cat(outputs)
 
@@ -145,5 +145,7 @@ def _leaves(before: Kept, outputs: Tensor | None) -> tuple[Tensor, Tensor, Tenso
 def _gradients(inputs: tuple[Tensor, ...]) -> Gradients:
     """Taken from the leaves."""
     h, w, o = (t.grad for t in inputs)
-    assert h is not None and w is not None and o is not None
+    assert h is not None
+    assert w is not None
+    assert o is not None
     return Gradients(h, w, o)

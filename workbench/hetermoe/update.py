@@ -5,8 +5,8 @@
     update.moments()                    name -> (first, second), for a checkpoint
 
 ZeRO stage 1 (Rajbhandari et al., 2020): the attention side lies in one vector; each attention rank receives the sum of
-gradients of its part, keeps the optimizer's state of it alone, updates it and sends it to the others. AdamW works element
-by element, so the bits are those without it.
+gradients of its part, keeps the optimizer's state of it alone, updates it and sends it to the others. AdamW works
+element by element, so the bits are those without it.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ class Update:
         """All ranks' parts into tensors."""
         whole = self._do(self._sum.gather, part)
         sizes = [t.numel() for t in into]
-        for t, value in zip(into, whole[: sum(sizes)].split(sizes)):
+        for t, value in zip(into, whole[: sum(sizes)].split_with_sizes(sizes)):
             t.copy_(value.view_as(t))
 
     def _do(self, work: Callable[[Tensor], Tensor], given: Tensor) -> Tensor:
