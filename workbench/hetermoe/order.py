@@ -102,7 +102,7 @@ def optimum(case: Case, bound: float | None = None, most: int = 2_000_000) -> Op
         following: dict[State, tuple[int, ...]] = {}
         for state, order in level.items():
             for micro, new in _placements(case, state):
-                if new not in following and _least(case, left, new) < best.seconds - EPS:
+                if new not in following and _least(left, new) < best.seconds - EPS:
                     following[new] = (*order, micro)
         level = _undominated(following)
         states += len(level)
@@ -135,7 +135,7 @@ def _placements(case: Case, state: State) -> Iterator[tuple[int, State]]:
             yield micro, (clocks, (*micros[:micro], (at + 1, end), *micros[micro + 1 :]))
 
 
-def _least(case: Case, left: list[tuple[float, ...]], state: State) -> float:
+def _least(left: list[tuple[float, ...]], state: State) -> float:
     """Lower bound: what each micro-batch needs alone, and each stream for all that is left on it."""
     free, micros = state
     alone = max(clock + left[at][4] for at, clock in micros)

@@ -1,0 +1,177 @@
+"""Asym-EA by simulation: the offload vector with the shortest simulated step, for any M and N.
+
+    found = search(plan, profile, load)
+    found.plan, found.step_s, found.greedy_s        # never longer than Algorithm 1's, which is where it starts
+
+What a count of offloaded experts does to a layer is decided by the fullest rank on either side, so only counts at which
+one of the two changes are tried: for each number q that an expert rank may hold, n - N q experts move. First all layers
+alike and totals spread evenly over them, then one layer at a time, until nothing helps. Skewed routing is placed by
+place.py instead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+from workbench.hetermoe.costs import resolve
+from workbench.hetermoe.greedy import greedy
+from workbench.hetermoe.place import placed
+from workbench.hetermoe.plan import Plan, PlanError, distep, zebra
+from workbench.hetermoe.profile import Load, Profile, offload_bounds, used_bytes
+from workbench.hetermoe.sim import step
+
+Vector = tuple[int, ...]
+GAIN = 1e-9  # relative; what is shorter by less is not shorter
+MOST = 4000  # simulated steps
+
+
+@dataclass(frozen=True)
+class Found:
+    """Best plan and its simulated seconds. greedy_s: Algorithm 1's, None where its numbers do not divide.
+
+    plain_s: without offload, None where memory asks for some. tried: simulated steps.
+    """
+
+    plan: Plan
+    step_s: float
+    plain_s: float | None
+    greedy_s: float | None
+    tried: int
+
+
+class _Search:
+    """Steps simulated so far, and the best of them."""
+
+    def __init__(self, plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | None) -> None:
+        self.plan, self.profile, self.load, self.tick = plan, profile, load, tick
+        self.need, self.room = offload_bounds(profile, plan, load)
+        self.capacity = [profile.device(kind).capacity_bytes for kind in load.kind_of(plan)]
+        self.known: dict[Vector, float] = {}
+        self.best: tuple[float, Vector] = (float("inf"), ())
+
+    def fits(self, plan: Plan) -> bool:
+        """Whether every rank's memory holds its part."""
+        return all(u <= c for u, c in zip(used_bytes(self.profile, plan, self.load), self.capacity, strict=True))
+
+    def seconds(self, vector: Vector) -> float:
+        """Of a vector's step; infinite where it does not fit, or too many were tried."""
+        if vector not in self.known:
+            if len(self.known) >= MOST:
+                return float("inf")
+            if self.tick is not None:
+                self.tick()
+            plan = self.plan.with_offload(vector)
+            fits = self.need <= sum(vector) <= self.room and self.fits(plan)
+            self.known[vector] = step(resolve(plan, self.profile, self.load)) if fits else float("inf")
+        if self.known[vector] < self.best[0] * (1 - GAIN):
+            self.best = (self.known[vector], vector)
+        return self.known[vector]
+
+
+def search(plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | None = None) -> Found:
+    """Best offload for the plan's ranks. `tick()` is called before each simulation and may raise to end it.
+
+    With shares in the load, experts are placed by what they get; the greedy's vector and the even placement are tried
+    too. PlanError where no placement fits the memory.
+    """
+    if plan.kind != "zebra":
+        raise PlanError(f"experts are offloaded under zebra, not {plan.kind}")
+    state = _Search(plan, profile, load, tick)
+    plain = state.seconds((0,) * plan.layers)
+    by_greedy = _greedy(state)
+    for vector in _even(state):
+        state.seconds(vector)
+    _descend(state)
+    best_s, vector = state.best
+    best = plan.with_offload(vector) if vector else None
+    if load.shares:
+        for candidate in placed(plan, profile, load):
+            seconds = step(resolve(candidate, profile, load)) if state.fits(candidate) else float("inf")
+            if seconds < best_s * (1 - GAIN):
+                best_s, best = seconds, candidate
+    if best is None:
+        raise PlanError("no placement of the experts fits the memory: more ranks, or fewer tokens in a batch")
+    return Found(best, best_s, plain if plain < float("inf") else None, by_greedy, len(state.known))
+
+
+def _greedy(state: _Search) -> float | None:
+    try:
+        found = greedy(state.plan, state.profile, state.load)
+    except PlanError:
+        return None
+    seconds = state.seconds(found.offload)
+    return seconds if seconds < float("inf") else None
+
+
+def counts(expert: int, experts: int) -> list[int]:
+    """Offload counts at which the fullest of N expert ranks holds one less, ascending from 0."""
+    return sorted({max(0, experts - expert * held) for held in range(-(-experts // expert) + 1)})
+
+
+def _even(state: _Search) -> Iterator[Vector]:
+    """Vectors between two neighbouring counts, the higher one spread evenly; of many, some."""
+    plan, levels = state.plan, counts(state.plan.expert, state.plan.experts)
+    stride = max(1, len(levels) * plan.layers // (MOST // 4))
+    for total in range(0, (len(levels) - 1) * plan.layers + 1, stride):
+        low, more = divmod(total, plan.layers)
+        high = levels[min(low + 1, len(levels) - 1)]
+        for phase in {0, plan.layers - 1}:
+            yield tuple(
+                high if (at + 1) * more // plan.layers > at * more // plan.layers else levels[low]
+                for at in (range(plan.layers) if not phase else range(plan.layers - 1, -1, -1))
+            )
+
+
+def _descend(state: _Search) -> None:
+    """One layer up or down, or one up and another down, as long as that is shorter."""
+    levels = counts(state.plan.expert, state.plan.experts)
+    while state.best[1]:
+        vector = state.best[1]
+        for neighbour in _neighbours(vector, levels):
+            state.seconds(neighbour)
+        if state.best[1] == vector or len(state.known) >= MOST:
+            return
+
+
+def _neighbours(vector: Vector, levels: Sequence[int]) -> Iterator[Vector]:
+    """One layer's count moved to the next level either way, then pairs of layers in opposite ways."""
+    moves = []
+    for layer, count in enumerate(vector):
+        below = [level for level in levels if level < count][-1:]
+        above = [level for level in levels if level > count][:1]
+        moves += [(layer, level) for level in below + above]
+    for layer, level in moves:
+        yield (*vector[:layer], level, *vector[layer + 1 :])
+    if len(vector) <= 16:
+        for layer, level in moves:
+            for other, to in moves:
+                if other > layer and (level > vector[layer]) != (to > vector[other]):
+                    new = list(vector)
+                    new[layer], new[other] = level, to
+                    yield tuple(new)
+
+
+def best_of(plans: Sequence[Plan], profile: Profile, load: Load) -> tuple[Plan, float]:
+    """Of several plans that one with the most simulated tokens a second, and those."""
+    found = []
+    for plan in plans:
+        costs = resolve(plan, profile, load)
+        found.append((costs.tokens / step(costs), plan))
+    rate, plan = max(found, key=lambda pair: pair[0])
+    return plan, rate
+
+
+def disaggregated(plan: Plan) -> Plan:
+    """DistEP on the same ranks."""
+    return distep(plan.attention, plan.expert, plan.layers, plan.experts, plan.top_k, plan.model_key)
+
+
+def resized(plan: Plan, attention: int, expert: int) -> Plan:
+    """Zebra of the same model on other numbers of ranks."""
+    return zebra(attention, expert, plan.micro_batches, plan.layers, plan.experts, plan.top_k, plan.model_key)
+
+
+def with_micro_batches(plan: Plan, micro_batches: int) -> Plan:
+    """The same, cut otherwise."""
+    return replace(plan, micro_batches=micro_batches)
