@@ -1,11 +1,13 @@
 """Runs of ranks for test_equality.py: `python cases.py FOLDER < cases.json`, one import of torch for all.
 
-A case: name, model, plan, job (fields of Job), sabotage ("" or a function below). It leaves trained parameters in
+A case: name, model, plan, job (fields of Job), late, sabotage ("" or a function below). It leaves trained parameters in
 FOLDER/NAME/rankN.safetensors, and losses.json.
 """
 
+import contextlib
 import json
 import os
+import socket
 import sys
 from itertools import groupby
 from pathlib import Path
@@ -14,13 +16,16 @@ from workbench.hetermoe import stages
 from workbench.hetermoe.job import Job, kernels_of
 from workbench.hetermoe.launch import fork_ranks, watch
 from workbench.hetermoe.model import MoEConfig
-from workbench.hetermoe.plan import Plan
+from workbench.hetermoe.plan import Plan, zebra
 from workbench.hetermoe.rank import process, run
+from workbench.hetermoe.train import main as main_of_train
+from workbench.hetermoe.update import Adam
 
 
 def job_of(case, folder):
     plan = Plan.from_json(case["plan"])
     given = {"steps": 3, "rows": 14, "tokens": 6, "timeout_s": 60.0, **case["job"]}
+    given["adam"] = Adam(**given.get("adam", {}))
     kernels = kernels_of(given.pop("kernels", "fused"), plan.attention * given.get("groups", 1))
     return Job(MoEConfig(**case["model"]), plan, kernels=kernels, out=str(folder / case["name"]), **given)
 
@@ -77,16 +82,41 @@ def no_peer_sum():
     Sum._sum = lambda self, tensors: None
 
 
+def by_environment(folder):
+    """The command as torchrun starts it: who and where in the environment. Its lines go to FOLDER/torchrun.txt."""
+    plan = zebra(1, 1, 2, 3, 7, 2).with_offload((1, 0, 2))
+    (folder / "plan.json").write_text(plan.to_json())
+    (folder / "model.json").write_text(json.dumps({"vocab": 24, "hidden": 16, "ffn": 12, "gate_bias": True}))
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+
+    def body(rank, say):
+        os.environ |= {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+        with open(folder / f"torchrun{rank}.txt", "w") as out, contextlib.redirect_stdout(out):
+            main_of_train([str(folder / "plan.json"), "--model", str(folder / "model.json"), "--steps", "3",
+                           "--rows", "14", "--tokens", "6"])  # fmt: skip
+
+    for _ in watch(fork_ranks(["attention", "expert"], body), 60.0):
+        pass
+
+
 def _three(g):
     return g.h, g.w, g.o
+
+
+def _forks(job):
+    """Cases that share their processes, in the order in which they run; late: after all others."""
+    return job[0]["sabotage"], job[0]["late"], job[1].world
 
 
 def main(folder):
     cases = json.loads(sys.stdin.read())
     jobs = [(case, job_of(case, folder)) for case in cases]
-    order = sorted(range(len(jobs)), key=lambda i: (jobs[i][0]["sabotage"], jobs[i][1].world))
-    for (sabotage, world), group in groupby(order, key=lambda i: (jobs[i][0]["sabotage"], jobs[i][1].world)):
-        mine = [jobs[i] for i in group]
+    by_environment(folder)
+    jobs.sort(key=_forks)
+    for (sabotage, _, world), group in groupby(jobs, key=_forks):
+        mine = list(group)
 
         def body(rank, say, mine=mine, sabotage=sabotage):
             if sabotage:

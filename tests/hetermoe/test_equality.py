@@ -11,14 +11,17 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from workbench.hetermoe.checkpoint import CheckpointError, meta
 from workbench.hetermoe.data import Markov, shards
+from workbench.hetermoe.job import Job
 from workbench.hetermoe.model import MoE, MoEConfig
 from workbench.hetermoe.plan import distep, expert_parallel, zebra
 from workbench.hetermoe.single import Single
+from workbench.hetermoe.update import Adam
 
 pytestmark = [pytest.mark.timeout(300)]
 
-SMALL = MoEConfig(vocab=24, hidden=16, layers=3, heads=2, experts=7, top_k=2, ffn=12)
+SMALL = MoEConfig(vocab=24, hidden=16, layers=3, heads=2, experts=7, top_k=2, ffn=12, gate_bias=True)
 STEPS, ROWS, TOKENS = 3, 14, 6
 LOAD = {"vocab": 24}
 EMPTY = {1: -50.0, 4: -50.0}  # biases of gates: these experts get no token
@@ -30,9 +33,9 @@ def z(m, n, r=2, offload=(), config=SMALL):
     return plan.with_offload(offload) if offload else plan
 
 
-def case(name, plan, model=SMALL, bias=None, sabotage="", **job):
+def case(name, plan, model=SMALL, bias=None, sabotage="", late=False, **job):
     return {
-        "name": name, "plan": plan, "model": model, "bias": bias or {}, "sabotage": sabotage, "job": job,
+        "name": name, "plan": plan, "model": model, "bias": bias or {}, "sabotage": sabotage, "late": late, "job": job,
     }  # fmt: skip
 
 
@@ -56,6 +59,17 @@ CASES = [
     case("top-1, untied", z(2, 1, 2, (2, 0, 1), ONE), ONE),
     case("float64, 2:2", z(2, 2, 2, (2, 0, 1), DOUBLE), DOUBLE),
     case("float64, 4:3", z(4, 3, 2, (), DOUBLE), DOUBLE),
+]
+FULL = z(2, 2, 2, (2, 0, 1))
+KEPT = {"every": 2, "adam": {"lr": 3e-3}}
+CHECKPOINTS = [  # in this order; each folder is that of the one before it, but for the first
+    case("not interrupted", FULL, steps=4, **KEPT, folder="whole"),
+    case("two steps", FULL, steps=2, **KEPT, folder="half"),
+    case("went on", FULL, steps=4, **KEPT, folder="half"),
+    case("two steps, ZeRO", FULL, steps=2, zero=True, **KEPT, folder="zero"),
+    case("went on without ZeRO", FULL, steps=4, **KEPT, folder="zero"),
+    case("two steps, again", FULL, steps=2, **KEPT, folder="other"),
+    case("went on with ZeRO under 1:1", z(1, 1, 2, (3, 0, 1)), steps=4, zero=True, **KEPT, folder="other", late=True),
 ]
 BROKEN = [
     case("no gate path", z(1, 1), sabotage="no_gate_path"),
@@ -81,10 +95,12 @@ def ranks(tmp_path_factory):
     """Every case on its ranks: folder by name."""
     folder = tmp_path_factory.mktemp("equality")
     told = []
-    for asked in CASES + BROKEN:
+    for asked in CASES + CHECKPOINTS + BROKEN:
         weights = folder / f"{asked['name']} start.safetensors"
         save_file({n: p.detach() for n, p in start(asked).parameters_by_name().items()}, weights)
         job = {"rows": ROWS, "tokens": TOKENS, "steps": STEPS, **asked["job"], "weights": str(weights)}
+        if "folder" in job:
+            job["folder"] = str(folder / job["folder"])
         told.append({**asked, "plan": asked["plan"].to_json(), "model": asdict(asked["model"]), "job": job})
     done = subprocess.run(
         [sys.executable, Path(__file__).with_name("cases.py"), folder],
@@ -173,6 +189,40 @@ def test_gates_learn_through_their_own_path(ranks):
     name = "blocks.0.gate.weight"
     decayed = begun[name] * (1 - 1e-3 * 0.01) ** STEPS
     torch.testing.assert_close(file[name], decayed, rtol=1e-5, atol=0)
+
+
+def test_torchrun_does_the_steps_of_one_process(ranks):
+    """Started as torchrun starts it; rank 0 says the steps, the others nothing."""
+    losses = [json.loads(line)["loss"] for line in (ranks / "torchrun0.txt").read_text().splitlines()]
+    assert losses == alone(case("", z(1, 1)))[0]
+    assert not (ranks / "torchrun1.txt").read_text()
+
+
+def test_resumed_runs_have_the_bits_of_one_that_was_not_interrupted(ranks):
+    """Also with ZeRO before and not after; under another plan the sums' order differs and little else."""
+    named = {asked["name"]: trained(ranks, asked) for asked in CHECKPOINTS}
+    losses, wanted = named["not interrupted"]
+    for name in ("went on", "went on without ZeRO"):
+        assert named[name][0] == losses[2:]
+        assert apart(named[name][1], wanted) == 0
+    assert apart(named["two steps"][1], wanted) > 1e-3
+    assert named["went on with ZeRO under 1:1"][0] == pytest.approx(losses[2:], rel=1e-6)
+    assert apart(named["went on with ZeRO under 1:1"][1], wanted) < 1e-2
+
+
+def test_folders_of_another_run_are_refused(ranks, tmp_path):
+    job = {"steps": 9, "rows": ROWS, "tokens": TOKENS, "kernels": ("fused",), "folder": str(ranks / "half")}
+    one = expert_parallel(1, 3, 7, 2)
+    assert meta(Job(SMALL, one, **job, adam=Adam(lr=3e-3)))["steps"] == 4
+    with pytest.raises(CheckpointError, match=r"is of a run with .*0.003.*choose another folder"):
+        meta(Job(SMALL, one, **job))
+    with pytest.raises(CheckpointError, match="is of another model"):
+        meta(Job(ONE, expert_parallel(1, 3, 7, 1), **job))
+    assert meta(Job(SMALL, one, **{**job, "folder": str(tmp_path)})) is None
+    (tmp_path / "latest").write_text("step000002")
+    with pytest.raises(CheckpointError, match="holds no checkpoint that can be read"):
+        meta(Job(SMALL, one, **{**job, "folder": str(tmp_path)}))
+    assert sorted(p.name for p in (ranks / "half").iterdir()) == ["latest", "step000002", "step000004"]
 
 
 def test_shards_hold_every_row_once():

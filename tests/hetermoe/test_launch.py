@@ -16,10 +16,12 @@ import pytest
 import torch
 
 from workbench.hetermoe.data import Markov
+from workbench.hetermoe.job import Job
 from workbench.hetermoe.launch import PortTaken, RankFailed
 from workbench.hetermoe.model import MoE, MoEConfig
-from workbench.hetermoe.plan import PlanError, distep, zebra
-from workbench.hetermoe.rank import Diverged
+from workbench.hetermoe.plan import PlanError, distep, expert_parallel, zebra
+from workbench.hetermoe.rank import Diverged, process
+from workbench.hetermoe.rank import run as run_rank
 from workbench.hetermoe.single import Single
 from workbench.hetermoe.spans import COMPUTE
 from workbench.hetermoe.train import Cancelled, main, train
@@ -115,12 +117,25 @@ def test_spans_are_those_of_theorem_1(finished):
         assert sum(s.kind == kind for s in row.spans[1]) == 8
 
 
-def test_a_killed_rank_ends_the_run_by_name():
-    run = start()
-    with pytest.raises(RankFailed, match=r"rank 1 \(expert\) was killed by SIGKILL at 'step \d+'"):
-        drive(run, 2, lambda: os.kill(run.pids[1], signal.SIGKILL))
+def test_a_killed_rank_ends_the_run_by_name_and_it_goes_on(tmp_path):
+    """With the bits of a run that was not interrupted; the first four lines of this are all that a user writes."""
+    asked = {"folder": tmp_path, "checkpoint_every": 2}
+    run = start(**asked)
+    with pytest.raises(
+        RankFailed, match=r"rank 1 \(expert\) was killed by SIGKILL at 'step \d+'.* goes on from the last"
+    ):
+        drive(run, 4, lambda: os.kill(run.pids[1], signal.SIGKILL))
     assert gone(run.pids)
     assert not left()
+    again = start(10, **asked)
+    assert [row.step for row in again][-1] == 9
+    assert again.result.rows[0].step % 2 == 0 < again.result.rows[0].step
+    torch.set_num_threads(1)
+    single, data = Single(MoE(CONFIG), micro_batches=2), Markov(24)
+    losses = [single.step(data.batch(step, 4, 8)) for step in range(10)]
+    assert [row.loss for row in again.result.rows] == losses[again.result.rows[0].step :]
+    for name, p in single.parameters.items():
+        assert torch.equal(again.result.parameters[name], p), name
 
 
 def test_a_rank_that_hangs_is_named():
@@ -139,14 +154,6 @@ def test_cancel_leaves_nothing():
     assert not left()
 
 
-def test_ranks_end_with_their_launcher():
-    """It is killed, so it can end nobody: they see a pipe end."""
-    run = start()
-    with pytest.raises(RankFailed, match="ranks' launcher process ended with code -9"):
-        drive(run, 2, lambda: os.kill(psutil.Process(run.pids[0]).ppid(), signal.SIGKILL))
-    assert gone(run.pids)
-
-
 def test_a_port_is_used_when_asked_for_and_a_taken_one_named(finished, port):
     assert port in finished[4]
     with socket.socket() as taken:
@@ -157,24 +164,14 @@ def test_a_port_is_used_when_asked_for_and_a_taken_one_named(finished, port):
             start(port=port)
 
 
-def test_a_loss_that_is_no_number_ends_the_run():
-    with pytest.raises(Diverged, match=r"the loss of step \d+ is (nan|inf): lower lr"):
-        list(start(adam=Adam(lr=1e30)))
-
-
-def test_torchrun_does_the_steps_of_one_process(tmp_path):
-    (tmp_path / "plan.json").write_text(PLAN.to_json())
-    (tmp_path / "model.json").write_text(json.dumps({"vocab": 24, "hidden": 16, "ffn": 16}))
-    asked = [str(tmp_path / "plan.json"), "--model", str(tmp_path / "model.json"), "--rows", "4", "--tokens", "8"]
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    told = subprocess.run(
-        [*command, "-m", "workbench.hetermoe.train", *asked, "--steps", "2"],
-        capture_output=True, text=True, timeout=200, env=os.environ | {"OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    losses = [json.loads(line)["loss"] for line in told.stdout.splitlines()]
-    torch.set_num_threads(1)
-    single, data = Single(MoE(CONFIG), micro_batches=2), Markov(24)
-    assert losses == [single.step(data.batch(step, 4, 8)) for step in range(2)], told.stderr[-2000:]
+def test_a_loss_that_is_no_number_ends_the_run(tmp_path):
+    plan = expert_parallel(1, 2, 4, 2)
+    job = Job(CONFIG, plan, 9, 4, 8, kernels=("fused",), adam=Adam(lr=1e30))
+    with (
+        process(job, 0, f"file://{tmp_path}/store") as layout,
+        pytest.raises(Diverged, match=r"the loss of step \d+ is (nan|inf): lower lr"),
+    ):
+        list(run_rank(job, layout))
 
 
 def test_the_command_says_what_is_wrong(tmp_path, capsys, monkeypatch):
@@ -235,14 +232,21 @@ def test_the_cause_goes_before_what_follows_from_it():
 
 
 def test_ranks_end_when_nobody_listens_any_more():
-    told = watched(
-        """
-        def body(rank, say):
-            time.sleep(60)
-        """,
-        stdin="0",
-    )
+    told = watched("def body(rank, say): time.sleep(60)", stdin="0")
     assert "Closed" in told
+
+
+def test_ranks_end_with_a_launcher_that_was_killed():
+    """It can end nobody: they see a pipe end."""
+    code = (
+        "import os, signal, time\nfrom workbench.hetermoe.launch import fork_ranks\n"
+        "print(*[r.pid for r in fork_ranks(['', ''], lambda rank, say: time.sleep(60))], flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, timeout=60)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2
+    assert gone(pids)
 
 
 @pytest.mark.parametrize(

@@ -22,5 +22,7 @@ def suits(job: Job) -> None:
         raise PlanError(f"{job.rows} rows do not divide by {plan.world} ranks times {plan.micro_batches} micro-batches")
     if job.groups > 1 or job.zero or job.recompute or job.folder:
         raise PlanError("the DeepSpeed-MoE baseline has no groups, zero, recompute or checkpoints here: leave them out")
+    if config.gate_bias:
+        raise PlanError("gates of DeepSpeed-MoE have no bias: leave gate_bias out")
     if config.dtype != "float32":
         raise PlanError(f"the DeepSpeed-MoE baseline trains float32, not {config.dtype}")

@@ -33,6 +33,7 @@ class MoEConfig:
     """Shapes of a model. PlanError for what cannot be.
 
     hidden: width, heads times an even number. ffn: inner width of an expert. tied: the head is the embedding.
+    gate_bias: gates have one, as where an expert is to be made more or less likely.
     """
 
     vocab: int = 64
@@ -43,6 +44,7 @@ class MoEConfig:
     top_k: int = 2
     ffn: int = 64
     tied: bool = True
+    gate_bias: bool = False
     seed: int = 0
     dtype: Literal["float32", "float64"] = "float32"
 
@@ -115,7 +117,7 @@ class Block(nn.Module):
         super().__init__()
         self.norm1, self.norm2 = RMSNorm(config.hidden), RMSNorm(config.hidden)
         self.attention = Attention(config, kernel)
-        self.gate = nn.Linear(config.hidden, config.experts)
+        self.gate = nn.Linear(config.hidden, config.experts, bias=config.gate_bias)
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         h = x + self.attention(self.norm1(x))

@@ -19,6 +19,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,7 @@ from workbench.hetermoe.launch import PortTaken, RankFailed, free_port
 from workbench.hetermoe.layout import Layout
 from workbench.hetermoe.model import Kernel, MoE, MoEConfig
 from workbench.hetermoe.plan import Plan, PlanError
+from workbench.hetermoe.quota import Quota, QuotaDenied, denied
 from workbench.hetermoe.rank import Diverged, process
 from workbench.hetermoe.rank import run as steps_of
 from workbench.hetermoe.spans import Span, busy
@@ -103,9 +105,16 @@ class Training:
     """
 
     def __init__(
-        self, job: Job, port: int = 0, engine: Engine = "workbench", model: MoE | None = None, ids: Tensor | None = None
+        self,
+        job: Job,
+        port: int = 0,
+        engine: Engine = "workbench",
+        model: MoE | None = None,
+        ids: Tensor | None = None,
+        quota: Mapping[int, float] | None = None,
     ) -> None:
         self.job, self.port, self.engine, self.model, self.ids = job, port, engine, model, ids
+        self.quota = dict(quota or {})
         self.roles = tuple(Layout(job.plan, job.groups, rank).role for rank in range(job.world))
         self.pids: list[int] = []  # of the ranks, once they are up
         self.result: Trained | None = None
@@ -130,13 +139,14 @@ class Training:
     def _run(self) -> Generator[Row | None]:
         if self.port:
             free_port(self.port)
-        with tempfile.TemporaryDirectory(prefix="workbench-hetermoe-") as folder:
+        with tempfile.TemporaryDirectory(prefix="workbench-hetermoe-") as folder, ExitStack() as limits:
+            quotas = {rank: limits.enter_context(Quota(share)) for rank, share in self.quota.items()}
             work = Path(folder)
             child = Child([sys.executable, "-m", "workbench.hetermoe.launch"], work, ENVIRONMENT, "ranks' launcher")
             try:
                 child.send({"job": self._written(work).to_json(), "store": str(work / "store"), "port": self.port,
                             "engine": self.engine})  # fmt: skip
-                rows = yield from self._watch(child)
+                rows = yield from self._watch(child, quotas)
                 self.result = Trained(tuple(rows), self._parameters(work / "trained"), self.roles)
             finally:
                 child.end()
@@ -153,7 +163,7 @@ class Training:
             job = replace(job, ids=str(work / "ids"))
         return job
 
-    def _watch(self, child: Child) -> Generator[Row | None, None, list[Row]]:
+    def _watch(self, child: Child, quotas: Mapping[int, Quota]) -> Generator[Row | None, None, list[Row]]:
         """Rows as they become whole; all of them when the ranks are done."""
         rows, parts, patience = list[Row](), dict[int, dict[int, dict[str, Any]]](), START_S
         while True:
@@ -166,6 +176,8 @@ class Training:
                     raise _ERRORS.get(told["kind"], RankFailed)(told["text"] + self._way_on())
                 if told["is"] == "up":
                     self.pids, patience = told["pids"], SILENCE_S
+                    for rank, quota in quotas.items():
+                        quota.take(self.pids[rank])
                 if told["is"] == "step":
                     ranks = parts.setdefault(told["step"], {})
                     ranks[told["rank"]] = told
@@ -225,6 +237,7 @@ def train(
     timeout_s: float = 60.0,
     port: int = 0,
     engine: Engine = "workbench",
+    quota: Mapping[int, float] | None = None,
 ) -> Training:
     """A run of `steps` steps of `rows` rows of `tokens` tokens, over all ranks of the plan, on this machine.
 
@@ -233,8 +246,9 @@ def train(
     or one for each. groups, zero, recompute: see Job. folder: of checkpoints, one every `checkpoint_every` steps; a run
     that finds one goes on from it. cores: processors of each rank. port: to meet at; 0, a file instead. engine:
     "deepspeed" trains DeepSpeed-MoE of the same sizes on as many ranks; the plan must be of kind ep, and even.
+    quota: by rank, its share of a core, which the kernel enforces where it is allowed.
 
-    PlanError, CheckpointError, PortTaken or BackendUnavailable at once for what cannot be run.
+    PlanError, CheckpointError, PortTaken, QuotaDenied or BackendUnavailable at once for what cannot be run.
     """
     config = model.config if isinstance(model, MoE) else model
     if ids is not None:
@@ -249,12 +263,16 @@ def train(
     checkpoint_meta(job)
     if port:
         free_port(port)
+    if quota and not all(0 <= rank < job.world for rank in quota):
+        raise PlanError(f"quotas are by rank, from 0 to {job.world - 1}, not {sorted(quota)}")
+    if quota and (reason := denied()):
+        raise QuotaDenied(reason)
     if engine == "deepspeed":
         found = backends.backend("deepspeed")
         if not found.available:
             raise backends.BackendUnavailable(f"DeepSpeed-MoE needs DeepSpeed: {found.detail}; {found.how}")
         suits(job)
-    return Training(job, port, engine, model if isinstance(model, MoE) else None, ids)
+    return Training(job, port, engine, model if isinstance(model, MoE) else None, ids, quota)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
