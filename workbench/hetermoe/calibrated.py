@@ -9,7 +9,8 @@ assumptions, and say so. None was measured here.
 | gemm_share | gain of the same over DistEP at 8K (table 3) |
 | v100_experts | V100 keeps 80 % of an A40's speed on experts (figure 1) |
 | flash["V100"] | A40 is 3.7 times as fast on attention at 64K (figure 1) |
-| t4_experts, flash["T4"] | L40S is 7.0 times as fast on experts, 13.6 times on attention at 64K (figure 1) |
+| t4_experts | L40S is 7.0 times as fast on experts (figure 1) |
+| t4_bandwidth, flash["T4"] | L40S is 9.9 times as fast on attention at 4K, 13.6 times at 64K (figure 1) |
 | narrow | Asym-EA offloads nothing beyond 28K (W1) |
 | ep_messages | 2 A40 + 2 V100 reach 95 % of 4 A40 under EP |
 """
@@ -27,9 +28,10 @@ A40_FLASH = 50.3
 class Rates:
     """gemm_share: of a data sheet's dense TFLOPS that wide matrix products reach; narrow ones of width h reach
     1 / (1 + narrow / h) of that. flash: TFLOPS of the attention core. elementwise: bytes moved per hidden number of a
-    token in a layer's attention side. v100_experts, t4_experts: matrix rate over A40's, L40S's. ep_messages: what a
-    message costs under EP over zebra's for the same bytes: there both directions go at once, and checkpointing sends
-    them again. vocabulary: of the head, Mixtral's, assumed. message_s: latency, assumed none.
+    token in a layer's attention side. v100_experts, t4_experts: matrix rate over A40's, L40S's. t4_bandwidth: share
+    of its data sheet. ep_messages: what EP pays for its messages over their bytes on the link; checkpointing, which
+    sends them again in backward, would make it up to 1.5. vocabulary: of the head, Mixtral's, assumed. message_s:
+    latency, assumed none. A link carries its rate in both directions together, assumed.
     """
 
     gemm_share: float = 0.45
@@ -37,7 +39,8 @@ class Rates:
     elementwise: float = 150.0
     v100_experts: float = 0.8
     t4_experts: float = 1 / 7.0
-    ep_messages: float = 2.4
+    t4_bandwidth: float = 0.261
+    ep_messages: float = 1.22
     vocabulary: int = 32_000
     message_s: float = 0.0
     flash: Mapping[str, float] = field(
@@ -49,7 +52,7 @@ class Rates:
             "A100 80 GB": A40_FLASH * 312.0 / A40_TFLOPS,
             "H100": A40_FLASH * 989.0 / A40_TFLOPS,
             "H200": A40_FLASH * 989.0 / A40_TFLOPS,
-            "T4": 7.49,
+            "T4": 8.10,
         }
     )
 

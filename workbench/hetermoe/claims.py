@@ -61,7 +61,7 @@ def published(tick: Tick | None = None) -> Iterator[Published]:
     for at, cell in enumerate(cells):
         tell(0.6 * at / len(cells))
         speeds(*cell)
-    parts = (_table3, _over_ep, _over_others, _asymmetric, _ratios, _homogeneous, _cloud, _devices)
+    parts = (_table3, _over_ep, _over_others, _asymmetric, _ratios, _homogeneous, _cloud)
     for at, part in enumerate(parts):
         tell(0.6 + 0.4 * at / len(parts))
         yield from part()
@@ -86,7 +86,9 @@ def fitted(rates: Rates = CALIBRATED) -> Iterator[Published]:
     yield row("V100 over A40, experts", 0.8, rates.v100_experts, "x", FIG1)
     yield row("A40 over V100, attention, 64K", 3.7, _attention("A40", "V100", 65536, rates), "x", FIG1)
     yield row("L40S over T4, experts", 7.0, 1 / rates.t4_experts, "x", FIG1)
-    yield row("L40S over T4, attention, 64K", 13.6, _attention("L40S", "T4", 65536, rates), "x", FIG1)
+    for length, paper in ((4096, 9.9), (65536, 13.6)):
+        value = _attention("L40S", "T4", length, rates)
+        yield row(f"L40S over T4, attention, {length // 1024}K", paper, value, "x", FIG1)
     yield row("longest with Asym-EA, W1", 28.0, last_offload("W1", rates=rates) / 1024, "K", LINE_ONE)
     yield row("2 A40 + 2 V100 over 4 A40, mean", 95.0, 100 * _half_old(rates), "%", HOMOGENEOUS)
 
@@ -168,27 +170,29 @@ def _asymmetric() -> Iterator[Published]:
     yield Published("longest with Asym-EA, D1", 20.0, last_offload("D1") / 1024, "K", LINE_ONE, note=note)
 
 
-def over_ideal(expert: int, length: int, model: str = RATIO_MODEL, ideal_expert: int | None = None) -> float:
+def over_ideal(expert: int, length: int, ideal_expert: int | None = None, *, asymmetric: bool = True) -> float:
     """4 A40 with so many V100 over EP (Ideal) of the same, or of other, devices.
 
     The paper does not say which model, nor how its experts divide among 5 or 7 devices: here it is D1 with the
     multiple of that number that is nearest to its 24.
     """
-    experts = max(1, round(MODELS[model].experts / expert)) * expert
-    cell = Cell(model, 4, expert, length, experts=experts)
+    experts = max(1, round(MODELS[RATIO_MODEL].experts / expert)) * expert
+    cell = Cell(RATIO_MODEL, 4, expert, length, experts=experts)
     even = replace(cell, experts=8)  # EP alone on 4 and on 8, each with as many experts as divide
     v100 = (expert if ideal_expert is None else ideal_expert) * even.alone("V100", 8) / 8
-    return cell.speed() / (even.alone("A40", 4) + v100)
+    return cell.speed("zebra" if asymmetric else "plain") / (even.alone("A40", 4) + v100)
 
 
 def _ratios() -> Iterator[Published]:
     note = "D1, experts the nearest multiple of the expert ranks"
     for length, best, paper in ((4096, 7, 1.10), (12288, 5, 1.22)):
-        found = {expert: over_ideal(expert, length) for expert in range(1, 9)}
-        most = float(max(found, key=lambda expert: found[expert]))
         told = f"{length // 1024}K"
-        yield Published(f"V100 for 4 A40 that gain most over Ideal, {told}", best, most, "ranks", RATIOS, note=note)
-        yield Published(f"4:{best} over EP (Ideal), {told}", paper, found[best], "x", RATIOS, note=note)
+        for asymmetric in (True, False):
+            found = {expert: over_ideal(expert, length, asymmetric=asymmetric) for expert in range(1, 9)}
+            most = float(max(found, key=lambda expert: found[expert]))
+            what = f"V100 for 4 A40, best over Ideal, {told}, {'' if asymmetric else 'no '}Asym-EA"
+            yield Published(what, best, most, "ranks", RATIOS, note=note)
+        yield Published(f"4:{best} over EP (Ideal), {told}", paper, over_ideal(best, length), "x", RATIOS, note=note)
     for expert, paper in ((3, 0.76), (2, 1.03)):
         yield Published(f"4:{expert} over EP (Ideal), 4K", paper, over_ideal(expert, 4096), "x", RATIOS, note=note)
     for length in (20480, 32768):
@@ -218,10 +222,6 @@ def _cloud() -> Iterator[Published]:
         yield Published(f"over {told}, L40S and T4, mean", paper, value, "x", CLOUDS, note=note)
     most = max(cell["zebra"] / cell["ideal"] for cell in found)
     yield Published("over EP (Ideal), L40S and T4, at most", 1.25, most, "x", CLOUDS, note=note)
-
-
-def _devices() -> Iterator[Published]:
-    yield Published("L40S over T4, attention, 4K", 9.9, _attention("L40S", "T4", 4096), "x", FIG1)
 
 
 # -- beyond the paper ------------------------------------------------------------------------------------------------

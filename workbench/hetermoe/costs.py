@@ -8,9 +8,11 @@ does. `collapse=False` keeps every rank its own class; the simulation is the sam
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from workbench.hetermoe.plan import Plan
 from workbench.hetermoe.profile import Floats, Load, Profile
@@ -72,7 +74,7 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
         np.add.at(seconds, (np.broadcast_to(layers, owner.shape), owner), np.where(on[owner], per, 0.0))
     got = np.zeros((plan.layers, plan.world))
     np.add.at(got, (np.broadcast_to(layers, owner.shape), owner), copies * shares)
-    message = _messages(plan, profile, got, copies / plan.attention)
+    message = _messages(plan, profile, got, copies / plan.attention, np.arange(plan.world) < plan.attention)
     groups: dict[tuple[object, ...], list[int]] = {}
     rows = np.ascontiguousarray(seconds.T).round(15)
     for rank, kind in enumerate(kinds):
@@ -80,6 +82,34 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
         groups.setdefault(key, []).append(rank)
     tails = _tails(plan, profile, kinds)
     parts = tuple(_part(plan, profile, load, kinds, seconds, tuple(ranks), tails) for ranks in groups.values())
+    return Costs(plan, parts, message, plan.attention * load.tokens)
+
+
+def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) -> Costs:
+    """Costs of `plan.with_offload(vector)` under balanced routing, by its two slowest ranks alone; for searches.
+
+    The first attention rank holds the most of the offloaded experts of every layer and the first expert rank the most
+    of the others, so that no other rank is ever later, and a step is as long as with all of them.
+    """
+    one = plan.attention * load.tokens * plan.top_k / plan.micro_batches / plan.experts  # copies for an expert
+    ranks = ((0, plan.attention), (plan.attention, plan.expert))
+    held = ([-(-o // plan.attention) for o in vector], [-(-(plan.experts - o) // plan.expert) for o in vector])
+    kinds, tails = load.kind_of(plan), [0.0] * plan.world
+    for (first, _), own in zip(ranks, held, strict=True):
+        tails[first] = _tail(plan, profile, kinds, first, sum(own))
+    rate = {kinds[first]: profile.device(kinds[first]).expert(one) for first, _ in ranks}
+    seconds = np.zeros((plan.layers, plan.world))
+    got = np.zeros((plan.layers, 2))
+    for side, ((first, _), own) in enumerate(zip(ranks, held, strict=True)):
+        seconds[:, first] = np.array(own) * rate[kinds[first]]
+        got[:, side] = np.array(own) * one
+    message = _messages(plan, profile, got, one * plan.experts / plan.attention, np.array([True, False]))
+    parts = tuple(
+        replace(
+            _part(plan, profile, load, kinds, seconds, (first,), tuple(tails)), ranks=tuple(range(first, first + n))
+        )
+        for first, n in ranks
+    )
     return Costs(plan, parts, message, plan.attention * load.tokens)
 
 
@@ -100,26 +130,29 @@ def _part(
     )  # fmt: skip
 
 
-def _messages(plan: Plan, profile: Profile, got: Floats, sent: float) -> tuple[float, ...]:
-    """Seconds of each layer's all-to-all: its busiest rank decides, and what stays on a rank is not sent.
+def _messages(plan: Plan, profile: Profile, got: Floats, sent: float, attends: NDArray[np.bool_]) -> tuple[float, ...]:
+    """Seconds of each layer's all-to-all: bytes in and out of its busiest rank; what stays on a rank is not sent.
 
-    got: (layers, world) copies that a rank's experts receive, its own among them. sent: copies that each attention
+    got: (layers, ranks) copies that a rank's experts receive, its own among them. sent: copies that each attention
     rank's tokens make; the part of them that goes to its own experts is got / attention.
     """
-    attends = np.arange(plan.world) < plan.attention
     own = np.where(attends, got / plan.attention, 0.0)
-    busiest = np.maximum(np.where(attends, sent - own, 0.0), got - own).max(1)
+    busiest = (np.where(attends, sent - own, 0.0) + got - own).max(1)
     return tuple(float(s) for s in profile.message.many(np.maximum(busiest, 0.0).round(9) * profile.token_bytes))
 
 
 def _tails(plan: Plan, profile: Profile, kinds: tuple[str, ...]) -> tuple[float, ...]:
-    """Seconds of each rank after backward: attention ranks sum their gradients (a ring), then everyone updates."""
-    memory = profile.memory
-    ring = 2 * (plan.attention - 1) / plan.attention * memory.shared_weights
-    shared = profile.message(ring) if any(profile.device(k).update_s_byte for k in set(kinds)) else 0.0
-    held = np.bincount(np.array(plan.owner).ravel(), minlength=plan.world) * memory.expert_weights
-    held[: plan.attention] += memory.shared_weights
-    return tuple(
-        float(held[rank]) * profile.device(kind).update_s_byte + shared * (rank < plan.attention)
-        for rank, kind in enumerate(kinds)
-    )
+    held = np.bincount(np.array(plan.owner).ravel(), minlength=plan.world)
+    return tuple(_tail(plan, profile, kinds, rank, int(held[rank])) for rank in range(plan.world))
+
+
+def _tail(plan: Plan, profile: Profile, kinds: tuple[str, ...], rank: int, held: int) -> float:
+    """Seconds of a rank after backward: attention ranks sum their gradients (a ring), then everyone updates."""
+    memory, device = profile.memory, profile.device(kinds[rank])
+    if not device.update_s_byte:
+        return 0.0
+    weights, shared = held * memory.expert_weights, memory.shared_weights
+    if rank >= plan.attention:
+        return weights * device.update_s_byte
+    ring = 4 * (plan.attention - 1) / plan.attention * shared  # in and out
+    return (weights + shared) * device.update_s_byte + profile.message(ring)

@@ -166,7 +166,8 @@ def attention_s(row: Gpu, shape: Shape, length: float, rates: Rates = CALIBRATED
     """Seconds of a layer's attention side for one token: projections, the core over `length`, and what moves memory."""
     projections = 2 * shape.attention_weights / _gemm(row, shape.hidden, rates)
     core = 2 * length * shape.hidden / (rates.flash[row.name] * TERA)  # causal: half of 4 length hidden
-    return projections + core + rates.elementwise * shape.hidden / (row.bandwidth_gb_s * GB)
+    bandwidth = row.bandwidth_gb_s * GB * (rates.t4_bandwidth if row.name == "T4" else 1.0)
+    return projections + core + rates.elementwise * shape.hidden / bandwidth
 
 
 def expert_s(row: Gpu, shape: Shape, rates: Rates = CALIBRATED) -> float:

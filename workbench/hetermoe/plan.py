@@ -11,6 +11,7 @@ its limit that M divides N or N divides M does not hold here.
 from __future__ import annotations
 
 import hashlib
+import heapq
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -70,7 +71,11 @@ class Plan:
     def _check_owner(self) -> None:
         if len(self.owner) != self.layers:
             raise PlanError(f"owner has {len(self.owner)} layers, the plan {self.layers}: give a row for each layer")
+        seen = set()
         for layer, row in enumerate(self.owner):
+            if row in seen:
+                continue
+            seen.add(row)
             if len(row) != self.experts:
                 raise PlanError(
                     f"owner of layer {layer} names {len(row)} ranks for {self.experts} experts: give one each"
@@ -228,7 +233,10 @@ def _offload(attention: int, expert: int, experts: int, count: int) -> tuple[int
     held: dict[int, list[int]] = {}
     for at, rank in enumerate(row):
         held.setdefault(rank, []).append(at)
+    fullest = [(-len(own), -rank) for rank, own in held.items()]
+    heapq.heapify(fullest)
     for step in range(count):
-        giver = max(held, key=lambda rank: (len(held[rank]), rank))
-        row[held[giver].pop()] = step % attention
+        left, rank = heapq.heappop(fullest)
+        row[held[-rank].pop()] = step % attention
+        heapq.heappush(fullest, (left + 1, rank))
     return tuple(row)

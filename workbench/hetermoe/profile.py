@@ -138,7 +138,7 @@ class Memory:
 
 @dataclass(frozen=True)
 class Profile:
-    """Everything the planner knows. message: seconds of one collective over the bytes of its busiest rank.
+    """Everything the planner knows. message: seconds of one collective over the bytes in and out of its busiest rank.
 
     token_bytes: of one token's hidden state as it is sent. how: whether times were measured, or come from a model.
     """

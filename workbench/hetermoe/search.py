@@ -12,12 +12,12 @@ place.py instead.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from workbench.hetermoe.costs import resolve
+from workbench.hetermoe.costs import balanced, resolve
 from workbench.hetermoe.greedy import greedy
 from workbench.hetermoe.place import placed
-from workbench.hetermoe.plan import Plan, PlanError, distep, zebra
+from workbench.hetermoe.plan import Plan, PlanError
 from workbench.hetermoe.profile import Load, Profile, offload_bounds, used_bytes
 from workbench.hetermoe.sim import step
 
@@ -47,6 +47,7 @@ class _Search:
         self.plan, self.profile, self.load, self.tick = plan, profile, load, tick
         self.need, self.room = offload_bounds(profile, plan, load)
         self.capacity = [profile.device(kind).capacity_bytes for kind in load.kind_of(plan)]
+        self.even = not load.shares and not load.kinds
         self.known: dict[Vector, float] = {}
         self.best: tuple[float, Vector] = (float("inf"), ())
 
@@ -61,12 +62,29 @@ class _Search:
                 return float("inf")
             if self.tick is not None:
                 self.tick()
-            plan = self.plan.with_offload(vector)
-            fits = self.need <= sum(vector) <= self.room and self.fits(plan)
-            self.known[vector] = step(resolve(plan, self.profile, self.load)) if fits else float("inf")
+            within = self.need <= sum(vector) <= self.room
+            self.known[vector] = self._seconds(vector) if within else float("inf")
         if self.known[vector] < self.best[0] * (1 - GAIN):
             self.best = (self.known[vector], vector)
         return self.known[vector]
+
+    def _seconds(self, vector: Vector) -> float:
+        if self.even:
+            if not self.fits_even(vector):
+                return float("inf")
+            return step(balanced(self.plan, self.profile, self.load, vector))
+        plan = self.plan.with_offload(vector)
+        return step(resolve(plan, self.profile, self.load)) if self.fits(plan) else float("inf")
+
+    def fits_even(self, vector: Vector) -> bool:
+        """`fits` of a vector under balanced routing: the first ranks of either side hold the most."""
+        plan, memory = self.plan, self.profile.memory
+        copies = plan.attention * self.load.tokens * plan.top_k / plan.experts / plan.layers
+        each = memory.expert_weights * memory.states + copies * memory.expert_activation
+        shared = memory.shared_weights * memory.states + self.load.tokens * memory.activation
+        taken = sum(-(-o // plan.attention) for o in vector)
+        kept = sum(-(-(plan.experts - o) // plan.expert) for o in vector)
+        return shared + taken * each <= self.capacity[0] and kept * each <= self.capacity[-1]
 
 
 def search(plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | None = None) -> Found:
@@ -150,28 +168,3 @@ def _neighbours(vector: Vector, levels: Sequence[int]) -> Iterator[Vector]:
                     new = list(vector)
                     new[layer], new[other] = level, to
                     yield tuple(new)
-
-
-def best_of(plans: Sequence[Plan], profile: Profile, load: Load) -> tuple[Plan, float]:
-    """Of several plans that one with the most simulated tokens a second, and those."""
-    found = []
-    for plan in plans:
-        costs = resolve(plan, profile, load)
-        found.append((costs.tokens / step(costs), plan))
-    rate, plan = max(found, key=lambda pair: pair[0])
-    return plan, rate
-
-
-def disaggregated(plan: Plan) -> Plan:
-    """DistEP on the same ranks."""
-    return distep(plan.attention, plan.expert, plan.layers, plan.experts, plan.top_k, plan.model_key)
-
-
-def resized(plan: Plan, attention: int, expert: int) -> Plan:
-    """Zebra of the same model on other numbers of ranks."""
-    return zebra(attention, expert, plan.micro_batches, plan.layers, plan.experts, plan.top_k, plan.model_key)
-
-
-def with_micro_batches(plan: Plan, micro_batches: int) -> Plan:
-    """The same, cut otherwise."""
-    return replace(plan, micro_batches=micro_batches)
