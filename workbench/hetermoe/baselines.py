@@ -12,12 +12,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from workbench.hetermoe.costs import resolve
+from workbench.hetermoe.costs import Costs, resolve
 from workbench.hetermoe.plan import Plan, PlanError, distep, expert_parallel
-from workbench.hetermoe.profile import Load, Profile, check_memory, used_bytes
+from workbench.hetermoe.profile import Load, Profile, check_memory
 from workbench.hetermoe.sim import step
 
-CHUNKS = 1  # that EP cuts a layer's tokens into; with more, messages overlap experts, as under Tutel
+CHUNKS = 1  # micro-batches of EP; with more, messages overlap compute, as under Tutel and Lina
 PIPELINE_MICRO_BATCHES = 8
 
 
@@ -43,7 +43,7 @@ def expert_parallelism(
     kinds = tuple(kind for kind, number in ranks.items() for _ in range(number))
     plan = expert_parallel(len(kinds), model.layers, model.experts, model.top_k, chunks, model.key)
     costs = resolve(plan, profile, replace(load, kinds=kinds, attention=kinds[0], expert=""))
-    costs = replace(costs, message=tuple(messages * seconds for seconds in costs.message))
+    costs = _slower(costs, messages)
     return costs.tokens / step(costs)
 
 
@@ -59,6 +59,11 @@ def disaggregated(model: Model, profile: Profile, attention: int, expert: int, l
     plan = distep(attention, expert, model.layers, model.experts, model.top_k, model.key)
     costs = resolve(plan, profile, load)
     return costs.tokens / step(costs)
+
+
+def _slower(costs: Costs, messages: float) -> Costs:
+    across, peers = (tuple(messages * seconds for seconds in link) for link in (costs.across, costs.peers))
+    return replace(costs, across=across, peers=peers)
 
 
 @dataclass(frozen=True)
@@ -116,15 +121,9 @@ def _cut(
         except PlanError:
             return None
         costs = resolve(plan, profile, here)
-        costs = replace(costs, message=tuple(messages * seconds for seconds in costs.message))
+        costs = _slower(costs, messages)
         if number:
             parts = tuple(replace(part, head=0.0, head_back=0.0) for part in costs.parts)
             costs = replace(costs, parts=parts)
         stages.append(step(costs) + 2 * profile.message(own * profile.token_bytes))
     return tokens / (sum(stages) + (micro_batches - 1) * max(stages))
-
-
-def fits(plan: Plan, profile: Profile, load: Load) -> bool:
-    """Whether every rank's memory holds its part."""
-    kinds = load.kind_of(plan)
-    return all(u <= profile.device(k).capacity_bytes for u, k in zip(used_bytes(profile, plan, load), kinds))

@@ -12,7 +12,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from workbench.hetermoe.plan import Plan
 from workbench.hetermoe.profile import Floats, Load, Profile
@@ -23,7 +22,7 @@ class Part:
     """Ranks that do the same. Seconds of one micro-batch, forward; `*_back` of its backward.
 
     attends: whether they run attention. expert[layer]: all experts of that layer they hold, one after the other;
-    0 where they hold none. head: the last attention stage. tail: gradients' sum and update, once a step.
+    0 where they hold none. head: the last attention stage. tail: the update, once a step.
     """
 
     ranks: tuple[int, ...]
@@ -40,12 +39,18 @@ class Part:
 
 @dataclass(frozen=True)
 class Costs:
-    """A step of a plan. message[layer]: seconds of dispatch, and of combine, of a micro-batch in either direction."""
+    """A step of a plan. Seconds of dispatch, and of combine, of a micro-batch, either way, for each layer.
+
+    across: between attention and expert ranks. peers: among attention ranks, to the experts that lie there. joined: one
+    message carries both, then `across` is it and `peers` nothing.
+    """
 
     plan: Plan
     parts: tuple[Part, ...]
-    message: tuple[float, ...]
+    across: tuple[float, ...]
+    peers: tuple[float, ...]
     tokens: int  # of a step, all attention ranks
+    joined: bool = False
 
     @property
     def work_s(self) -> tuple[float, ...]:
@@ -74,7 +79,9 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
         np.add.at(seconds, (np.broadcast_to(layers, owner.shape), owner), np.where(on[owner], per, 0.0))
     got = np.zeros((plan.layers, plan.world))
     np.add.at(got, (np.broadcast_to(layers, owner.shape), owner), copies * shares)
-    message = _messages(plan, profile, got, copies / plan.attention, np.arange(plan.world) < plan.attention)
+    on_attention, on_expert = got[:, : plan.attention], got[:, plan.attention :]
+    away, here = (on_expert.sum(1), on_expert.max(1, initial=0.0)), (on_attention.sum(1), on_attention.max(1))
+    across, peers = _messages(plan, profile, *away, *here)
     groups: dict[tuple[object, ...], list[int]] = {}
     rows = np.ascontiguousarray(seconds.T).round(15)
     for rank, kind in enumerate(kinds):
@@ -82,7 +89,7 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
         groups.setdefault(key, []).append(rank)
     tails = _tails(plan, profile, kinds)
     parts = tuple(_part(plan, profile, load, kinds, seconds, tuple(ranks), tails) for ranks in groups.values())
-    return Costs(plan, parts, message, plan.attention * load.tokens)
+    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined)
 
 
 def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) -> Costs:
@@ -99,18 +106,15 @@ def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) ->
         tails[first] = _tail(plan, profile, kinds, first, sum(own))
     rate = {kinds[first]: profile.device(kinds[first]).expert(one) for first, _ in ranks}
     seconds = np.zeros((plan.layers, plan.world))
-    got = np.zeros((plan.layers, 2))
-    for side, ((first, _), own) in enumerate(zip(ranks, held, strict=True)):
+    for (first, _), own in zip(ranks, held, strict=True):
         seconds[:, first] = np.array(own) * rate[kinds[first]]
-        got[:, side] = np.array(own) * one
-    message = _messages(plan, profile, got, one * plan.experts / plan.attention, np.array([True, False]))
+    here, most_here, most_away = (np.array(count) * one for count in (vector, *held))
+    across, peers = _messages(plan, profile, one * plan.experts - here, most_away, here, most_here)
+    slowest = [_part(plan, profile, load, kinds, seconds, (first,), tuple(tails)) for first, _ in ranks]
     parts = tuple(
-        replace(
-            _part(plan, profile, load, kinds, seconds, (first,), tuple(tails)), ranks=tuple(range(first, first + n))
-        )
-        for first, n in ranks
+        replace(p, ranks=tuple(range(first, first + n))) for p, (first, n) in zip(slowest, ranks, strict=True)
     )
-    return Costs(plan, parts, message, plan.attention * load.tokens)
+    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined)
 
 
 def _part(
@@ -130,15 +134,24 @@ def _part(
     )  # fmt: skip
 
 
-def _messages(plan: Plan, profile: Profile, got: Floats, sent: float, attends: NDArray[np.bool_]) -> tuple[float, ...]:
-    """Seconds of each layer's all-to-all: bytes in and out of its busiest rank; what stays on a rank is not sent.
+def _messages(
+    plan: Plan, profile: Profile, away: Floats, most_away: Floats, here: Floats, most_here: Floats
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Seconds of each layer's all-to-all across and among peers: bytes in and out of the busiest rank.
 
-    got: (layers, ranks) copies that a rank's experts receive, its own among them. sent: copies that each attention
-    rank's tokens make; the part of them that goes to its own experts is got / attention.
+    All are (layers,). away: copies for all experts on expert ranks, most_away those of the rank that gets most. here,
+    most_here: the same of attention ranks. Across, an attention rank only sends and an expert rank only receives.
+    Among peers, 1 / M of what a rank gets is its own and not sent: (here - most) / M go out, most (M - 1) / M come in.
     """
-    own = np.where(attends, got / plan.attention, 0.0)
-    busiest = (np.where(attends, sent - own, 0.0) + got - own).max(1)
-    return tuple(float(s) for s in profile.message.many(np.maximum(busiest, 0.0).round(9) * profile.token_bytes))
+    sent = away / plan.attention
+    among = (here + most_here * (plan.attention - 2)) / plan.attention
+    if profile.joined:
+        return _sent(profile, np.maximum(sent + among, most_away)), (0.0,) * plan.layers
+    return _sent(profile, np.maximum(sent, most_away)), _sent(profile, among)
+
+
+def _sent(profile: Profile, copies: Floats) -> tuple[float, ...]:
+    return tuple(float(s) for s in profile.message.many(np.maximum(copies.round(9), 0.0) * profile.token_bytes))
 
 
 def _tails(plan: Plan, profile: Profile, kinds: tuple[str, ...]) -> tuple[float, ...]:
@@ -147,12 +160,6 @@ def _tails(plan: Plan, profile: Profile, kinds: tuple[str, ...]) -> tuple[float,
 
 
 def _tail(plan: Plan, profile: Profile, kinds: tuple[str, ...], rank: int, held: int) -> float:
-    """Seconds of a rank after backward: attention ranks sum their gradients (a ring), then everyone updates."""
+    """Seconds of a rank's update after backward. Gradients are summed beside backward, which is not modelled."""
     memory, device = profile.memory, profile.device(kinds[rank])
-    if not device.update_s_byte:
-        return 0.0
-    weights, shared = held * memory.expert_weights, memory.shared_weights
-    if rank >= plan.attention:
-        return weights * device.update_s_byte
-    ring = 4 * (plan.attention - 1) / plan.attention * shared  # in and out
-    return (weights + shared) * device.update_s_byte + profile.message(ring)
+    return (held * memory.expert_weights + (rank < plan.attention) * memory.shared_weights) * device.update_s_byte

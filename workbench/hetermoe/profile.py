@@ -141,6 +141,7 @@ class Profile:
     """Everything the planner knows. message: seconds of one collective over the bytes in and out of its busiest rank.
 
     token_bytes: of one token's hidden state as it is sent. how: whether times were measured, or come from a model.
+    joined: one message of a micro-batch carries rows to expert ranks and to offloaded experts; else there are two.
     """
 
     model_key: str
@@ -150,6 +151,7 @@ class Profile:
     memory: Memory
     how: Literal["measured", "modelled"] = "measured"
     note: str = ""
+    joined: bool = False
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]

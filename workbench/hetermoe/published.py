@@ -59,7 +59,8 @@ class Cell:
     def profile(self, *others: str) -> Profile:
         """Modelled, with memory for anything; of other kinds too."""
         profile = modelled(MODELS[self.model], (*self.kinds, *others), self.link_gb_s, rates=self.rates)
-        return replace(profile, devices=tuple(replace(d, capacity_bytes=math.inf) for d in profile.devices))
+        devices = tuple(replace(d, capacity_bytes=math.inf) for d in profile.devices)
+        return replace(profile, devices=devices, joined=True)  # one all-to-all a micro-batch
 
     def load(self) -> Load:
         """Balanced, as the paper's profiler assumes."""

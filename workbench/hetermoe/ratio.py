@@ -77,7 +77,8 @@ def mixes(
 ) -> list[Mix]:  # fmt: skip
     """Every M:N of the fleet (or those of `ratios`), each with its best number of micro-batches and offload.
 
-    A ratio with a 0 is EP on the other kind alone: none of the old may be the cheapest. load.tokens is an attention rank's batch, so that more of those train more tokens in a step.
+    A ratio with a 0 is EP on the other kind alone: none of the old may be the cheapest. load.tokens is an attention
+    rank's batch, so that more of those train more tokens in a step.
     """
     wanted = ratios or [(m, n) for m in range(fleet.news + 1) for n in range(fleet.olds + 1) if m or n]
     return [

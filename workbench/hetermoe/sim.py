@@ -6,8 +6,10 @@
 Order (Theorem 1 of arXiv 2504.03871): attention ranks run layer by layer over the micro-batches, in the last stage
 forward and backward of a micro-batch adjoin, then backward layer by layer. Each rank has one compute stream and two
 communication streams, dispatch and combine, so that the two directions overlap. Offloaded experts (Asym-EA) run on
-attention ranks after a layer's attention of all micro-batches. Messages are collectives: one begins when all of its
-ranks have what it carries. order.py holds the order against every other one.
+attention ranks after a layer's attention of all micro-batches; their rows travel among attention ranks on the same
+streams, by themselves or in the same message (`Profile.joined`). DistEP is zebra with one micro-batch, EP is zebra with
+every expert on attention ranks; with more than one micro-batch its messages overlap compute too. A message begins when
+all of its ranks have what it carries. order.py holds the order against every other one.
 """
 
 from __future__ import annotations
@@ -75,7 +77,7 @@ def run(costs: Costs, *, spans: bool = False) -> Timeline:
 def step(costs: Costs, emit: Emit | None = None) -> float:
     """Seconds of a step; cheap, for searches."""
     clock = _Clock(costs, emit)
-    (clock.expert_parallel if costs.plan.kind == "ep" else clock.zebra)()
+    clock.zebra()
     return clock.end()
 
 
@@ -87,11 +89,15 @@ class _Clock:
         self.layers, self.micro = costs.plan.layers, costs.plan.micro_batches
         self.free = [0.0] * len(costs.parts)
         self.attends = [at for at, part in enumerate(costs.parts) if part.attends]
+        away = [at for at, part in enumerate(costs.parts) if not part.attends]
+        self.links = [(costs.across, away), (costs.peers, self.attends)]
+        if costs.joined:
+            self.links = [(costs.across, away + self.attends)]
         self.dispatch_s = self.combine_s = 0.0
         self.everyone = tuple(range(costs.plan.world))
 
     def zebra(self) -> None:
-        """Forward to the last layer's experts, head, and back; DistEP is this with one micro-batch."""
+        """Forward to the last layer's experts, head, and back."""
         ready = [0.0] * self.micro
         for layer in range(self.layers):
             ready = self.experts(layer, self.attention(layer, ready, back=False), back=False)
@@ -99,17 +105,6 @@ class _Clock:
         for layer in reversed(range(self.layers)):
             ready = self.experts(layer, ready, back=True)
             ready = self.attention(layer, ready, back=True)
-
-    def expert_parallel(self) -> None:
-        """Attention of the whole batch, then dispatch, experts and combine in chunks that overlap, layer by layer."""
-        ready = 0.0
-        for layer in range(self.layers):
-            sent = max(self.attention(layer, [ready] * self.micro, back=False))
-            ready = max(self.experts(layer, [sent] * self.micro, back=False))
-        ready = max([self.head(micro, ready) for micro in range(self.micro)])
-        for layer in reversed(range(self.layers)):
-            ready = max(self.experts(layer, [ready] * self.micro, back=True))
-            ready = max(self.attention(layer, [ready] * self.micro, back=True))
 
     def attention(self, layer: int, ready: list[float], back: bool) -> list[float]:
         """Ends of a layer's attention of each micro-batch, of all ranks that attend."""
@@ -123,25 +118,36 @@ class _Clock:
         return ends
 
     def experts(self, layer: int, ready: list[float], back: bool) -> list[float]:
-        """Ends of dispatch, experts and combine of each micro-batch. On attention ranks they follow their attention."""
-        seconds = self.costs.message[layer]
-        done = []
-        for micro, at in enumerate(ready):
-            start = max(self.dispatch_s, at)
-            self.dispatch_s = start + seconds
-            self._tell("dispatch", layer, micro, back, start, self.dispatch_s)
-            done.append(self.dispatch_s)
-        for micro, arrived in enumerate(done):
-            for number, part in enumerate(self.costs.parts):
-                work = (part.expert_back if back else part.expert)[layer]
-                if work:
-                    end = self._compute(number, "expert", layer, micro, back, arrived, work)
-                    done[micro] = max(done[micro], end)
-        for micro, at in enumerate(done):
-            start = max(self.combine_s, at)
-            self.combine_s = done[micro] = start + seconds
-            self._tell("combine", layer, micro, back, start, self.combine_s)
-        return done
+        """When each micro-batch is back from its experts: dispatch, compute, combine, across and among peers."""
+        links = [(seconds[layer], numbers) for seconds, numbers in self.links]
+        came = [[self._dispatch(s, layer, micro, back, at) for s, _ in links] for micro, at in enumerate(ready)]
+        leaving = []
+        for (seconds, numbers), arrivals in zip(links, zip(*came, strict=True), strict=True):
+            for micro, arrived in enumerate(arrivals):
+                done = arrived
+                for number in numbers:
+                    part = self.costs.parts[number]
+                    if work := (part.expert_back if back else part.expert)[layer]:
+                        done = max(done, self._compute(number, "expert", layer, micro, back, arrived, work))
+                leaving.append((done, micro, seconds))
+        back_at = list(ready)
+        for done, micro, seconds in sorted(leaving):  # one stream: who is ready first goes first
+            start = max(self.combine_s, done) if seconds else done
+            end = start + seconds
+            if seconds:
+                self.combine_s = end
+                self._tell("combine", layer, micro, back, start, end)
+            back_at[micro] = max(back_at[micro], end)
+        return back_at
+
+    def _dispatch(self, seconds: float, layer: int, micro: int, back: bool, ready: float) -> float:
+        """End of a message; where there is none, rows are at once where they are needed."""
+        if not seconds:
+            return ready
+        start = max(self.dispatch_s, ready)
+        self.dispatch_s = start + seconds
+        self._tell("dispatch", layer, micro, back, start, self.dispatch_s)
+        return self.dispatch_s
 
     def head(self, micro: int, ready: float) -> float:
         """Forward and at once backward of the last stage."""
