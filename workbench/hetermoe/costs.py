@@ -82,13 +82,15 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
     on_attention, on_expert = got[:, : plan.attention], got[:, plan.attention :]
     away, here = (on_expert.sum(1), on_expert.max(1, initial=0.0)), (on_attention.sum(1), on_attention.max(1))
     across, peers = _messages(plan, profile, *away, *here)
+    tails = _tails(plan, profile, kinds)
     groups: dict[tuple[object, ...], list[int]] = {}
     rows = np.ascontiguousarray(seconds.T).round(15)
     for rank, kind in enumerate(kinds):
-        key = (kind, rank < plan.attention, rows[rank].tobytes(), rank * (not collapse))
+        key = (kind, rank < plan.attention, rows[rank].tobytes(), tails[rank], rank * (not collapse))
         groups.setdefault(key, []).append(rank)
-    tails = _tails(plan, profile, kinds)
-    parts = tuple(_part(plan, profile, load, kinds, seconds, tuple(ranks), tails) for ranks in groups.values())
+    parts = tuple(
+        _part(plan, profile, load, kinds, seconds, tuple(ranks), tails[ranks[0]]) for ranks in groups.values()
+    )
     return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined)
 
 
@@ -101,16 +103,15 @@ def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) ->
     one = plan.attention * load.tokens * plan.top_k / plan.micro_batches / plan.experts  # copies for an expert
     ranks = ((0, plan.attention), (plan.attention, plan.expert))
     held = ([-(-o // plan.attention) for o in vector], [-(-(plan.experts - o) // plan.expert) for o in vector])
-    kinds, tails = load.kind_of(plan), [0.0] * plan.world
-    for (first, _), own in zip(ranks, held, strict=True):
-        tails[first] = _tail(plan, profile, kinds, first, sum(own))
+    kinds = load.kind_of(plan)
+    tails = {at: _tail(plan, profile, kinds, at, sum(own)) for (at, _), own in zip(ranks, held, strict=True)}
     rate = {kinds[first]: profile.device(kinds[first]).expert(one) for first, _ in ranks}
     seconds = np.zeros((plan.layers, plan.world))
     for (first, _), own in zip(ranks, held, strict=True):
         seconds[:, first] = np.array(own) * rate[kinds[first]]
     here, most_here, most_away = (np.array(count) * one for count in (vector, *held))
     across, peers = _messages(plan, profile, one * plan.experts - here, most_away, here, most_here)
-    slowest = [_part(plan, profile, load, kinds, seconds, (first,), tuple(tails)) for first, _ in ranks]
+    slowest = [_part(plan, profile, load, kinds, seconds, (first,), tails[first]) for first, _ in ranks]
     parts = tuple(
         replace(p, ranks=tuple(range(first, first + n))) for p, (first, n) in zip(slowest, ranks, strict=True)
     )
@@ -119,7 +120,7 @@ def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) ->
 
 def _part(
     plan: Plan, profile: Profile, load: Load, kinds: tuple[str, ...], seconds: Floats, ranks: tuple[int, ...],
-    tails: tuple[float, ...],
+    tail: float,
 ) -> Part:  # fmt: skip
     rank = ranks[0]
     device, attends = profile.device(kinds[rank]), rank < plan.attention
@@ -130,7 +131,7 @@ def _part(
     return Part(
         ranks, device.name, attends, attention, attention * device.attention_backward,
         expert, tuple(s * device.expert_backward for s in expert), head, head * device.head_backward,
-        max(tails[r] for r in ranks),
+        tail,
     )  # fmt: skip
 
 

@@ -3,6 +3,10 @@
     best = optimum(Case(layers=2, micro_batches=3, attention=1.0, expert=1.3, message=0.2))
     in_order(case, best.order) == best.seconds
 
+What it finds: where all attention stages take alike, Theorem 1's premise, its order is the best in 226 of 229 cases
+(1 to 4 layers, 2 or 3 micro-batches, experts of 0.3 to 3 attention stages, messages of 0 to 0.3), and 0.7 % from the
+best in three. Where the last stage, the head, is far shorter or longer than the others, orders up to 10 % better exist.
+
 Micro-batches are chains: attention, dispatch, expert, combine of each layer, head forward and backward, and back again.
 Four streams each run one stage at a time and never interrupt it. Every schedule that matters places stages one by one,
 each as soon as it can: the search goes through those placements level by level, drops a state that another one with
