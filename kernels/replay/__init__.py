@@ -2,7 +2,7 @@
 
     arena = Arena(0x600000000000, size)                  # .relocated says whether that place was taken
     program = Program(arena, nodes, pointers)            # nodes: (kind, first slot, slots, address of the C function)
-    index = program.add(slots, extents)                  # checked against the arena: ValueError, IndexError, RuntimeError
+    index = program.add(slots, extents)                  # checked against the arena, or refused
     program.replay(index)                                # RuntimeError names the node whose kernel threw
 
 Linux only: memory is mapped at fixed addresses and shared objects are loaded from memory. `reference.py` is the

@@ -96,7 +96,8 @@ NB_MODULE(_replay, m) {
     nb::set_leak_warnings(false);  // a view that outlives the interpreter keeps its arena
     m.attr("MAX_ARGUMENTS") = replay::kMaxArguments;
     nb::class_<Library>(m, "Library")
-        .def(nb::init<const std::string&, bool>(), nb::arg("path"), nb::arg("everywhere") = false)
+        .def(nb::init<const std::string&, bool>(), nb::arg("path"), nb::arg("everywhere") = false,
+             nb::call_guard<nb::gil_scoped_release>())  // a large library takes a third of a second
         .def_static("from_bytes", &from_bytes, nb::arg("image"), nb::arg("name"))
         .def("address", &Library::address, nb::arg("symbol"));
     nb::class_<Arena>(m, "Arena")

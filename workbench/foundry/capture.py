@@ -2,9 +2,10 @@
 
     about = capture(model, sizes=(1, 2, 4, 8), path="smollm2.foundry", capacity=256)
 
-Of each size the compiled function is run once more over an arena (record.py). A second run over an arena elsewhere shows
-which argument bytes are addresses: those that differ, and they must differ by the distance of the two. Then buffers are
-packed, and the packed graph is replayed and must leave the bits that torch.compile left, or nothing is written.
+Of each size the compiled function is run once more over an arena (record.py). A second run over an arena elsewhere
+shows which argument bytes are addresses: those that differ, and they must differ by the distance of the two. Then
+buffers are packed, and the packed graph is replayed and must leave the bits that torch.compile left, or nothing is
+written.
 """
 
 from __future__ import annotations
@@ -161,6 +162,7 @@ def capture(
     path: str | Path,
     *,
     capacity: int = 256,
+    layers: int | None = None,
     dynamic: bool = True,
     base: int = BASE,
     said: Callable[[int, int, str], None] = lambda *_: None,
@@ -168,13 +170,13 @@ def capture(
     """Capture the model's decode step at each batch size and write the archive, weights beside it.
 
     dynamic: one compilation for all sizes from 2 on, as AOTInductor with a dynamic batch; else one a size. `said` hears
-    (done, total, what). Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when the
-    archive cannot be written, archive.Refused("mismatch") when a replay does not leave torch.compile's bits.
+    (done, total, what). Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when
+    the archive cannot be written, archive.Refused("mismatch") when a replay does not leave torch.compile's bits.
     """
     wanted = sorted(set(sizes))
     if not wanted or wanted[0] < 1:
         raise ValueError(f"batch sizes are whole numbers from 1 on, not {list(sizes)}")
-    shape = shape_of(model, capacity, wanted[-1])
+    shape = shape_of(model, capacity, wanted[-1], layers)
     weights, start = weights_of(model, shape), time.perf_counter()
     with torch.inference_mode():
         first, second = Place(shape, base, weights), Place(shape, base + (1 << 40), weights)
@@ -245,8 +247,8 @@ def _one(compiled: Compiled, first: Place, second: Place, size: int) -> tuple[An
         Tensor(name, "output", str(t.dtype).removeprefix("torch."), tuple(t.shape), starts[r.buffer] + r.offset)
         for name, t, r in zip(("logits", "next"), out, results, strict=True)
     )
-    at = tuple(Tensor(o.name, o.role, o.dtype, o.shape, _offset(t, first)) for o, t in zip(outputs, out))
-    seal = probe.outcome(first.arena.view, first.tensors, at, size)
+    left = [first.arena.view(_offset(t, first), o.nbytes) for o, t in zip(outputs, out)]
+    seal = probe.outcome(first.arena.view, first.tensors, left, size)
     graph = Graph(size, template.key, _pack(words), _pack(extents), outputs, seal)
     return template, graph, noted.binaries, max((places[b] + own[b] for b in places), default=0)
 
@@ -281,7 +283,7 @@ def _prove(done: Capture, place: Place) -> None:
 
 
 def built() -> dict[str, Any]:
-    """What the binaries were made by and for. For readers: their content is what counts, and that has its own digest."""
+    """What the binaries were made by and for. For readers: what counts is their content, which has its digest."""
     from torch._inductor.cpp_builder import get_cpp_compiler
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 

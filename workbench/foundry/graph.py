@@ -2,9 +2,9 @@
 
     Capture(fingerprint, model, base, size, tensors, binaries, templates, graphs, weights) <-> sections of an archive
 
-A template is a topology: functions, nodes, edges, and which slots of the parameters are addresses. A graph is a template
-with the parameters of one batch size as raw bytes. Addresses in them are those of the arena at `base`; at another base
-the same amount is added to each, as the template says where they are.
+A template is a topology: functions, nodes, edges, and which slots of the parameters are addresses. A graph is a
+template with the parameters of one batch size as raw bytes. Addresses in them are those of the arena at `base`; at
+another base the same amount is added to each, as the template says where they are.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ class Node:
 
 @dataclass(frozen=True)
 class Template:
-    """A topology. Nodes are in an order that the edges allow; `pointers` are (slot, access) with access READ | WRITE."""
+    """A topology. Nodes stand in an order that the edges allow; `pointers` are (slot, READ | WRITE)."""
 
     functions: tuple[Function, ...]
     nodes: tuple[Node, ...]
@@ -161,6 +161,8 @@ def decode(archive: Archive) -> Capture:
     """The typed view of an archive, after every check that needs no machine. Refused says what does not fit."""
     check = Check(archive.where)
     raw = check.record(archive.json("manifest"), "manifest", _MANIFEST)
+    if not raw["graphs"]:
+        refuse("malformed", f"{archive.where} holds no graph")
     if raw["format"] != "foundry":
         refuse("malformed", f"{archive.where} says it is {raw['format']!r}, not foundry")
     arena = check.record(raw["arena"], "arena", {"base": int, "size": int})

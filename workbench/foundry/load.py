@@ -3,12 +3,15 @@
     ladder = load("smollm2.foundry")                 # Refused says why not
     logits, tokens = ladder.step(ids=[11, 12], positions=[5, 9])
 
-What is checked before a graph may run: every checksum, the fingerprint, the weights, every address and extent against the
-arena, every product's sizes; and then by replay: a graph's first run is on known inputs and must leave the captured bits.
+What is checked before a graph may run: every checksum, the fingerprint, the weights, every address and extent against
+the arena, every product's sizes; and then by replay: a graph's first run is on known inputs and must leave the captured
+bits.
 """
 
 from __future__ import annotations
 
+import contextlib
+import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
@@ -38,7 +41,6 @@ class Runner:
         self._check_layout()
         self._programs: dict[str, Any] = {}
         self._index: dict[int, int] = {}
-        self._libraries: dict[str, Any] = {}
         self._by_name = {t.name: t for t in capture.tensors}
 
     def _check_layout(self) -> None:
@@ -46,6 +48,10 @@ class Runner:
         c, weights = self.capture, self.shape.weight_bytes()
         if c.tensors != self.shape.tensors() or c.weights.get("bytes") != weights or max(c.graphs) > self.shape.slots:
             refuse("malformed", "tensors, weights or sizes are not laid out as the model's shape asks for")
+        for g in c.graphs.values():
+            told = [(t.name, t.dtype, t.shape) for t in g.outputs]
+            if told != [("logits", "float32", (g.size, self.shape.vocab)), ("next", "int64", (g.size,))]:
+                refuse("malformed", f"graph of batch {g.size} has other outputs than logits and next tokens")
         if self.arena.size < c.size:
             refuse("memory", f"the arena has {self.arena.size} of {c.size} bytes")
         self.arena.freeze(0, weights)
@@ -56,15 +62,10 @@ class Runner:
         return self.arena.view(t.offset, t.nbytes)
 
     def _address(self, function: Function) -> int:
-        from workbench.kernels.replay import Library
-
         key = function.binary or function.library
         try:
-            if key not in self._libraries:
-                self._libraries[key] = (
-                    _image(self.capture.binaries[key], key) if function.binary else Library(str(torch_cpu()), True)
-                )
-            return self._libraries[key].address(function.symbol)
+            found = _image(self.capture.binaries[key], key) if function.binary else _torch_library()
+            return found.address(function.symbol)
         except RuntimeError as error:
             raise Refused("foreign", f"{function.symbol} of {key} cannot be loaded: {error}") from error
 
@@ -103,6 +104,10 @@ class Runner:
             raise ValueError(f"no graph of batch {size} was captured; there are {have}")
         return found
 
+    def outputs(self, size: int) -> list[memoryview]:
+        """Bytes of logits and next tokens of a size's last replay."""
+        return [self.arena.view(t.offset, t.nbytes) for t in self._graph(size).outputs]
+
     def replay(self, size: int) -> None:
         """Run a graph on what lies in the arena. RuntimeError names the node that failed."""
         program, index = self.prepare(size)
@@ -114,17 +119,16 @@ class Runner:
         Refused("mismatch") when they differ.
         """
         graph, view, tensors = self._graph(size), self.arena.view, self.capture.tensors
-        kept = [(t, bytes(view(t.offset, probe.used(t, size)))) for t in tensors if t.role in ("state", "input")]
+        kept = probe.keep(view, tensors, size)
         at = probe.ids_and_positions(size, self.shape.vocab, self.shape.capacity)
         try:
             probe.fill(view, tensors, size, *at)
             self.replay(size)
-            got = probe.outcome(view, tensors, graph.outputs, size)
+            got = probe.outcome(view, tensors, self.outputs(size), size)
         except RuntimeError as error:
             raise Refused("mismatch", f"graph of batch {size} failed on known inputs: {error}") from error
         finally:
-            for t, raw in kept:
-                view(t.offset, len(raw))[:] = raw
+            probe.put_back(view, kept)
         if got != graph.probe:
             refuse("mismatch", f"graph of batch {size} does not leave the bits that were captured")
         self.verified.add(size)
@@ -136,7 +140,7 @@ class Runner:
         graph's first run finds that it cannot be trusted.
         """
         size, s = len(ids), self.shape
-        graph = self._graph(size)
+        self._graph(size)
         if len(positions) != size or not all(0 <= i < s.vocab for i in ids):
             raise ValueError(f"{size} tokens of 0 to {s.vocab - 1} and as many positions are wanted")
         if not all(0 <= p < s.capacity for p in positions):
@@ -147,7 +151,7 @@ class Runner:
             raw = array("q", values).tobytes()
             self.view(name)[: len(raw)] = raw
         self.replay(size)
-        logits, tokens = (self.arena.view(t.offset, t.nbytes) for t in graph.outputs)
+        logits, tokens = self.outputs(size)
         return logits.cast("f", (size, s.vocab)), list(tokens.cast("q"))
 
 
@@ -175,9 +179,12 @@ def load(
     except NoLibrary as error:
         raise Refused("foreign", str(error)) from error
     clock("archive")
+    opening = threading.Thread(target=_open_early, daemon=True)
+    opening.start()
     arena = make_arena(found.base if base is None else base, found.size)
     load_weights(arena, found.weights, path.parent)
     clock("weights")
+    opening.join()
     runner = Runner(found, arena)
     for size in sorted(found.graphs):
         runner.prepare(size)
@@ -189,6 +196,23 @@ def load(
 
 
 _images: dict[str, Any] = {}  # by digest: what a process has loaded stays, and serves every archive that has it too
+_opening = threading.Lock()
+
+
+def _open_early() -> None:
+    """Load torch's library while the weights are read: a third of a second each."""
+    with contextlib.suppress(RuntimeError):  # it is raised again where the library is wanted
+        _torch_library()
+
+
+def _torch_library() -> Any:
+    """The CPU library of torch, for BLAS and OpenMP; torch itself is not imported."""
+    from workbench.kernels.replay import Library
+
+    with _opening:
+        if "" not in _images:
+            _images[""] = Library(str(torch_cpu()), True)
+    return _images[""]
 
 
 def _image(raw: bytes, key: str) -> Any:

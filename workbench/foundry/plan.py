@@ -1,7 +1,7 @@
 """From recorded calls to a graph: edges by who reads what whom wrote, buffers packed by when they are used.
 
-A call's operand names a buffer, not an address; addresses come last. So buffers of one graph share memory wherever their
-lives do not overlap, whatever the allocator of the framework did while it was recorded.
+A call's operand names a buffer, not an address; addresses come last. So buffers of one graph share memory wherever
+their lives do not overlap, whatever the allocator of the framework did while it was recorded.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def pack(calls: Sequence[Call], sizes: Mapping[int, int], last: Sequence[int], a
 
 
 def uninitialised(calls: Sequence[Call], buffers: Mapping[int, int]) -> list[str]:
-    """Labels of calls that read a buffer which nobody wrote before or with them: what was recorded is not all there is."""
+    """Labels of calls that read a buffer which nobody wrote before or with them: then a call was missed."""
     written: set[int] = set()
     bad = []
     for call in calls:

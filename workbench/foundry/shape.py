@@ -38,8 +38,9 @@ class Shape:
         """From a manifest. Refused when a field is missing or no positive number."""
         given = {f.name: raw.get(f.name) for f in fields(cls)}
         for name, value in given.items():
-            if type(value) is not (float if name == "norm_eps" else int) or not 0 < value < 2**31:
-                refuse("malformed", f"model.{name} is no positive number: {value!r}")
+            kind, limit = (float, 1.0) if name == "norm_eps" else (int, 2**12 if name == "layers" else 2**24)
+            if type(value) is not kind or not 0 < value < limit:
+                refuse("malformed", f"model.{name} is no {kind.__name__} between 0 and {limit}: {value!r}")
         return cls(**given)  # type: ignore[arg-type]
 
     def weights(self) -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -60,13 +60,27 @@ def decode_step(
     return logits, logits.argmax(-1)
 
 
-def shape_of(model: LM, capacity: int, slots: int) -> Shape:
-    """The shape of a loaded model's decode step. ValueError when `capacity` is beyond its positions."""
+def shape_of(model: LM, capacity: int, slots: int, layers: int | None = None) -> Shape:
+    """The shape of a loaded model's decode step, or of its first `layers` and the output layer.
+
+    ValueError when `capacity` is beyond the model's positions, or it has fewer layers.
+    """
     c = model.config
+    if layers is not None and not 1 <= layers <= c.layers:
+        raise ValueError(f"{model.name} has {c.layers} layers, not {layers}")
     if not 1 <= capacity <= c.max_position:
         raise ValueError(f"{model.name} has {c.max_position} positions: a capacity of {capacity} does not fit")
     return Shape(
-        c.layers, c.heads, c.kv_heads, c.head_dim, c.hidden, c.inner, c.vocab, float(c.norm_eps), capacity, slots
+        layers or c.layers,
+        c.heads,
+        c.kv_heads,
+        c.head_dim,
+        c.hidden,
+        c.inner,
+        c.vocab,
+        float(c.norm_eps),
+        capacity,
+        slots,
     )
 
 
@@ -74,7 +88,7 @@ def weights_of(model: LM, shape: Shape) -> dict[str, Tensor]:
     """A loaded model's weights in fp32 by the names of `Shape.weights`."""
     turn = model.rope.at(torch.arange(shape.capacity))
     found = {"embed": model.embed, "norm": model.norm, "cos": turn[0][:, 0], "sin": turn[1][:, 0]}
-    for i, layer in enumerate(model.layers):
+    for i, layer in enumerate(model.layers[: shape.layers]):
         for name in ("attn_norm", "qkv", "out", "mlp_norm", "gate_up", "down"):
             found[f"{i}.{name}"] = getattr(layer, name)
     return {name: tensor.float() for name, tensor in found.items()}
