@@ -121,7 +121,7 @@ def optimum(case: Case, bound: float | None = None, most: int = 2_000_000) -> Op
 
 def _left(case: Case) -> list[tuple[float, ...]]:
     """Seconds that a micro-batch still needs of each stream, and in all, after so many of its stages."""
-    left = [(0.0,) * 5]
+    left: list[tuple[float, ...]] = [(0.0,) * 5]
     for stream, seconds in reversed(case.chain):
         last = left[-1]
         left.append(tuple(s + seconds * (at in {stream, 4}) for at, s in enumerate(last)))

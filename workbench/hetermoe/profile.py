@@ -289,6 +289,8 @@ def offload_bounds(profile: Profile, plan: Plan, load: Load) -> tuple[int, int]:
     The paper's n_min and n_max, times N. Held against an even placement; activations are counted at their fullest.
     PlanError where the model does not fit however it is placed.
     """
+    if not plan.expert:
+        raise PlanError(f"experts are offloaded under zebra, not {plan.kind}")
     memory, total = profile.memory, plan.layers * plan.experts
     each = memory.expert_weights * memory.states
     kinds = load.kind_of(plan)

@@ -11,6 +11,7 @@ place.py instead.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -40,51 +41,55 @@ class Found:
     tried: int
 
 
+Worth = tuple[float, float]  # bytes that do not fit, then seconds: less is better
+
+
 class _Search:
-    """Steps simulated so far, and the best of them."""
+    """Steps simulated so far, and the best of them. Where nothing fits yet, that which fits best leads on."""
 
     def __init__(self, plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | None) -> None:
         self.plan, self.profile, self.load, self.tick = plan, profile, load, tick
-        self.need, self.room = offload_bounds(profile, plan, load)
+        offload_bounds(profile, plan, load)  # refuses what cannot fit however it is placed
         self.capacity = [profile.device(kind).capacity_bytes for kind in load.kind_of(plan)]
         self.even = not load.shares and not load.kinds
-        self.known: dict[Vector, float] = {}
-        self.best: tuple[float, Vector] = (float("inf"), ())
+        self.known: dict[Vector, Worth] = {}
+        self.best: tuple[Worth, Vector] = ((math.inf, math.inf), ())
 
-    def fits(self, plan: Plan) -> bool:
-        """Whether every rank's memory holds its part."""
-        return all(u <= c for u, c in zip(used_bytes(self.profile, plan, self.load), self.capacity, strict=True))
-
-    def seconds(self, vector: Vector) -> float:
-        """Of a vector's step; infinite where it does not fit, or too many were tried."""
+    def try_(self, vector: Vector) -> float | None:
+        """Seconds of a vector's step; None where it does not fit, or where too many were tried."""
         if vector not in self.known:
             if len(self.known) >= MOST:
-                return float("inf")
+                return None
             if self.tick is not None:
                 self.tick()
-            within = self.need <= sum(vector) <= self.room
-            self.known[vector] = self._seconds(vector) if within else float("inf")
-        if self.known[vector] < self.best[0] * (1 - GAIN):
+            self.known[vector] = self._worth(vector)
+        (over, seconds), (least, best) = self.known[vector], self.best[0]
+        if over < least or (over == least and seconds < best * (1 - GAIN)):
             self.best = (self.known[vector], vector)
-        return self.known[vector]
+        return None if over else seconds
 
-    def _seconds(self, vector: Vector) -> float:
+    def _worth(self, vector: Vector) -> Worth:
+        plan = self.plan if self.even else self.plan.with_offload(vector)
+        if over := self._over_even(vector) if self.even else self.over(plan):
+            return over, 0.0
         if self.even:
-            if not self.fits_even(vector):
-                return float("inf")
-            return step(balanced(self.plan, self.profile, self.load, vector))
-        plan = self.plan.with_offload(vector)
-        return step(resolve(plan, self.profile, self.load)) if self.fits(plan) else float("inf")
+            return 0.0, step(balanced(plan, self.profile, self.load, vector))
+        return 0.0, step(resolve(plan, self.profile, self.load))
 
-    def fits_even(self, vector: Vector) -> bool:
-        """`fits` of a vector under balanced routing: the first ranks of either side hold the most."""
+    def over(self, plan: Plan) -> float:
+        """Bytes that do not fit, over all ranks."""
+        used = used_bytes(self.profile, plan, self.load)
+        return sum(max(u - c, 0.0) for u, c in zip(used, self.capacity, strict=True))
+
+    def _over_even(self, vector: Vector) -> float:
+        """The same of a vector under balanced routing, of the first ranks of either side, which hold the most."""
         plan, memory = self.plan, self.profile.memory
         copies = plan.attention * self.load.tokens * plan.top_k / plan.experts / plan.layers
         each = memory.expert_weights * memory.states + copies * memory.expert_activation
         shared = memory.shared_weights * memory.states + self.load.tokens * memory.activation
         taken = sum(-(-o // plan.attention) for o in vector)
         kept = sum(-(-(plan.experts - o) // plan.expert) for o in vector)
-        return shared + taken * each <= self.capacity[0] and kept * each <= self.capacity[-1]
+        return max(shared + taken * each - self.capacity[0], 0.0) + max(kept * each - self.capacity[-1], 0.0)
 
 
 def search(plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | None = None) -> Found:
@@ -96,21 +101,21 @@ def search(plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | 
     if plan.kind != "zebra":
         raise PlanError(f"experts are offloaded under zebra, not {plan.kind}")
     state = _Search(plan, profile, load, tick)
-    plain = state.seconds((0,) * plan.layers)
+    plain = state.try_((0,) * plan.layers)
     by_greedy = _greedy(state)
     for vector in _even(state):
-        state.seconds(vector)
+        state.try_(vector)
     _descend(state)
-    best_s, vector = state.best
-    best = plan.with_offload(vector) if vector else None
+    (over, best_s), vector = state.best
+    best = None if over else plan.with_offload(vector)
     if load.shares:
         for candidate in placed(plan, profile, load):
-            seconds = step(resolve(candidate, profile, load)) if state.fits(candidate) else float("inf")
-            if seconds < best_s * (1 - GAIN):
+            seconds = math.inf if state.over(candidate) else step(resolve(candidate, profile, load))
+            if seconds < math.inf and (best is None or seconds < best_s * (1 - GAIN)):
                 best_s, best = seconds, candidate
     if best is None:
         raise PlanError("no placement of the experts fits the memory: more ranks, or fewer tokens in a batch")
-    return Found(best, best_s, plain if plain < float("inf") else None, by_greedy, len(state.known))
+    return Found(best, best_s, plain, by_greedy, len(state.known))
 
 
 def _greedy(state: _Search) -> float | None:
@@ -118,8 +123,7 @@ def _greedy(state: _Search) -> float | None:
         found = greedy(state.plan, state.profile, state.load)
     except PlanError:
         return None
-    seconds = state.seconds(found.offload)
-    return seconds if seconds < float("inf") else None
+    return state.try_(found.offload)
 
 
 def counts(expert: int, experts: int) -> list[int]:
@@ -144,10 +148,10 @@ def _even(state: _Search) -> Iterator[Vector]:
 def _descend(state: _Search) -> None:
     """One layer up or down, or one up and another down, as long as that is shorter."""
     levels = counts(state.plan.expert, state.plan.experts)
-    while state.best[1]:
+    while True:
         vector = state.best[1]
         for neighbour in _neighbours(vector, levels):
-            state.seconds(neighbour)
+            state.try_(neighbour)
         if state.best[1] == vector or len(state.known) >= MOST:
             return
 
