@@ -1,6 +1,7 @@
 """The container and what it holds: read back equal or refused, whatever happens to its bytes, disk or writers."""
 
 import errno
+import json
 import multiprocessing
 import random
 import struct
@@ -255,3 +256,20 @@ def test_verify_says_why(tmp_path, raw):
     assert said["cause"] == "foreign"
     assert said["checked"] == ["checksums", "structure"]
     assert "processor features differ" in said["why"]
+
+
+def test_commands(tmp_path, raw):
+    from typer.testing import CliRunner
+
+    from workbench.foundry.cli import app
+
+    path = tmp_path / "a.foundry"
+    path.write_bytes(raw)
+    call = CliRunner().invoke
+    assert json.loads(call(app, ["inspect", str(path)]).stdout)["id"] == Archive(raw).id
+    assert len(json.loads(call(app, ["inspect", str(path), "--parameters", "2"]).stdout)) == 8
+    assert json.loads(call(app, ["diff", str(path), str(path)]).stdout) == {}
+    refused = call(app, ["verify", str(path), "--no-replay"])
+    assert (refused.exit_code, json.loads(refused.stdout[: refused.stdout.rindex("}") + 1])["cause"]) == (1, "foreign")
+    path.write_bytes(raw[:100])
+    assert call(app, ["inspect", str(path)]).exit_code == 1

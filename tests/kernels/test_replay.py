@@ -189,20 +189,23 @@ def test_images_from_memory_are_not_taken_for_each_other(tmp_path):
         found[0].address("missing")
 
 
-def test_one_replay_at_a_time_in_an_arena(functions):
-    """The interpreter runs on meanwhile, and a second thread is told."""
-    arena = replay.Arena(BASE, 1 << 28)
-    long = [copy(BASE + (1 << 27), BASE, 1 << 27)] * 60
-    made, _, slots, extents = program(arena, long)
-    index = made.add(slots, extents)
-    thread = threading.Thread(target=made.replay, args=(index,))
-    thread.start()
-    told = 0
-    while thread.is_alive():
+def test_one_replay_at_a_time_in_an_arena():
+    """Of two threads that want one arena at once, one replays and the other is told."""
+    arena = replay.Arena(BASE, 1 << 26)
+    made, _, slots, extents = program(arena, [copy(BASE + (1 << 25), BASE, 1 << 25)] * 100)
+    index, together, said = made.add(slots, extents), threading.Barrier(2, timeout=30), []
+
+    def run():
+        together.wait()
         try:
             made.replay(index)
+            said.append("replayed")
         except RuntimeError as error:
-            told += "another thread" in str(error)
-            break
-    thread.join()
-    assert told == 1
+            said.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    assert sorted(said) == ["replay: another thread is replaying in this arena", "replayed"]
