@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 
+from workbench.hetermoe.arms import Fleet, arms, chosen
 from workbench.hetermoe.baselines import Model, disaggregated, expert_parallelism, ideal, pipeline
+from workbench.hetermoe.claims import fitted
 from workbench.hetermoe.gpus import MODELS, TABLE, Gpu, gpu, modelled, read, write
+from workbench.hetermoe.outlook import moved, outlook, table
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Curve, Device, Load, Memory, Profile, Surface
-from workbench.hetermoe.ratio import AtLength, Fleet, cheapest, crossovers, fastest, lengths, mixes
+from workbench.hetermoe.ratio import AtLength, cheapest, crossovers, fastest, lengths, mixes
 from workbench.hetermoe.search import search
 
 KEY = "by hand"
@@ -85,8 +88,52 @@ def test_lengths_cross_where_attention_starts_to_count():
         rates = row.tokens_per_s
         assert rates["zebra"] >= rates["plain"] > rates["distep"]
         ranks, here = {"new": 1, "old": 1}, replace(what, length=row.length)
-        assert rates["ideal"] == pytest.approx(ideal(Model(2, 2, 1, KEY), given, ranks, here))
+        half = replace(here, tokens=32)  # EP's ranks share what zebra's one attention rank has
+        assert rates["ideal"] == pytest.approx(ideal(Model(2, 2, 1, KEY), given, ranks, half))
+        assert rates["ep"] >= expert_parallelism(Model(2, 2, 1, KEY), given, ranks, half) * (1 - 1e-9)
         assert rates["distep"] == pytest.approx(disaggregated(Model(2, 2, 1, KEY), given, 1, 1, here))
+
+
+def test_the_planner_chooses_by_what_it_expects(hand):
+    """EP where both devices attend alike and messages cost nothing; zebra where the old one is slow at it."""
+    profile, load = hand
+    slow = arms(MODEL, profile(1.0, 1.0, 1.0), Fleet("new", 1, "old", 1), load())
+    assert chosen(slow).name == "zebra"
+    assert chosen(slow).tokens_per_s == max(arm.tokens_per_s for arm in slow.values())
+    given = profile(1.0, 1.0, 1.0)
+    alike = replace(given, devices=(given.devices[0], replace(given.devices[0], name="old")))
+    assert chosen(arms(MODEL, alike, Fleet("new", 1, "old", 1), load())).name == "ep"
+    tokens = {name: arm.load.tokens * arm.plan.attention for name, arm in slow.items()}
+    assert tokens == dict.fromkeys(("zebra", "plain", "distep", "ep"), 96)
+    small = profile(memory=Memory(2**30, 0, 1), new_gib=1, old_gib=1)
+    with pytest.raises(PlanError, match="nothing fits"):
+        chosen(arms(MODEL, small, Fleet("new", 1, "old", 1), load()))
+
+
+def test_an_outlook_holds_what_a_panel_draws(hand):
+    profile, load = hand
+    given, fleet = profile(0.5, 0.8, 1.0, 0.02), Fleet("new", 2, "old", 2, PRICED)
+    view = outlook(MODEL, given, fleet, load(), over=(32, 64))
+    assert set(view.arms) == {"zebra", "plain", "ep", "distep"}
+    assert {span.rank for span in view.chosen.line.spans} == set(range(4))
+    assert [row.length for row in view.lengths] == [32, 64]
+    assert view.lengths[1].tokens_per_s["zebra"] == pytest.approx(view.arms["zebra"].tokens_per_s)
+    assert set(view.crossings) == {"ep", "distep", "ideal"}
+    assert len(view.mixes) == 8
+    assert all(len(used) == 4 for used in view.memory.values())
+    plain = view.arms["plain"]
+    dragged = moved(plain, given, 1, 0, 0)
+    assert dragged.plan.offload == (0, 1, 0, 0)
+    assert dragged.line.utilisation[0] > plain.line.utilisation[0]
+    assert dragged.line.step_s == plain.line.step_s  # the other old device is as full as before
+    assert moved(dragged, given, 1, 11, 1).line.step_s < plain.line.step_s
+    assert moved(dragged, given, 1, 0, plain.plan.owner[1][0]).line == plain.line
+    for ask, says in (((0, 0, 9), "on rank 9"), ((0, 99, 0), "no expert 99"), ((4, 0, 0), "in layer 4")):
+        with pytest.raises(PlanError, match=says):
+            moved(plain, given, *ask)
+    rows = table(list(fitted()))
+    assert {row["how"] for row in rows} == {"fitted"}
+    assert rows[0]["number"].startswith("utilisation of A40 over V100")
 
 
 def test_a_crossover_by_hand():

@@ -43,7 +43,7 @@ def expert_parallelism(
     kinds = tuple(kind for kind, number in ranks.items() for _ in range(number))
     plan = expert_parallel(len(kinds), model.layers, model.experts, model.top_k, chunks, model.key)
     costs = resolve(plan, profile, replace(load, kinds=kinds, attention=kinds[0], expert=""))
-    costs = _slower(costs, messages)
+    costs = slower(costs, messages)
     return costs.tokens / step(costs)
 
 
@@ -61,7 +61,8 @@ def disaggregated(model: Model, profile: Profile, attention: int, expert: int, l
     return costs.tokens / step(costs)
 
 
-def _slower(costs: Costs, messages: float) -> Costs:
+def slower(costs: Costs, messages: float) -> Costs:
+    """The same with messages that take so many times as long."""
     across, peers = (tuple(messages * seconds for seconds in link) for link in (costs.across, costs.peers))
     return replace(costs, across=across, peers=peers)
 
@@ -121,7 +122,7 @@ def _cut(
         except PlanError:
             return None
         costs = resolve(plan, profile, here)
-        costs = _slower(costs, messages)
+        costs = slower(costs, messages)
         if number:
             parts = tuple(replace(part, head=0.0, head_back=0.0) for part in costs.parts)
             costs = replace(costs, parts=parts)

@@ -15,44 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-from workbench.hetermoe.baselines import Model, disaggregated, expert_parallelism, ideal
-from workbench.hetermoe.gpus import Gpu
+from workbench.hetermoe.arms import Fleet, arms
+from workbench.hetermoe.baselines import Model, expert_parallelism, ideal
 from workbench.hetermoe.plan import Plan, PlanError, expert_parallel, zebra
 from workbench.hetermoe.profile import Load, Profile, check_memory
 from workbench.hetermoe.search import search
 
 ARMS = ("zebra", "plain", "ep", "distep", "ideal")
-
-
-@dataclass(frozen=True)
-class Fleet:
-    """Devices at hand: so many that attend, so many for experts. usd_h: dollars an hour of each kind, if known."""
-
-    new: str
-    news: int
-    old: str
-    olds: int
-    usd_h: Mapping[str, float | None] | None = None
-
-    def __post_init__(self) -> None:
-        if self.news < 1 or self.olds < 1:
-            raise PlanError(f"a fleet has a device of either kind, not {self.news} and {self.olds}")
-
-    @classmethod
-    def priced(cls, new: Gpu, news: int, old: Gpu, olds: int, *, spot: bool = False) -> Fleet:
-        """With the prices of two rows of a table, where they have them."""
-        usd = {g.name: g.spot_usd_h if spot else g.on_demand_usd_h for g in (new, old)}
-        return cls(new.name, news, old.name, olds, usd)
-
-    def cost_usd_h(self, news: int, olds: int) -> float | None:
-        """Of so many of each; None where a price that is needed is not known."""
-        prices = [(self.usd_h or {}).get(kind) for kind in (self.new, self.old)]
-        total = 0.0
-        for number, price in zip((news, olds), prices, strict=True):
-            if number and price is None:
-                return None
-            total += number * (price or 0.0)
-        return total
 
 
 @dataclass(frozen=True)
@@ -163,39 +132,29 @@ def lengths(
     model: Model, profile: Profile, fleet: Fleet, load: Load, over: Sequence[int], micro_batches: int = 2,
     ep_messages: float = 1.0, tick: Callable[[], None] | None = None,
 ) -> list[AtLength]:  # fmt: skip
-    """Every arm at every length: zebra with searched offload, plain without, and the baselines.
+    """Every arm at every length: zebra with searched offload, plain without, and the baselines, as arms.py has them.
 
-    An arm that does not fit its devices' memory is 0 there.
+    An arm that does not fit its devices' memory is 0 there. EP (Ideal) has EP's batch on every device.
     """
     found = []
-    plan = zebra(fleet.news, fleet.olds, micro_batches, model.layers, model.experts, model.top_k, model.key)
-    ranks = {fleet.new: fleet.news, fleet.old: fleet.olds}
     for length in over:
-        here = replace(load, length=length, attention=fleet.new, expert=fleet.old, kinds=())
-        rates = dict.fromkeys(ARMS, 0.0)
-        offload: tuple[int, ...] = ()
-        try:
-            best = search(plan, profile, here, tick)
-            whole = fleet.news * load.tokens
-            rates["zebra"], offload = whole / best.step_s, best.plan.offload
-            rates["plain"] = whole / best.plain_s if best.plain_s else 0.0
-        except PlanError:
-            pass
-        if rates["plain"]:
-            rates["distep"] = disaggregated(model, profile, fleet.news, fleet.olds, here)
-        if _ep_fits(model, profile, ranks, here):
-            rates["ep"] = expert_parallelism(model, profile, ranks, here, messages=ep_messages)
-        if all(_ep_fits(model, profile, {kind: number}, here) for kind, number in ranks.items()):
-            rates["ideal"] = ideal(model, profile, ranks, here, messages=ep_messages)
-        found.append(AtLength(length, rates, offload))
+        here = replace(load, length=length)
+        at = arms(model, profile, fleet, here, micro_batches, ep_messages, spans=False, tick=tick)
+        rates = dict.fromkeys(ARMS, 0.0) | {name: arm.tokens_per_s for name, arm in at.items()}
+        if "ep" in at:
+            shared = at["ep"].load
+            groups = [(shared.kinds[0], fleet.news), (shared.kinds[-1], fleet.olds)]
+            alone = [(k, n, replace(shared, kinds=(), attention=k)) for k, n in groups]
+            if all(_ep_fits(model, profile, kind, number, one) for kind, number, one in alone):
+                rates["ideal"] = ideal(model, profile, dict(groups), alone[0][2], messages=ep_messages)
+        found.append(AtLength(length, rates, at["zebra"].plan.offload if "zebra" in at else ()))
     return found
 
 
-def _ep_fits(model: Model, profile: Profile, ranks: Mapping[str, int], load: Load) -> bool:
-    kinds = tuple(kind for kind, number in ranks.items() for _ in range(number))
-    plan = expert_parallel(len(kinds), model.layers, model.experts, model.top_k, 1, model.key)
+def _ep_fits(model: Model, profile: Profile, kind: str, number: int, load: Load) -> bool:
+    plan = expert_parallel(number, model.layers, model.experts, model.top_k, 1, model.key)
     try:
-        check_memory(profile, plan, replace(load, kinds=kinds))
+        check_memory(profile, plan, replace(load, attention=kind, kinds=()))
     except PlanError:
         return False
     return True
