@@ -22,21 +22,21 @@ def test_the_watch_fires_once_and_is_armed_again_lower():
     for off in (0.0, 0.15, 0.25, 0.22, 0.18, 0.25, 0.05, 0.15, 0.25):  # total variation
         distance = watch.saw([[100 * (0.25 + off), 100 * (0.25 - off), 25, 25], [25] * 4])
         assert distance == pytest.approx(off)
-        fired.append(watch.drifted)
+        fired.append(watch.fired())
     assert fired == [False, False, True, False, False, False, False, False, True]
     watch.renew(watch.shares)
     assert watch.distance == pytest.approx(0.0)
-    assert not watch.drifted
+    assert not watch.fired()
 
 
 def test_one_odd_step_is_not_drift():
     watch = Watch(EVEN, above=0.2, below=0.1, memory=0.9)
     for counts in ([[25] * 4] * 2, [[97, 1, 1, 1]] * 2, [[25] * 4] * 2):
         watch.saw(counts)
-    assert not watch.drifted
+    assert not watch.fired()
     for _ in range(8):
         watch.saw([[97, 1, 1, 1]] * 2)
-    assert watch.drifted
+    assert watch.fired()
     assert np.allclose(np.sum(watch.shares, 1), 1)
     watch.saw([[0] * 4] * 2)  # a step without tokens says nothing
     with pytest.raises(PlanError, match=r"shape \(2, 4\)"):

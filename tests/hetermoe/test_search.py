@@ -93,6 +93,10 @@ def test_skewed_routing_is_placed_by_load(hand):
     ranks = expert_parallel(2, 3, 6, 1, 1, KEY)
     best = min(step(resolve(p, given, skewed)) for p in placed(ranks, given, skewed))
     assert best < simulate(ranks, given, skewed).step_s
+    two = load().with_shares([[0.4, 0.4, 0.05, 0.05, 0.05, 0.05], [1 / 6] * 6, [0.02] * 5 + [0.9]])
+    found = search(plan, given, two)  # each layer by its own load: no head start for all of them is as good
+    alike = min(step(resolve(p, given, two)) for p in placed(plan, given, two))
+    assert found.step_s <= alike
     empty = load().with_shares([[0.5, 0.5, 0, 0, 0, 0]] * 3)
     assert search(plan, given, empty).step_s <= simulate(plan, given, empty).step_s
 

@@ -231,9 +231,9 @@ def test_memory_by_hand(hand):
     given = profile(memory=memory, new_gib=16, old_gib=3)
     plan = zebra(1, 2, 1, 2, 4, 1, KEY).with_offload((1, 0))
     used = used_bytes(given, plan, load())
-    # rank 0: an expert of four states, 0.5 GiB shared, 96 MiB kept, and of experts an eighth of the copies
-    assert used[0] == pytest.approx(2**30 + 2**29 + 96 * 2**20 + 96 / 8 * 2**10)
-    assert used[1] == pytest.approx(4 * 2**30 + 96 / 2 * 2**10)
-    with pytest.raises(PlanError, match=r"rank 1 needs 4\.00 GiB, a old has 3\.00"):
+    # rank 0: an expert of four states, 0.5 GiB shared, 96 MiB kept, and a quarter of one layer's copies
+    assert used[0] == pytest.approx(2**30 + 2**29 + 96 * 2**20 + 96 / 4 * 2**10)
+    assert used[1] == pytest.approx(4 * 2**30 + 2 * 96 / 2 * 2**10)
+    with pytest.raises(PlanError, match=r"rank 1 needs 4\.00 GiB, its device \(old\) has 3\.00"):
         check_memory(given, plan, load())
     check_memory(profile(memory=memory, new_gib=16, old_gib=5), plan, load())

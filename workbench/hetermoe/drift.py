@@ -2,7 +2,7 @@
 
     watch = Watch(shares_planned)
     watch.saw(counts)                     after each step: tokens that each expert of each layer got
-    if watch.drifted: decision = replan(plan, profile, load, watch.shares, steps_left=1000)
+    if watch.fired(): decision = replan(plan, profile, load, watch.shares, steps_left=1000)
 
 The watch has hysteresis: it fires above one distance, and again only once the distance has been below a smaller one,
 or the plan was renewed. What fires is not yet a move: a plan is changed layer by layer as far as the simulated gain
@@ -81,9 +81,8 @@ class Watch:
         """Largest over layers of the total variation: the part of tokens that go elsewhere than planned, 0 to 1."""
         return float(0.5 * np.abs(np.array(self.shares) - self._planned()).sum(1).max())
 
-    @property
-    def drifted(self) -> bool:
-        """Fired, and not asked since: once for each time it drifts. Reading it takes it down."""
+    def fired(self) -> bool:
+        """Whether it drifted since this was asked last: true once for each time."""
         drifted, self._drifted = self._drifted, False
         return drifted
 

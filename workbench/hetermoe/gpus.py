@@ -199,7 +199,7 @@ def modelled(
         shared_weights=HALF * numbers,
         states=8.0,
         activation=HALF * shape.hidden * (shape.layers + 16),  # checkpoints, and one layer at work
-        expert_activation=HALF * shape.hidden * (shape.layers + 8),
+        expert_activation=HALF * shape.hidden * (1 + 8 / shape.layers),
     )
     note = "data sheets and published ratios, fp16 with activation checkpointing"
     return Profile(shape.key, devices, message, HALF * shape.hidden, memory, "modelled", note)

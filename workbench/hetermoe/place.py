@@ -69,7 +69,7 @@ def _limits(plan: Plan, profile: Profile, load: Load) -> list[int]:
         return [plan.experts] * plan.world
     _, room = offload_bounds(profile, plan, load)
     memory, device = profile.memory, profile.device(load.kind_of(plan)[-1])
-    copies = plan.attention * load.tokens * plan.top_k / plan.expert
+    copies = plan.layers * plan.attention * load.tokens * plan.top_k / plan.expert
     each = memory.expert_weights * memory.states * plan.layers
     free = device.capacity_bytes - copies * memory.expert_activation
     kept = plan.experts if not each or free == float("inf") else max(1, floor(free / each))

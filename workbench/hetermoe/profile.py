@@ -121,8 +121,8 @@ class Memory:
     """Bytes. shared: attention, gates, embeddings and head of the whole model, on each attention rank.
 
     states: bytes of weights, gradients and optimiser for a byte of weights (4 for Adam in fp32, 8 for fp16 with fp32
-    master weights). *_activation: kept for backward, per token of a rank's batch, over all layers; an expert's is per
-    token that it gets.
+    master weights). activation: kept for backward, per token of an attention rank's batch, all layers together.
+    expert_activation: per copy of a token that an expert gets, in one layer.
     """
 
     expert_weights: float
@@ -265,7 +265,7 @@ def used_bytes(profile: Profile, plan: Plan, load: Load) -> tuple[float, ...]:
     memory, shares = profile.memory, load.share_of(plan)
     owner = np.array(plan.owner)
     held = np.bincount(owner.ravel(), minlength=plan.world)
-    got = np.bincount(owner.ravel(), weights=shares.ravel(), minlength=plan.world) / plan.layers  # mean over layers
+    got = np.bincount(owner.ravel(), weights=shares.ravel(), minlength=plan.world)  # over all layers
     tokens = plan.attention * load.tokens * plan.top_k
     used = held * memory.expert_weights * memory.states + got * tokens * memory.expert_activation
     used[: plan.attention] += memory.shared_weights * memory.states + load.tokens * memory.activation
@@ -278,8 +278,8 @@ def check_memory(profile: Profile, plan: Plan, load: Load) -> None:
         if used > profile.device(kind).capacity_bytes:
             has = profile.device(kind).capacity_bytes
             raise PlanError(
-                f"rank {rank} needs {used / 2**30:.2f} GiB, a {kind} has {has / 2**30:.2f}: fewer tokens, fewer "
-                "experts on it (offload them, or the other way round), or more ranks"
+                f"rank {rank} needs {used / 2**30:.2f} GiB, its device ({kind}) has {has / 2**30:.2f}: fewer "
+                "tokens, fewer experts on it (offload them, or the other way round), or more ranks"
             )
 
 
@@ -294,7 +294,7 @@ def offload_bounds(profile: Profile, plan: Plan, load: Load) -> tuple[int, int]:
     memory, total = profile.memory, plan.layers * plan.experts
     each = memory.expert_weights * memory.states
     kinds = load.kind_of(plan)
-    active = plan.attention * load.tokens * plan.top_k * memory.expert_activation
+    active = plan.layers * plan.attention * load.tokens * plan.top_k * memory.expert_activation
     base = memory.shared_weights * memory.states + load.tokens * memory.activation
     room = _fits(profile.device(kinds[0]).capacity_bytes - base, each, active / plan.attention) * plan.attention
     kept = _fits(profile.device(kinds[-1]).capacity_bytes, each, active / plan.expert) * plan.expert

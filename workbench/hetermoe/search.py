@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from workbench.hetermoe.costs import balanced, resolve
 from workbench.hetermoe.greedy import greedy
@@ -84,7 +84,7 @@ class _Search:
     def _over_even(self, vector: Vector) -> float:
         """The same of a vector under balanced routing, of the first ranks of either side, which hold the most."""
         plan, memory = self.plan, self.profile.memory
-        copies = plan.attention * self.load.tokens * plan.top_k / plan.experts / plan.layers
+        copies = plan.attention * self.load.tokens * plan.top_k / plan.experts
         each = memory.expert_weights * memory.states + copies * memory.expert_activation
         shared = memory.shared_weights * memory.states + self.load.tokens * memory.activation
         taken = sum(-(-o // plan.attention) for o in vector)
@@ -109,10 +109,7 @@ def search(plan: Plan, profile: Profile, load: Load, tick: Callable[[], None] | 
     (over, best_s), vector = state.best
     best = None if over else plan.with_offload(vector)
     if load.shares:
-        for candidate in placed(plan, profile, load):
-            seconds = math.inf if state.over(candidate) else step(resolve(candidate, profile, load))
-            if seconds < math.inf and (best is None or seconds < best_s * (1 - GAIN)):
-                best_s, best = seconds, candidate
+        best, best_s = _skewed(state, best, best_s if best else math.inf)
     if best is None:
         raise PlanError("no placement of the experts fits the memory: more ranks, or fewer tokens in a batch")
     return Found(best, best_s, plain, by_greedy, len(state.known))
@@ -124,6 +121,31 @@ def _greedy(state: _Search) -> float | None:
     except PlanError:
         return None
     return state.try_(found.offload)
+
+
+def _skewed(state: _Search, best: Plan | None, best_s: float) -> tuple[Plan | None, float]:
+    """The best so far, or a placement by load: one head start for all layers, then each layer with its own."""
+    tried = 0
+
+    def better(plan: Plan) -> None:
+        nonlocal best, best_s, tried
+        tried += 1
+        if tried > MOST or state.over(plan):
+            return
+        if state.tick is not None:
+            state.tick()
+        seconds = step(resolve(plan, state.profile, state.load))
+        if seconds < best_s * (1 - GAIN):
+            best, best_s = plan, seconds
+
+    candidates = list(placed(state.plan, state.profile, state.load))
+    for plan in candidates:
+        better(plan)
+    if best is not None:
+        for layer in range(state.plan.layers):
+            for row in dict.fromkeys(plan.owner[layer] for plan in candidates):
+                better(replace(best, owner=(*best.owner[:layer], row, *best.owner[layer + 1 :])))
+    return best, best_s
 
 
 def counts(expert: int, experts: int) -> list[int]:
