@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from workbench.hetermoe.arms import Fleet, arms, chosen
+from workbench.hetermoe.arms import Fleet, arms, choose, chosen
 from workbench.hetermoe.baselines import Model, disaggregated, expert_parallelism, ideal, pipeline
 from workbench.hetermoe.claims import fitted
 from workbench.hetermoe.gpus import MODELS, TABLE, Gpu, gpu, modelled, read, write
@@ -105,6 +105,12 @@ def test_the_planner_chooses_by_what_it_expects(hand):
     assert chosen(arms(MODEL, alike, Fleet("new", 1, "old", 1), load())).name == "ep"
     tokens = {name: arm.load.tokens * arm.plan.attention for name, arm in slow.items()}
     assert tokens == dict.fromkeys(("zebra", "plain", "distep", "ep"), 96)
+    best = choose(MODEL, profile(1.0, 1.0, 1.0), Fleet("new", 1, "old", 1), load(), (1, 2, 4))
+    assert best.plan.micro_batches == 4  # no message costs a start here
+    assert best.tokens_per_s >= chosen(slow).tokens_per_s
+    start = Surface((64,), (Curve(((24.0, 90.0), (96.0, 96.0))),))  # what a stage costs however small it is
+    dear = replace(given, devices=tuple(replace(d, attention=start) for d in given.devices))
+    assert choose(MODEL, dear, Fleet("new", 1, "old", 1), load(), (1, 2, 4)).plan.micro_batches < 4
     small = profile(memory=Memory(2**30, 0, 1), new_gib=1, old_gib=1)
     with pytest.raises(PlanError, match="nothing fits"):
         chosen(arms(MODEL, small, Fleet("new", 1, "old", 1), load()))

@@ -1,14 +1,14 @@
 """Ways to train on a fleet, each with its plan and a simulated step, and the one to choose.
 
     found = arms(model, profile, fleet, load)          {"zebra": Arm, "plain": Arm, "ep": Arm, "distep": Arm}
-    chosen(found).plan                                 which one to run
+    chosen(found).plan                                 which one to run; `choose` also tries numbers of micro-batches
 
 All take the same tokens in a step. All numbers are modelled from the profile.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from workbench.hetermoe.baselines import Model, slower
@@ -108,3 +108,16 @@ def chosen(found: Mapping[str, Arm]) -> Arm:
         raise PlanError("nothing fits the memory of these devices: a shorter batch, fewer experts, or more devices")
     simple = ("ep", "distep", "plain", "zebra")
     return max(found.values(), key=lambda arm: (round(arm.tokens_per_s, 9), -simple.index(arm.name)))
+
+
+def choose(
+    model: Model, profile: Profile, fleet: Fleet, load: Load, micro_batches: Sequence[int] = (1, 2, 4),
+    ep_messages: float = 1.0, tick: Callable[[], None] | None = None,
+) -> Arm:  # fmt: skip
+    """The fastest arm with the best of several numbers of micro-batches; a batch must be cut into as many."""
+    found = {}
+    for number in micro_batches:
+        for name, arm in arms(model, profile, fleet, load, number, ep_messages, tick=tick).items():
+            if name not in found or arm.tokens_per_s > found[name].tokens_per_s:
+                found[name] = arm
+    return chosen(found)
