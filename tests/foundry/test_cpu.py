@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.foundry import archive, explore
+from workbench.foundry import archive, explore, rivals
 from workbench.foundry.archive import Refused
 from workbench.foundry.fingerprint import differences, machine
 from workbench.foundry.graph import decode
@@ -193,3 +193,19 @@ def test_bad_input_to_a_step(captured):
 def test_verify_replays_every_size(captured):
     said = explore.verify(captured[0])
     assert (said["usable"], said["verified_sizes"]) == (True, [2, 3, 8])
+
+
+def test_ways_are_measured_in_processes_of_their_own(captured):
+    """The harness, with the ways that compile nothing."""
+    found = rivals.compare(captured[0], ways=("foundry", "eager"), timeout_s=200)
+    numbers = rivals.summary(found, decode(archive.read(captured[0])))
+    assert numbers["exact"] == 1.0
+    assert (numbers["graphs"], numbers["templates"]) == (3, 1)
+    (ours,), (eager,) = found["foundry"], found["eager"]
+    for each in (ours, eager):
+        assert 0 < each.import_s < each.load_s < each.ready_s
+        assert each.step_us.keys() == {2, 3, 8}
+    assert set(ours.phases) == {"archive", "weights", "graphs", "verify"}
+    assert ours.peak_mb < eager.peak_mb
+    with pytest.raises(ValueError, match="no way is called slow"):
+        rivals.compare(captured[0], ways=("slow",))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
+from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
 import xxhash
@@ -15,7 +17,7 @@ from workbench.foundry.archive import Refused, refuse
 if TYPE_CHECKING:
     from workbench.kernels.replay import Arena
 
-CHUNK = 8 << 20  # bytes read, then hashed while they are in cache
+CHUNK = 8 << 20  # bytes read at once, and hashed while the next ones are
 
 
 def make_arena(base: int, size: int) -> Arena:
@@ -51,18 +53,30 @@ def load_weights(arena: Arena, about: Mapping[str, Any], folder: Path) -> None:
     name, nbytes, seal = about.get("file"), about.get("bytes"), about.get("digest")
     if not isinstance(name, str) or Path(name).name != name or type(nbytes) is not int or not 0 < nbytes <= arena.size:
         refuse("malformed", f"the manifest names no proper file of weights: {name!r}, {nbytes!r} bytes")
-    view, sums, done = arena.view(0, nbytes), xxhash.xxh3_128(), 0
-    try:
-        with open(folder / name, "rb", buffering=0) as file:
-            while done < nbytes:
-                got = file.readinto(view[done : done + CHUNK])
-                if not got:
-                    refuse("truncated", f"weights {name} end after {done} of {nbytes} bytes")
-                sums.update(view[done : done + got])
-                done += got
-            if os.fstat(file.fileno()).st_size != nbytes:
-                refuse("weights", f"weights {name} have more than the {nbytes} bytes that were captured")
-    except OSError as error:
-        raise Refused("weights", f"weights {name} in {folder} cannot be read: {error.strerror}") from error
+    view, sums, hashed = arena.view(0, nbytes), xxhash.xxh3_128(), 0
+    filled: SimpleQueue[int | OSError] = SimpleQueue()  # how far it is read; hashed here meanwhile
+    threading.Thread(target=_read, args=(folder / name, view, filled), daemon=True).start()
+    while isinstance(read := filled.get(), int) and read >= 0:
+        sums.update(view[hashed:read])
+        hashed = read
+    if isinstance(read, OSError):
+        raise Refused("weights", f"weights {name} in {folder} cannot be read: {read.strerror}") from read
+    if hashed != nbytes:
+        refuse("truncated", f"weights {name} end after {hashed} of {nbytes} bytes")
     if sums.hexdigest() != seal:
         refuse("weights", f"weights {name} are not those that were captured: checksum differs")
+
+
+def _read(path: Path, into: memoryview, filled: SimpleQueue[int | OSError]) -> None:
+    """Read a file that has exactly the size of `into`; says how far, then -1, or what went wrong."""
+    done = 0
+    try:
+        with open(path, "rb", buffering=0) as file:
+            if os.fstat(file.fileno()).st_size > len(into):
+                raise OSError(0, f"it has more than the {len(into)} bytes that were captured")
+            while got := file.readinto(into[done : done + CHUNK]):
+                done += got
+                filled.put(done)
+        filled.put(-1)
+    except OSError as error:
+        filled.put(error)

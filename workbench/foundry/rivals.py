@@ -96,6 +96,7 @@ def _child(archive: str | Path, way: str, place: Path, timeout_s: float) -> dict
     environment = dict(os.environ)
     fresh = tempfile.mkdtemp(prefix="foundry-cache-") if way in ("cold", "mega", "make-aoti") else None
     environment["TORCHINDUCTOR_CACHE_DIR"] = fresh or str(place / "cache")
+    environment["OMP_NUM_THREADS"] = str(decode(read(archive)).fingerprint.get("threads", 1))
     call = [sys.executable, "-m", "workbench.foundry.rivals", way, str(archive), str(place), repr(time.time())]
     try:
         done = subprocess.run(call, env=environment, capture_output=True, text=True, timeout=timeout_s, check=False)
