@@ -164,6 +164,13 @@ def test_another_machine_is_refused_in_words(captured):
         load(captured[0], here=here | {"cpu_features": [f for f in here["cpu_features"] if f != "avx2"]})
 
 
+def test_another_archive_than_expected_is_refused(captured):
+    right = archive.read(captured[0]).id
+    assert load(captured[0], expect=right).verified == {2}
+    with pytest.raises(Refused, match="not the archive that was asked for"):
+        load(captured[0], expect="00" * 16)
+
+
 def test_refused_means_capture(captured, copied):
     """The fallback: told why, and the new archive is used."""
     good = copied.read_bytes()

@@ -1,4 +1,4 @@
-"""Foundry: graphs that are born executable (arXiv 2604.06664), captured once and rebuilt in processes that never compile.
+"""Foundry: graphs that are born executable (arXiv 2604.06664): captured once, rebuilt where nothing is compiled.
 
     from workbench.foundry.capture import capture                # torch, a compiler, minutes
     capture(lm.load("smollm2"), sizes=(1, 2, 4, 8), path="smollm2.foundry")

@@ -160,17 +160,22 @@ def load(
     *,
     verify: Verify = "templates",
     base: int | None = None,
+    expect: str | None = None,
     here: dict[str, Any] | None = None,
     phase: Callable[[str, float], None] = lambda *_: None,
 ) -> Runner:
     """Rebuild an archive's graphs. Refused, with its reason, whenever they cannot be trusted on this machine.
 
     verify: "all" replays every size now, "templates" the smallest of each template, the others at their first use.
-    base: another place than the captured one, for the arena. here: the fingerprint to compare with, this machine's when
-    None. `phase` hears (name, seconds) of each phase.
+    base: another place than the captured one, for the arena. expect: the id that the archive must have, where its
+    origin is not trusted: it holds machine code. here: the fingerprint to compare with, this machine's when None.
+    `phase` hears (name, seconds) of each phase.
     """
     path, clock = Path(path), _Clock(phase)
-    found = decode(archive.read(path))
+    raw = archive.read(path)
+    if expect is not None and raw.id != expect:
+        refuse("foreign", f"{path.name} is not the archive that was asked for: its id is {raw.id}, not {expect}")
+    found = decode(raw)
     if found.backend != "cpu":
         refuse("foreign", f"{path.name} was captured on backend {found.backend}, this is cpu")
     try:
