@@ -13,6 +13,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import struct
+import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -284,9 +285,15 @@ def _prove(done: Capture, place: Place) -> None:
 
 def built() -> dict[str, Any]:
     """What the binaries were made by and for. For readers: what counts is their content, which has its digest."""
-    from torch._inductor.cpp_builder import get_cpp_compiler
+    from torch._inductor.cpp_builder import CppTorchOptions, get_cpp_compiler
     from torch._inductor.cpu_vec_isa import pick_vec_isa
 
     isa = pick_vec_isa()
-    flags = " ".join(isa.build_arch_flags()) if hasattr(isa, "build_arch_flags") and isa else ""
-    return {"compiler": str(get_cpp_compiler()), "isa": str(isa), "flags": flags, "threads": torch.get_num_threads()}
+    compiler = get_cpp_compiler()
+    said = subprocess.run([compiler, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
+    return {
+        "compiler": (said.splitlines() or [compiler])[0],
+        "isa": str(isa),
+        "flags": " ".join([*CppTorchOptions(vec_isa=isa).get_cflags(), str(isa.build_arch_flags())]),
+        "threads": torch.get_num_threads(),
+    }

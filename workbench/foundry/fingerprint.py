@@ -17,6 +17,7 @@ from typing import Any
 # come and go with kernels and hypervisors.
 _VECTOR = ("sse", "ssse", "avx", "fma", "f16c", "bmi", "amx", "vaes", "vpclmul", "gfni", "popcnt", "movbe")
 _VECTOR_ARM = ("asimd", "sve", "bf16", "i8mm", "fphp", "sme")
+_NOT = ("smep",)  # begins like one and is a protection of the kernel
 ENVIRONMENT = ("MKL_CBWR", "MKL_ENABLE_INSTRUCTIONS", "MKL_DEBUG_CPU_TYPE", "ATEN_CPU_CAPABILITY")
 
 
@@ -86,7 +87,9 @@ def _cpu() -> dict[str, Any]:
         elif name in ("model name", "CPU part"):
             found["model"] = found["model"] or value
         elif name in ("flags", "Features") and not found["features"]:
-            found["features"] = sorted(f for f in value.split() if f.startswith(_VECTOR + _VECTOR_ARM))
+            found["features"] = sorted(
+                f for f in value.split() if f.startswith(_VECTOR + _VECTOR_ARM) and f not in _NOT
+            )
     return found
 
 
