@@ -11,6 +11,12 @@ import pytest
 
 LAST = ("model", "slow", "notebook", "browser", "lmcache", "vllm")  # dear tests, in the order they run
 MAY_SKIP = "gpu"
+# What takes minutes, longest first: begun last, it would be waited for by a process that has nothing left to do.
+LONG = ("notebooks/04", "ray", "tests/cake/test_vllm_bench", "notebooks/05", "tests/plato/test_endpoint_vllm",
+        "tests/rlboost/test_vllm", "tests/plato/test_quality", "notebooks/06", "notebooks/07", "tests/browser",
+        "tests/plato/test_vllm", "tests/hetermoe", "tests/foundry", "tests/plato", "tests/cake", "notebooks",
+        "tests/kernels", "tests/contract")  # fmt: skip
+RAY = ("tests/rlboost/test_kuberay", "tests/rlboost/test_live", "tests/rlboost/test_manager", "notebooks/02_rlboost")
 
 
 def pytest_configure(config):
@@ -22,7 +28,7 @@ def pytest_configure(config):
     os.environ["WORKBENCH_HOME"] = home.name
 
 
-def pytest_collection_modifyitems(items):
+def pytest_collection_modifyitems(config, items):
     lacking = [name for name in ("vllm", "lmcache") if importlib.util.find_spec(name) is None]
     for item in items:
         for name in lacking:
@@ -30,7 +36,31 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason=f"{name} is not installed: make setup"))
         if item.path.suffix == ".ipynb":
             item.add_marker(pytest.mark.timeout(900))  # one cell; a cell may be a whole measurement
-    items.sort(key=_dearness)  # stable: within one kind, files stay together
+    in_parallel = hasattr(config, "workerinput")
+    items.sort(key=_length if in_parallel else _dearness)  # stable: within one kind, files stay together
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config, log):
+    """Whole files of tests on one process, and all that start Ray on the same one: two at once are late."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class Scheduler(LoadFileScheduling):
+        def _split_scope(self, nodeid):
+            return _unit(nodeid)
+
+    config.option.loadscopereorder = False  # as they are sorted here, not by how many tests a file has
+    return Scheduler(config, log)
+
+
+def _unit(nodeid):
+    """What one process runs as a whole: a file, or all of Ray."""
+    return "ray" if nodeid.startswith(RAY) else nodeid.split("::", 1)[0]
+
+
+def _length(item):
+    unit = _unit(item.nodeid)
+    return next((at for at, long in enumerate(LONG) if unit.startswith(long)), len(LONG))
 
 
 def _dearness(item):

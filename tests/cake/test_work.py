@@ -7,6 +7,7 @@ from time import sleep
 import pytest
 
 import workbench as wb
+from workbench import lm
 from workbench.cake import SYSTEM, model_time, paper, summed
 from workbench.cake.config import SHARES, CakeConfig
 from workbench.cake.engine import probe_read_s
@@ -140,7 +141,7 @@ def test_a_delay_that_was_asked_for_is_the_read_cost():
 
 
 @pytest.mark.model
-@pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
+@pytest.mark.parametrize("dtype", sorted({"float32", lm.fast_dtype()}))
 def test_exact_on_the_real_model(dtype):
     """The tolerance holds with room on SmolLM2, and noise in one grain is far outside it."""
     config = SYSTEM.make("small", prompt_tokens=901, seed=2, step=200, grain=64, sweep_points=0, rounds=1, dtype=dtype)

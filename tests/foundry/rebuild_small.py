@@ -32,7 +32,7 @@ def main(path, taken):
         said[str(size)] = []
         for round_ in range(3):
             logits, tokens = runner.step(*asked(size, round_))
-            said[str(size)].append([hashlib.sha256(logits).hexdigest(), tokens])
+            said[str(size)].append([hashlib.sha256(logits.tobytes()).hexdigest(), tokens])
     heavy = sorted({"torch", "numpy", "pydantic"} & set(sys.modules))
     print(
         json.dumps(

@@ -18,7 +18,7 @@ from workbench.hetermoe.launch import fork_ranks, watch
 from workbench.hetermoe.model import MoEConfig
 from workbench.hetermoe.plan import Plan, zebra
 from workbench.hetermoe.rank import process, run
-from workbench.hetermoe.train import main as main_of_train
+from workbench.hetermoe.training import main as main_of_train
 from workbench.hetermoe.update import Adam
 
 

@@ -15,16 +15,18 @@ import psutil
 import pytest
 import torch
 
+import workbench.hetermoe
 from workbench.hetermoe.data import Markov
 from workbench.hetermoe.job import Job
 from workbench.hetermoe.launch import PortTaken, RankFailed
+from workbench.hetermoe.measure import slots
 from workbench.hetermoe.model import MoE, MoEConfig
 from workbench.hetermoe.plan import PlanError, distep, expert_parallel, zebra
 from workbench.hetermoe.rank import Diverged, process
 from workbench.hetermoe.rank import run as run_rank
 from workbench.hetermoe.single import Single
 from workbench.hetermoe.spans import COMPUTE
-from workbench.hetermoe.train import Cancelled, main, train
+from workbench.hetermoe.training import Cancelled, main, train
 from workbench.hetermoe.update import Adam
 
 pytestmark = [pytest.mark.timeout(300)]
@@ -71,7 +73,8 @@ def finished(port):
     model = MoE(CONFIG)
     before = {n: p.detach().clone() for n, p in model.parameters_by_name().items()}
     ids = torch.arange(17).repeat(8, 1) % 12 + torch.arange(8)[:, None]
-    run = start(30, model=model, ids=ids, tokens=16, rows=8, adam=Adam(lr=1e-2), port=port)
+    asked = {"steps": 30, "rows": 8, "tokens": 16, "timeout_s": 30.0, "port": port}
+    run = workbench.hetermoe.train(model, PLAN, ids=ids, adam=Adam(lr=1e-2), **asked)
     rows, listening = [], set()
     for row in run:
         rows += [row]
@@ -92,6 +95,9 @@ def test_rows_tell_of_every_rank_and_the_model_learns(finished):
         assert torch.equal(p, run.result.parameters[name]), name
         assert not torch.equal(p, before[name]), name
     assert gone(run.pids)
+    assert [sum(layer) for layer in rows[4].routed] == [8 * 16 * 2] * 2  # every token, to two experts
+    assert [sum(layer) for layer in rows[4].shares] == pytest.approx([1, 1])
+    assert rows[4].routed != rows[29].routed  # routing drifts
     assert all(0 < share <= 1 for row in rows for share in row.busy.values())
     assert rows[5].tokens_per_s == rows[5].tokens / (rows[5].end_s - rows[5].start_s) > 0
 
@@ -113,6 +119,10 @@ def test_spans_are_those_of_theorem_1(finished):
     ]  # fmt: skip
     for spans in (attention, expert):
         assert all(a.end_s <= b.start_s for a, b in pairwise(spans))
+    told = [s for s in slots(row) if s.rank == 0 and s.stream == "compute"]
+    assert [s.stage for s in told] == [{"offload": "expert"}.get(s.kind, s.kind) for s in attention]
+    assert told[0].start_s >= 0
+    assert told[-1].end_s <= row.seconds
     for kind in ("dispatch", "combine"):
         assert sum(s.kind == kind for s in row.spans[1]) == 8
 

@@ -18,7 +18,7 @@ from workbench.hetermoe.plan import PlanError, zebra
 from workbench.hetermoe.profile import Load, Profile
 from workbench.hetermoe.quota import Quota, denied
 from workbench.hetermoe.spans import Span, Spans, busy
-from workbench.hetermoe.train import Row
+from workbench.hetermoe.training import Row
 from workbench.hetermoe.update import Adam, State, adamw
 
 pytestmark = [pytest.mark.timeout(300)]

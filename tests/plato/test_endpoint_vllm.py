@@ -38,7 +38,7 @@ def url(tmp_path_factory):
         port = probe.getsockname()[1]
     command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", str(lm.path("smollm2"))]
     command += ["--host", "127.0.0.1", "--port", str(port), "--served-model-name", "smollm2", "--api-key", SECRET]
-    command += ["--dtype", "bfloat16", "--enforce-eager", "--max-model-len", str(ROOM), "--max-num-seqs", "8"]
+    command += ["--dtype", lm.fast_dtype(), "--enforce-eager", "--max-model-len", str(ROOM), "--max-num-seqs", "8"]
     command += ["--enable-prompt-tokens-details", "--block-size", "32"]
     env = os.environ | ENVIRONMENT | ON_CPU | {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_ENABLE_V1_MULTIPROCESSING": "1"}
     with log.open("w") as out:

@@ -314,7 +314,7 @@ def test_the_hook_ends_before_the_pod_is_killed(groups):
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_hook_drains_a_node_of_a_real_cluster(groups):
+def test_the_hook_drains_a_node_of_a_real_cluster(groups, fleet):
     """On one machine all nodes have one address, so the node is named; in a pod it is the one there is.
 
     An actor is on it, as an engine would be: Ray ends a node that drains and has nothing to do.
@@ -324,19 +324,19 @@ def test_the_hook_drains_a_node_of_a_real_cluster(groups):
 
     words, _, deadline, _ = hook(groups)
     assert words[:2] == ["ray", "drain-node"]
-    with Fleet() as fleet:
-        fleet.add("spot-1")
-        actor = fleet.actor(WeightAgent, "spot-1")
-        assert ray.get(actor.sent_bytes.remote(), timeout=120) == 0
-        address = ray.get_runtime_context().gcs_address
-        client = GcsClient(address=address)
-        assert client.get_draining_nodes() == {}  # the control
-        command = [RAY, *words[1:]]
-        command += ["--address", address, "--node-id", fleet.node_id("spot-1")]
-        told = time.time()
-        done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-        assert done.returncode == 0, done.stderr
-        draining = client.get_draining_nodes()
-        assert list(draining) == [fleet.node_id("spot-1")]
-        assert told - 1 <= draining[fleet.node_id("spot-1")] / 1000 - deadline <= time.time() + 1
-        assert ray.get(actor.sent_bytes.remote(), timeout=120) == 0  # what is there goes on
+    fleet.add("spot-1")
+    actor = fleet.actor(WeightAgent, "spot-1")
+    assert ray.get(actor.sent_bytes.remote(), timeout=120) == 0
+    address = ray.get_runtime_context().gcs_address
+    client = GcsClient(address=address)
+    assert client.get_draining_nodes() == {}  # the control
+    command = [RAY, *words[1:]]
+    command += ["--address", address, "--node-id", fleet.node_id("spot-1")]
+    told = time.time()
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    draining = client.get_draining_nodes()
+    assert list(draining) == [fleet.node_id("spot-1")]
+    assert told - 1 <= draining[fleet.node_id("spot-1")] / 1000 - deadline <= time.time() + 1
+    assert ray.get(actor.sent_bytes.remote(), timeout=120) == 0  # what is there goes on
+    fleet.kill("spot-1")

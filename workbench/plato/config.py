@@ -168,7 +168,7 @@ PRESETS = {
     "tiny": PlatoConfig(model="tiny", dtype="float32", example="diamond", node_tokens=12, rounds=1),
     "small": PlatoConfig(),
     "chain": PlatoConfig(example="chain", rounds=1),
-    "quality": PlatoConfig(example="join", rounds=1, quality_tasks=3),
+    "quality": PlatoConfig(example="join", rounds=1, quality_tasks=3, node_tokens=16),
     "vllm": PlatoConfig(engine="vllm"),
     "paper": PlatoConfig(backend="sim", example="eight", sim_machine="flat"),
 }

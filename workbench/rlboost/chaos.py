@@ -187,7 +187,7 @@ class Chaos:
 class Storm(Chaos):
     """Kills at random: every step has a schedule of its own, drawn from (seed, step).
 
-    One to three kills a step, each when a drawn share of the step's tokens is there, of a drawn instance and kind. Who
+    One or two kills a step, each when a drawn share of the step's tokens is there, of a drawn instance and kind. Who
     is at work then is hit, also while it joins or pulls; two nodes are kept coming so that the run goes on.
     """
 
@@ -216,7 +216,7 @@ class Storm(Chaos):
         if live.trainer.version != self._step:
             self._step = live.trainer.version
             self._lot = random.Random(f"{self.seed}|{self._step}")
-            count = self._lot.choice((1, 1, 2, 3))
+            count = self._lot.choice((1, 1, 1, 2))
             kinds: tuple[How, ...] = ("actor", "actor", "actor", "actor", "node", "notice")
             self._drawn = sorted(
                 ((self._lot.random() * 0.9, self._lot.choice(kinds)) for _ in range(count)), reverse=True
