@@ -115,7 +115,7 @@ def choose(
     ep_messages: float = 1.0, tick: Callable[[], None] | None = None,
 ) -> Arm:  # fmt: skip
     """The fastest arm with the best of several numbers of micro-batches; a batch must be cut into as many."""
-    found = {}
+    found: dict[str, Arm] = {}
     for number in micro_batches:
         for name, arm in arms(model, profile, fleet, load, number, ep_messages, tick=tick).items():
             if name not in found or arm.tokens_per_s > found[name].tokens_per_s:
