@@ -48,6 +48,8 @@ class AttentionRank:
         self.kind = "expert" if plan.kind == "ep" else "offload"
         self.stages = AttentionStages(model, places, recompute)
         self.experts = ExpertStages(model, held, recompute)
+        self.routed = torch.zeros(plan.layers, plan.experts, dtype=torch.int64)  # copies of a step's tokens, by expert
+        self._places = [torch.tensor(row) for row in places]
         self._parts: list[Tensor] = []  # ids of each micro-batch
         self._kept: dict[tuple[int, int], Kept] = {}  # by layer and micro-batch, as what follows
         self._trips: dict[tuple[int, int], list[Future[Trip]]] = {}  # one a link
@@ -58,6 +60,7 @@ class AttentionRank:
         plan = self.layout.plan
         cut = shards(len(ids), plan.micro_batches, plan.attention * self.layout.groups)
         self._parts = [ids[row[self.layout.place]] for row in cut]
+        self.routed.zero_()
         self._forward()
         loss, ahead = self._turn(ids[:, 1:].numel())
         sums = self._backward(ahead)
@@ -75,6 +78,7 @@ class AttentionRank:
                 with self.spans.at("attention", "forward", layer, j):
                     kept = self.stages.forward(layer, self._parts[j][:, :-1], before, outputs)
                 self._kept[layer, j] = kept
+                self.routed[layer, self._places[layer]] += kept.order.counts
                 self._send(layer, j, kept)
             self._experts_forward(layer)
 

@@ -30,6 +30,10 @@ from workbench.hetermoe.model import MoE, held_by, part
 from workbench.hetermoe.rank import Diverged, take
 from workbench.hetermoe.spans import Spans
 
+# Only inference_all_reduce uses this native op. Its build takes minutes, and one that is ended leaves a lock behind for
+# which every later process waits without end.
+deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+
 
 class Whole(nn.Module):
     """The model with DeepSpeed's MoE layers: (ids, targets) -> mean loss of these rows."""

@@ -20,10 +20,16 @@ from workbench.child import Child, ChildDied
 from workbench.hetermoe.model import Kernel, MoEConfig
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Profile
-from workbench.hetermoe.train import ENVIRONMENT, Row
+from workbench.hetermoe.sim import Slot, Stage, Stream
+from workbench.hetermoe.training import ENVIRONMENT, Row
 
 PATIENCE_S = 300.0  # imports, and one round of the slowest machine
 BEAT_S = 0.05
+_SLOTS: dict[str, tuple[Stream, Stage]] = {
+    "attention": ("compute", "attention"), "head": ("compute", "head"), "expert": ("compute", "expert"),
+    "offload": ("compute", "expert"), "update": ("compute", "update"), "dispatch": ("dispatch", "dispatch"),
+    "peers out": ("dispatch", "dispatch"), "combine": ("combine", "combine"), "peers back": ("combine", "combine"),
+}  # fmt: skip
 MESSAGE_BYTES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 
 
@@ -97,6 +103,22 @@ def _heard(child: Child) -> Generator[float | None, None, Profile]:
             yield told["done"] / told["total"]
         child.check_silence(PATIENCE_S)
         yield None
+
+
+def slots(row: Row) -> tuple[Slot, ...]:
+    """A measured step as the simulator's spans, seconds from the start of the step: one picture for both.
+
+    A message counts from when its stream took it up, so it includes waiting for its partners. The stage after the last
+    layer is one slot, forward and backward. Sums of gradients, which run beside the backward, are left out.
+    """
+    return tuple(
+        Slot(rank, stream, stage, s.layer, s.micro_batch, s.way == "backward", s.start_s - row.start_s,
+             s.end_s - row.start_s)
+        for rank, spans in row.spans.items()
+        for s in spans
+        if s.kind in _SLOTS
+        for stream, stage in [_SLOTS[s.kind]]
+    )  # fmt: skip
 
 
 def measured(rows: Sequence[Row], warm: int = 1) -> Measured:

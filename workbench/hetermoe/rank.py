@@ -37,13 +37,17 @@ class Diverged(RuntimeError):
 
 @dataclass(frozen=True)
 class Told:
-    """A step as a rank saw it. loss: of the whole batch, on attention ranks; None on expert ranks."""
+    """A step as a rank saw it. loss: of the whole batch, on attention ranks; None on expert ranks.
+
+    routed[layer][expert]: copies of its own tokens that an attention rank sent there.
+    """
 
     step: int
     loss: float | None
     start_s: float
     end_s: float
     spans: list[Span]
+    routed: list[list[int]] | None = None
 
 
 @contextlib.contextmanager
@@ -88,7 +92,8 @@ def run(job: Job, layout: Layout) -> Iterator[Told]:
             else:
                 expert.step()
             update.step()
-            yield Told(step, loss, begun, time.monotonic(), spans.take())
+            routed = attention.routed.tolist() if layout.attends else None
+            yield Told(step, loss, begun, time.monotonic(), spans.take(), routed)
             if job.every and (step + 1) % job.every == 0:
                 checkpoint.save(job, layout, model, update, step + 1)
         if job.out:
