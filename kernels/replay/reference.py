@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import struct
 from collections.abc import Sequence
+from typing import Any
 
 from workbench.kernels.replay import COPY, FILL, GEMM, GEMM_SLOTS, KERNEL
 
@@ -36,5 +37,5 @@ def _gemm(function: int, p: dict[str, int]) -> None:
         ints = {n: ctypes.c_int(p[n]) for n in ("m", "n", "k", "lda", "ldb", "ldc")}
         floats = {n: ctypes.c_uint32(p[n]) for n in ("alpha", "beta")}  # the bits of a float
         chars = {n: ctypes.c_char(p[n]) for n in ("transa", "transb")}
-        held = {**ints, **floats, **chars}
+        held: dict[str, Any] = {**ints, **floats, **chars}
         sgemm(*[place[n] if n in place else ctypes.byref(held[n]) for n in GEMM_SLOTS[:13]])

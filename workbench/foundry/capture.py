@@ -111,7 +111,7 @@ class Compiled:
             pending.append((list(argtypes), made))
             return made
 
-        AsyncCompile.cpp_pybinding = seen  # type: ignore[method-assign]
+        AsyncCompile.cpp_pybinding = seen  # type: ignore[method-assign,assignment]
         try:
             yield
         finally:

@@ -133,7 +133,7 @@ class Runner:
             refuse("mismatch", f"graph of batch {size} does not leave the bits that were captured")
         self.verified.add(size)
 
-    def step(self, ids: Sequence[int], positions: Sequence[int]) -> tuple[memoryview, list[int]]:
+    def step(self, ids: Sequence[int], positions: Sequence[int]) -> tuple[memoryview[float], list[int]]:
         """One decode step: logits [b, vocab] as a view of fp32 that the next step overwrites, and the likeliest tokens.
 
         ValueError when a token or position does not exist, or no graph of this batch was captured; Refused when the

@@ -107,7 +107,7 @@ def rebound(call: Callable[..., Any], recorder: Recorder, types_: Mapping[str, S
     names = dict(inner.__globals__)
     for name, value in inner.__globals__.items():
         path = getattr(getattr(value, "__self__", None), "__file__", None)
-        if path in types_:
+        if isinstance(path, str) and path in types_:
             names[name] = recorder.kernel(name, value, types_[path])
     names |= {
         "empty_strided_cpu": recorder.empty_strided,
@@ -176,7 +176,7 @@ class Products:
         first, second = self._recorder.operand(b, READ), self._recorder.operand(a, READ)
         into = self._recorder.operand(out, WRITE if beta == ZERO else READ | WRITE)
         jumps = [0 if count == 1 else t.stride(0) for t in (b, a, out)]
-        made = (
+        made: tuple[Operand | int, ...] = (
             ord(trans_b), ord(trans_a), n, m, a.shape[2], ONE, first, ldb, second, lda, beta, into, n, count, *jumps,
         )  # fmt: skip
         self._recorder.note(Call("gemm", SGEMM, made, f"{name} [{n}, {a.shape[2]}]"))

@@ -57,7 +57,8 @@ class TorchStep:
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Bytes of KV or inputs, by their offset in the arena."""
         start = len(self._weights)
-        return memoryview(self.state.numpy())[offset - start : offset - start + nbytes]
+        state: Any = self.state.numpy()
+        return memoryview(state)[offset - start : offset - start + nbytes]
 
     def arguments(self, size: int) -> tuple[Any, ...]:
         """ids, positions, k, v of the first `size` sequences."""
@@ -66,7 +67,8 @@ class TorchStep:
 
     def outcome(self, size: int) -> str:
         """As probe.outcome."""
-        left = [memoryview(t.detach().contiguous().numpy()).cast("B") for t in self.out[size]]
+        arrays: list[Any] = [t.detach().contiguous().numpy() for t in self.out[size]]
+        left = [memoryview(each).cast("B") for each in arrays]
         return probe.outcome(self.view, self.capture.tensors, left, size)
 
     def way(self, way: str, place: Path) -> tuple[Callable[[int], Callable[[], Any]], float]:
