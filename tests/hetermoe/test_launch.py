@@ -156,12 +156,20 @@ def test_a_rank_that_hangs_is_named():
     assert gone(run.pids)
 
 
-def test_cancel_leaves_nothing():
+def test_cancel_and_close_leave_nothing():
+    """Also before the ranks are up; how ranks end is the same as in the runs above."""
     run = start()
-    with pytest.raises(Cancelled, match="after 3 steps"):
-        drive(run, 2, run.cancel)
-    assert gone(run.pids)
+    assert next(run.ticks()) is None
+    assert left()
+    run.cancel()
+    with pytest.raises(Cancelled, match="after 0 steps"):
+        list(run)
     assert not left()
+    run = start()
+    assert next(run.ticks()) is None
+    run.close()
+    assert not left()
+    assert list(run) == []
 
 
 def test_a_port_is_used_when_asked_for_and_a_taken_one_named(finished, port):
