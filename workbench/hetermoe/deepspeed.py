@@ -111,6 +111,7 @@ def _engine(job: Job, model: Whole) -> Any:
         "train_micro_batch_size_per_gpu": job.rows // (job.world * job.plan.micro_batches),
         "gradient_accumulation_steps": job.plan.micro_batches,
         "zero_optimization": {"stage": 0},
+        "gradient_clipping": 0.0,  # it clips at 1 unless told not to
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
