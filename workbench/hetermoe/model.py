@@ -2,7 +2,7 @@
 
     model = MoE(MoEConfig(layers=4, experts=8))                       the whole model
     part  = MoE(config, attention=True, held=[(0,), (), (2, 5), ()])  attention side and the experts a rank holds
-    h, y, logits = model.blocks[l](x)                                 attention, residual stream, what the gate reads
+    h, y, logits = block(x)                    residual stream, what gate and experts read, what the gate says
 
 Layer: h = x + Attention(RMSNorm(x)); y = RMSNorm(h); out = h + sum over the top k of g_e(y) SwiGLU_e(y). Each parameter
 is drawn from a generator of (seed, its name), so a part has the same numbers as the whole.

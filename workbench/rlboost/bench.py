@@ -21,7 +21,7 @@ from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.live import Live
 from workbench.rlboost.plan import LiveStep, Plan, World
 
-ROUNDS, SCHEDULES = 3, 100
+ROUNDS, SCHEDULES = 2, 100
 BASE = Plan(steps=3, prompts=4, group=4, most=96, micro_batch=4, slots=4, ordered=True, first_seed_s=0.2)
 LARGE = Plan(
     model="smollm2", task="sums", steps=3, prompts=2, group=4, most=24, micro_batch=4, slots=4, lr=2e-5, ordered=True,
@@ -71,7 +71,7 @@ def _row(case: str, name: str, value: float, badge: str = "measured") -> dict[st
 
 
 def _steps(fleet: Fleet, plan: Plan, world: World | None) -> list[LiveStep]:
-    """All steps; afterwards no spot node is left."""
+    """All steps; nodes that are left are there for the next."""
     live = Live(fleet, plan, world=world)
     try:
         return list(live.steps())
@@ -79,8 +79,6 @@ def _steps(fleet: Fleet, plan: Plan, world: World | None) -> list[LiveStep]:
         live.close()
         if isinstance(world, Chaos):
             world.close()
-        for name in list(fleet.nodes):
-            fleet.kill(name)
 
 
 def _kills(fleet: Fleet) -> Iterator[dict[str, Any]]:
@@ -144,6 +142,8 @@ def _crosscheck() -> Iterator[dict[str, Any]]:
 def _schedules(fleet: Fleet, number: int) -> Iterator[dict[str, Any]]:
     """A step a schedule: kills of all kinds, at any moment, of anybody."""
     plan = replace(BASE, prompts=2, group=4, most=60, micro_batch=8, steps=number)
+    for name in list(fleet.nodes):
+        fleet.kill(name)
     quiet = _steps(fleet, plan, None)
     storm = Storm(fleet, nodes=3, seed=11)
     rows = _steps(fleet, plan, storm)

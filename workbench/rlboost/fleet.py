@@ -13,6 +13,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import re
 import socket
 import threading
 import time
@@ -22,6 +23,7 @@ START_S = 120.0  # for a raylet on a busy machine
 LOOK_S = 5.0  # for Ray's answer to who is draining
 STORE_BYTES = 80_000_000  # of shared memory per node
 QUIET = {"include_dashboard": False, "include_log_monitor": False}  # helpers of Ray that nobody looks at here
+AGENT = "--dashboard_agent_command="
 SPOT = "spot"  # the resource that an instance has one of: its engine
 
 
@@ -77,6 +79,7 @@ class Fleet:
 
         _signals_need_no_main_thread()
         _deaths_are_told_elsewhere()
+        _agents_may_be_late()
         head = {
             "num_cpus": 2,
             "num_gpus": 0,
@@ -210,6 +213,28 @@ def _signals_need_no_main_thread() -> None:
 
     only_on_main.of_fleet = True  # type: ignore[attr-defined]
     utils.set_sigterm_handler = only_on_main
+
+
+def _agents_may_be_late() -> None:
+    """A raylet is told the port that its dashboard agent listens on, which Ray tells the agent alone: else it waits for
+    the agent to start, and dies after 15 s, which a busy machine takes. The agent leaves out what nobody asks it here.
+    """
+    from ray._private import services
+
+    plain = services.start_ray_process
+    if getattr(plain, "of_fleet", False):
+        return
+
+    def told(command: list[str], process_type: str, *given: Any, **named: Any) -> Any:
+        agent = next((at for at, word in enumerate(command) if word.startswith(AGENT)), None)
+        port = None if agent is None else re.search(r"--listen-port=(\d+)", command[agent])
+        if agent is not None and port is not None:
+            command = [*command, f"--dashboard_agent_listen_port={port[1]}"]
+            command[agent] += "" if "--minimal" in command[agent] else " --minimal"
+        return plain(command, process_type, *given, **named)
+
+    told.of_fleet = True  # type: ignore[attr-defined]
+    services.start_ray_process = told
 
 
 def _deaths_are_told_elsewhere() -> None:
