@@ -1,4 +1,4 @@
-"""The command `workbench`: lab, list, doctor, run, bench, report, mm2. Results go to stdout, everything else to stderr.
+"""The command `workbench`: lab, list, doctor, run, bench, report, mm2, foundry. Results go to stdout, the rest to stderr.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C, 143 by SIGTERM.
 """
@@ -207,6 +207,7 @@ def _systems() -> None:
 
 
 app.add_typer(group("workbench.mm2.cli", "Map long reads as minimap2 does, or index a reference."), name="mm2")
+app.add_typer(group("workbench.foundry.cli", "Look into archives of captured graphs."), name="foundry")
 
 
 def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None, as_json: bool) -> None:

@@ -7,10 +7,10 @@ assumptions, and say so. None was measured here.
 | --- | --- |
 | flash["A40"], elementwise | utilisation A40 over V100, D1 on O1, without Asym-EA, 8K and 16K (table 3) |
 | gemm_share | gain of the same over DistEP at 8K (table 3) |
-| v100_experts | V100 keeps 80 % of an A40's speed on experts (figure 1) |
-| flash["V100"] | A40 is 3.7 times as fast on attention at 64K (figure 1) |
-| t4_experts | L40S is 7.0 times as fast on experts (figure 1) |
-| t4_bandwidth, flash["T4"] | L40S is 9.9 times as fast on attention at 4K, 13.6 times at 64K (figure 1) |
+| v100_experts | V100 keeps 80 % of an A40's speed on experts (observations) |
+| flash["V100"] | A40 is 3.7 times as fast on attention at 64K (observations) |
+| t4_experts | L40S is 7.0 times as fast on experts (observations) |
+| t4_bandwidth, flash["T4"] | L40S is 9.9 times as fast on attention at 4K, 13.6 times at 64K (observations) |
 | narrow | Asym-EA offloads nothing beyond 28K (W1) |
 | ep_messages | 2 A40 + 2 V100 reach 95 % of 4 A40 under EP |
 """
