@@ -1,4 +1,4 @@
-"""The command `workbench`: lab, list, doctor, run, bench, report, mm2, foundry. Results go to stdout, the rest to stderr.
+"""The command `workbench`: lab, list, doctor, run, bench, report, mm2, foundry. Results to stdout, all else to stderr.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C, 143 by SIGTERM.
 """

@@ -3,8 +3,8 @@
     for claim in published(): ...     predicted
     for claim in fitted(): ...        what the constants of calibrated.py were made to meet
 
-All numbers are modelled. Errors are printed as they are, also where they are large. "Predicted" is no blind test: how links
-are shared, R = 2 and which model ran on which cluster are not all published, and were chosen with these numbers in sight.
+All numbers are modelled. Errors are printed as they are, also where they are large. "Predicted" is no blind test: how
+links are shared, R = 2 and which model ran on which cluster are not all published, and were chosen with these in sight.
 """
 
 from __future__ import annotations
