@@ -7,6 +7,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -14,9 +15,10 @@ from workbench.rlboost.chaos import TURN, Chaos, Storm, schedule
 from workbench.rlboost.ledger import Ledger
 from workbench.rlboost.live import LEDGER, STATE, TRAINER, Live, ResumeError
 from workbench.rlboost.plan import Plan
+from workbench.rlboost.seeding import Seeding
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
-ORDERED = Plan(steps=4, prompts=3, group=4, most=40, micro_batch=5, slots=3, ordered=True, first_seed_s=0.2)
+ORDERED = Plan(steps=4, prompts=3, group=4, most=40, micro_batch=5, slots=3, ordered=True, first_seed_s=0.2, cap=False)
 
 
 def run(fleet, plan, world=None, **how):
@@ -302,3 +304,20 @@ def test_kills_are_spread_over_the_steps():
     assert schedule(2, 1) == {0: 2}
     assert schedule(0, 5) == {}
     assert sum(schedule(7, 3).values()) == 7
+
+
+@pytest.mark.parametrize(("cap", "left"), [(True, ["a", "b"]), (False, ["a", "b", "c"])])
+def test_what_does_not_pay_is_given_back(cap, left):
+    """N_prem of 1.4 holds two; without the cap all stay. No Ray: what Chaos asks of a run."""
+    seeding = Seeding()
+    seeding.n_prem = 1.4
+    there = {name: SimpleNamespace(draining=False, requests={}) for name in "abc"}
+    manager = SimpleNamespace(instances=there, now=lambda: 5.0)
+    manager.notice = lambda name: setattr(there[name], "draining", True)
+    live = SimpleNamespace(manager=manager, seeding=seeding, plan=replace(ORDERED, cap=cap))
+    chaos = Chaos(SimpleNamespace(cluster=object(), nodes={}), nodes=3)
+    wanted = chaos._wanted(live)
+    chaos._release(live, wanted)
+    assert [name for name, one in there.items() if not one.draining] == left
+    assert list(chaos._draining) == [name for name in "abc" if name not in left]
+    chaos.close()

@@ -59,6 +59,7 @@ class Chaos:
         """A step begins: replace who is gone, wait for them where the step has a kill. FleetError: they are late."""
         self._meet(live)
         wanted = self._wanted(live)
+        self._release(live, wanted)
         for _ in range(max(0, wanted - len(self._there(live)) - len(self._coming))):
             self._add(live)
         if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
@@ -108,7 +109,16 @@ class Chaos:
     # -- machines ----------------------------------------------------------------------------------------------
 
     def _wanted(self, live: Live) -> int:
-        return self.nodes if self.fleet.cluster is not None else len(live.manager.instances) or self.nodes
+        """No more than pay, where the plan has a cap (N_prem of Algorithm 1)."""
+        there = self.nodes if self.fleet.cluster is not None else len(live.manager.instances) or self.nodes
+        return min(there, live.seeding.allowed()) if live.plan.cap else there
+
+    def _release(self, live: Live, wanted: int) -> None:
+        """Give back what does not pay, the newest first: it drains, and its node ends."""
+        for name in self._there(live)[wanted:]:
+            self._going.add(name)
+            live.manager.notice(name)
+            self._draining[name] = live.manager.now() + DRAIN_S
 
     @staticmethod
     def _there(live: Live) -> list[str]:

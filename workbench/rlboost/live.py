@@ -313,7 +313,7 @@ class Live:
     def _resume(self, folder: Path) -> None:
         """Weights of the last whole step, and the tokens of the one that was interrupted."""
         state = self._read_state(folder / STATE)
-        free = ("steps", "pull", "migrate", "first_seed_s", "engine")  # these may change on the way
+        free = ("steps", "pull", "migrate", "first_seed_s", "cap", "engine")  # these may change on the way
         mine = asdict(self.plan)
         others = [n for n, v in state["plan"].items() if n not in free and mine.get(n) != v]
         if others:

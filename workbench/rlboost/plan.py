@@ -21,7 +21,7 @@ class Plan:
     number of instances met before is taken up. balance: waiting responses move between instances.
     migrate: responses of a lost instance go on from their tokens, else they begin anew. pull: a step begins while
     instances still pull its weights, else it waits for all of them (synchronous transfer).
-    engine: of the instances; the reserved machine has the embedded one.
+    cap: no more instances are held than pay. engine: of the instances; the reserved machine has the embedded one.
     """
 
     model: str = "tiny"
@@ -43,6 +43,7 @@ class Plan:
     balance: bool = True
     migrate: bool = True
     pull: bool = True
+    cap: bool = True
     engine: Kind = "embedded"
 
     def __post_init__(self) -> None:

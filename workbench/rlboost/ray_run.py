@@ -51,6 +51,7 @@ def plan_of(config: RLBoostConfig) -> Plan:
         migrate=config.migration,
         pull=config.pull,
         balance=config.balance,
+        cap=config.cap,
         engine=config.engine,
     )
 
