@@ -179,3 +179,10 @@ def test_a_piece_without_tokens_has_no_decoding():
 def test_an_ask_without_a_prompt_is_refused():
     with pytest.raises(ValueError, match="at least one token"):
         Ask("a", (), 3)
+
+
+def test_a_plan_of_the_models_with_more_parts_than_the_examples_is_checked_too():
+    result = run_of(planner="model", example="single", refuse=False).result
+    assert result.planned.planner == "model"
+    assert max(piece.node for piece in result.pieces) > 1
+    assert result.exact is True

@@ -265,7 +265,8 @@ class Bench:
             engine.forget()
         alone = _drain(engine, [Ask("alone", part.prompt, len(want), whole=True)], self.stop)["alone"]
         front = self.arms.layout.front
-        header = self.arms.layout.header(self.arms.plan.nodes[part.node - 1]) if self.arms.plan else ()
+        plan = shown.plan if shown and shown.plan else self.arms.plan  # a model's has other parts than the example's
+        header = self.arms.layout.header(plan.nodes[part.node - 1]) if plan else ()
         differs = None
         if part.saw:
             cut = _drain(engine, [Ask("cut", front + header, len(want), whole=True)], self.stop)["cut"]

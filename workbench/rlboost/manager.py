@@ -29,7 +29,7 @@ from workbench.rlboost.weights import Manifest
 
 THETA = 2  # requests that wait at an engine beyond its batch
 BALANCE_S = 1.0
-JOIN_S: dict[Kind, float] = {"embedded": 180.0, "vllm": 420.0}  # for an actor to start and to pull
+JOIN_S: dict[Kind, float] = {"embedded": 180.0, "vllm": 600.0}  # for an actor to start and to pull
 CALL_S = 30.0  # for a call of an active engine to be taken
 SILENCE_S = 120.0  # without a token while responses are open
 LOCAL = "reserved"
