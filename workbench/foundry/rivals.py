@@ -182,9 +182,15 @@ def _timed(
     used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
     return {
         "way": way, "import_s": imported, "load_s": loaded, "ready_s": ready, "step_us": least, "median_us": middle,
-        "tokens": tokens, "cpu_s": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": used[0].ru_maxrss * 1024 / MB,
+        "tokens": tokens, "cpu_s": sum(u.ru_utime + u.ru_stime for u in used), "peak_mb": _peak_mb(),
         "disk_mb": disk, "phases": phases,
     }  # fmt: skip
+
+
+def _peak_mb() -> float:
+    """Most memory that this process had resident; getrusage's number begins with what its parent had."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / MB
 
 
 def summary(found: Mapping[str, Sequence[Measured]], capture: Capture) -> dict[str, float]:
