@@ -1,4 +1,4 @@
-"""RLBoost measured live: `workbench bench rlboost` keeps its rows with the other benchmarks. A quarter of an hour or more.
+"""RLBoost measured live: `workbench bench rlboost` keeps its rows with the other benchmarks. A quarter of an hour.
 
 On real Ray nodes of this machine: what a kill costs early and late in a step, with migration and without; pulled
 weights against synchronous ones, with those of SmolLM2; how well the simulator predicts a run from its first steps; and
