@@ -37,7 +37,6 @@ class Fleet:
     def __init__(self, address: str | None = None) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # of a cluster of one's own, on this machine alone
         os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_S)))
-        os.environ.setdefault("RAY_worker_niceness", "0")  # 15 by default: an engine starves beside any other process
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs
         self.cluster: Any = None
         self._gcs: Any = None
