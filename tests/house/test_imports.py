@@ -17,7 +17,7 @@ CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
 # What a system may stand on, beside lm and kernels.
-HOUSE = {"system", "backends", "child", "dag", "leash", "pump", "theme", "trace"}
+HOUSE = {"system", "backends", "child", "dag", "leash", "published", "pump", "tables", "theme", "trace"}
 COMING = ("hetermoe", "foundry")  # packages that are not in the catalogue yet
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
@@ -28,6 +28,8 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "pump": {"system"},
     "dag": set(),
     "leash": set(),
+    "published": set(),
+    "tables": set(),
     "child": {"leash"},
     "bar": set(),
     "theme": set(),

@@ -7,8 +7,8 @@ import pytest
 
 import workbench as wb
 from workbench import runner
+from workbench.published import Published
 from workbench.rlboost import SYSTEM, beside
-from workbench.rlboost.claims import Published
 from workbench.rlboost.config import PARTS
 from workbench.rlboost.prices import PAPER, TABLE, write
 from workbench.rlboost.recorded import recorded

@@ -26,6 +26,7 @@ from workbench.hetermoe.published import (
     last_offload,
     speeds,
 )
+from workbench.published import Published
 
 Tick = Callable[[float], None]
 FIG1, TABLE3, FIG_EP = "observations, GPU against GPU", "table 3", "evaluation, against others"
@@ -33,27 +34,6 @@ LINE_ONE, RATIOS = "evaluation, Asym-EA on and off", "evaluation, ratio of devic
 HOMOGENEOUS, CLOUDS = "evaluation, homogeneous clusters", "evaluation, AWS"
 RATIO_MODEL = "D1"
 HOMOGENEOUS_CELLS = tuple((model, length) for model in ("W1", "W2", "D1") for length in (4096, 12288, 20480, 32768))
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published number and ours. unit: x (error relative), % (points over 100), K (tokens of length, relative),
-    ranks (relative). `value` is predicted unless `fitted`; note: what was assumed.
-    """
-
-    what: str
-    paper: float
-    value: float
-    unit: str
-    source: str
-    fitted: bool = False
-    note: str = ""
-
-    @property
-    def error(self) -> float:
-        """Ours less the published: of 1.22 x relative to 1.22, of per cent in points over 100."""
-        off = self.value - self.paper
-        return off / 100 if self.unit == "%" else off / self.paper
 
 
 def published(tick: Tick | None = None) -> Iterator[Published]:

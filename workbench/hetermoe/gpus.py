@@ -8,11 +8,11 @@ Unknown is None. Seconds are modelled, from data sheets and the published ratios
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
+from workbench import tables
 from workbench.hetermoe.calibrated import CALIBRATED, Rates
 from workbench.hetermoe.plan import PlanError, fingerprint
 from workbench.hetermoe.profile import Curve, Device, Memory, Profile, Surface
@@ -86,36 +86,22 @@ def gpu(name: str, table: Iterable[Gpu] = TABLE) -> Gpu:
 
 def read(file: Path) -> list[Gpu]:
     """A table of one's own: CSV with the columns of Gpu, empty where unknown. PlanError names file and line."""
-    wanted = [f.name for f in fields(Gpu)]
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            rows = csv.DictReader(stream)
-            if set(wanted) - set(rows.fieldnames or ()):
-                raise PlanError(f"{file}: needs the columns {', '.join(wanted)}")
-            return [_row(file, number, row) for number, row in enumerate(rows, 2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise PlanError(f"{file} cannot be read: {error}") from error
+    return tables.read(file, Gpu, _made, PlanError)
 
 
-def _row(file: Path, number: int, row: dict[str, str]) -> Gpu:
-    try:
-        prices = [float(row[name]) if row[name] else None for name in ("on_demand_usd_h", "spot_usd_h")]
-        if row["flash"] not in {"True", "False"}:
-            raise PlanError(f"flash is True or False, not {row['flash']!r}")
-        return Gpu(
-            row["name"], float(row["tflops"]), float(row["memory_gb"]), float(row["bandwidth_gb_s"]),
-            row["flash"] == "True", prices[0], prices[1], row["on"], row["source"],
-        )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise PlanError(f"{file}, line {number}: {error}") from None
+def _made(row: Mapping[str, str]) -> Gpu:
+    prices = [float(row[name]) if row[name] else None for name in ("on_demand_usd_h", "spot_usd_h")]
+    if row["flash"] not in {"True", "False"}:
+        raise PlanError(f"flash is True or False, not {row['flash']!r}")
+    return Gpu(
+        row["name"], float(row["tflops"]), float(row["memory_gb"]), float(row["bandwidth_gb_s"]),
+        row["flash"] == "True", prices[0], prices[1], row["on"], row["source"],
+    )  # fmt: skip
 
 
 def write(file: Path, table: Sequence[Gpu]) -> None:
     """The table as CSV, to be edited and read again."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        out = csv.DictWriter(stream, [f.name for f in fields(Gpu)])
-        out.writeheader()
-        out.writerows({k: "" if v is None else v for k, v in asdict(row).items()} for row in table)
+    tables.write(file, Gpu, table)
 
 
 @dataclass(frozen=True)

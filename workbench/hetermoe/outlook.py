@@ -14,11 +14,11 @@ from typing import Any
 
 from workbench.hetermoe.arms import Arm, Fleet, arms, chosen
 from workbench.hetermoe.baselines import Model
-from workbench.hetermoe.claims import Published
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Load, Profile, check_memory, used_bytes
 from workbench.hetermoe.ratio import AtLength, Mix, crossovers, lengths, mixes
 from workbench.hetermoe.sim import simulate
+from workbench.published import Published
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 
@@ -67,11 +67,4 @@ def moved(arm: Arm, profile: Profile, layer: int, expert: int, rank: int) -> Arm
 
 def table(rows: Sequence[Published]) -> list[dict[str, Any]]:
     """Claims as rows: paper and ours in `unit`, error relative or, of per cent, in points, both in %."""
-    return [
-        {
-            "number": row.what, "paper": row.paper, "ours": round(row.value, 2), "unit": row.unit,
-            "error (%)": round(100 * row.error), "how": "fitted" if row.fitted else "predicted",
-            "source": row.source, "note": row.note,
-        }
-        for row in rows
-    ]  # fmt: skip
+    return [row.cells() | {"note": row.note} for row in rows]

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     import pandas as pd
 
-    from workbench.rlboost.claims import Published
+    from workbench.published import Published
     from workbench.rlboost.config import RLBoostConfig
     from workbench.rlboost.result import RLBoostResult
 
@@ -100,11 +100,4 @@ def table(rows: Iterable[Published]) -> pd.DataFrame:
     """Published numbers as a table: paper and ours in `unit`; error relative, of per cent in points, both in %."""
     import pandas as pd
 
-    found = [
-        {
-            "number": row.what, "paper": row.paper, "ours": round(row.value, 2), "unit": row.unit,
-            "error (%)": round(100 * row.error), "how": "fitted" if row.fitted else "predicted", "source": row.source,
-        }
-        for row in rows
-    ]  # fmt: skip
-    return pd.DataFrame(found)
+    return pd.DataFrame([row.cells() for row in rows])

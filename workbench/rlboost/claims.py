@@ -16,6 +16,7 @@ from functools import partial
 from itertools import chain
 from statistics import mean
 
+from workbench.published import Published
 from workbench.rlboost.prices import PAPER, rates
 from workbench.rlboost.rates import MODELS, SEEDED_S, Lengths
 from workbench.rlboost.seeding import SeedingOptions
@@ -31,30 +32,6 @@ Tick = Callable[[float], None]
 Beat = Callable[[], None]
 NO_CAP = frozenset({"cap"})
 FLOOR_S = 10.0  # windows of the public code up to here say no more than that there is nothing to seed
-
-
-@dataclass(frozen=True)
-class Published:
-    """A published number and ours. `value` is predicted unless `fitted`; `note` says what was assumed.
-
-    unit: x and instances (errors relative), % (errors in points over 100), s (relative to `whole`, a time).
-    """
-
-    what: str
-    paper: float
-    value: float
-    unit: str
-    source: str
-    fitted: bool = False
-    note: str = ""
-    whole: float = 0.0
-
-    @property
-    def error(self) -> float:
-        """Ours less the published: of 1.37 x relative to 1.37, of per cent in points over 100."""
-        if self.unit == "%":
-            return (self.value - self.paper) / 100
-        return (self.value - self.paper) / (self.whole or self.paper)
 
 
 def published(tick: Tick | None = None, samples: int = SAMPLES) -> Iterator[Published]:

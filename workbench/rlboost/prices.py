@@ -6,12 +6,13 @@ H100 for 83.79 $/h, 2 preemptible ones for 5.32 $/h. What they were a year later
 
 from __future__ import annotations
 
-import csv
 import math
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import date
 from pathlib import Path
+
+from workbench import tables
 
 
 @dataclass(frozen=True)
@@ -85,33 +86,19 @@ def rates(price: Price, node_gpus: int = 8, instance_gpus: int = 2) -> Rates:
 
 def read(file: Path) -> list[Price]:
     """A table of one's own: CSV with the columns of Price. ValueError names file and line."""
-    wanted = [f.name for f in fields(Price)]
-    try:
-        with file.open(newline="", encoding="utf-8") as stream:
-            table = csv.DictReader(stream)
-            if set(wanted) - set(table.fieldnames or ()):
-                raise ValueError(f"{file}: needs the columns {', '.join(wanted)}")
-            return [_row(file, number, row) for number, row in enumerate(table, 2)]
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{file} cannot be read: {error}") from error
+    return tables.read(file, Price, _made)
 
 
-def _row(file: Path, number: int, row: dict[str, str]) -> Price:
-    try:
-        return Price(
-            row["name"], int(row["gpus"]), float(row["on_demand_usd_h"] or "nan"), float(row["spot_usd_h"] or "nan"),
-            row["on"], row["source"],
-        )  # fmt: skip
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{file}, line {number}: {error}") from None
+def _made(row: Mapping[str, str]) -> Price:
+    return Price(
+        row["name"], int(row["gpus"]), float(row["on_demand_usd_h"] or "nan"), float(row["spot_usd_h"] or "nan"),
+        row["on"], row["source"],
+    )  # fmt: skip
 
 
 def write(file: Path, table: Sequence[Price]) -> None:
     """The table as CSV, to be edited and read again."""
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        out = csv.DictWriter(stream, [f.name for f in fields(Price)])
-        out.writeheader()
-        out.writerows(asdict(price) for price in table)
+    tables.write(file, Price, table)
 
 
 def age_days(price: Price, today: date) -> float:
