@@ -3,6 +3,9 @@
 import importlib.util
 import os
 import tempfile
+import threading
+import time
+from collections import Counter
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -19,6 +22,10 @@ LONG = ("notebooks/04", "ray", "tests/cake/test_vllm_bench", "notebooks/05", "te
 RAY = ("tests/rlboost/test_kuberay", "tests/rlboost/test_live", "tests/rlboost/test_manager", "notebooks/02_rlboost")
 
 
+LATE_S = 40  # before the end that TESTS_END names: what is running and what took longest is told
+_running, _took = {}, Counter()  # {test: since when}, {unit: s}
+
+
 def pytest_configure(config):
     """The kernels of notebooks inherit this: they too write their runs somewhere else than the user's history."""
     if config.option.collectonly:
@@ -26,6 +33,30 @@ def pytest_configure(config):
     home = tempfile.TemporaryDirectory(prefix="workbench-test-home-")
     config.add_cleanup(home.cleanup)
     os.environ["WORKBENCH_HOME"] = home.name
+    if "TESTS_END" in os.environ and not hasattr(config, "workerinput"):
+        late = threading.Timer(float(os.environ["TESTS_END"]) - LATE_S - time.time(), _tell_late, [config])
+        late.daemon = True
+        late.start()
+        config.add_cleanup(late.cancel)
+
+
+def pytest_runtest_logstart(nodeid):
+    _running[nodeid] = time.time()
+
+
+def pytest_runtest_logreport(report):
+    _took[_unit(report.nodeid)] += report.duration
+    if report.when == "teardown":
+        _running.pop(report.nodeid, None)
+
+
+def _tell_late(config):
+    """Dots alone do not say where an hour went."""
+    now = time.time()
+    longest = ", ".join(f"{unit} {s:.0f} s" for unit, s in _took.most_common(12))
+    running = ", ".join(f"{test} for {now - since:.0f} s" for test, since in list(_running.items()))
+    report = config.pluginmanager.get_plugin("terminalreporter")  # whose output is not captured
+    report.write(f"\nlate. running: {running or 'nothing'}\nlongest so far: {longest}\n", flush=True)
 
 
 def pytest_collection_modifyitems(config, items):

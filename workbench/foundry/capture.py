@@ -167,11 +167,13 @@ def capture(
     dynamic: bool = True,
     base: int = BASE,
     said: Callable[[int, int, str], None] = lambda *_: None,
+    witness: Callable[[Compiled, Place], None] = lambda *_: None,
 ) -> Capture:
     """Capture the model's decode step at each batch size and write the archive, weights beside it.
 
     dynamic: one compilation for all sizes from 2 on, as AOTInductor with a dynamic batch; else one a size. `said` hears
-    (done, total, what). Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when
+    (done, total, what). `witness` is shown torch.compile's step and the arena that it ran over, before anything of them
+    is gone. Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when
     the archive cannot be written, archive.Refused("mismatch") when a replay does not leave torch.compile's bits.
     """
     wanted = sorted(set(sizes))
@@ -193,7 +195,10 @@ def capture(
             "cpu", machine() | built(), about, first.arena.base, total, shape.tensors(), made.binaries, made.templates,
             made.graphs, store_weights(first.arena, shape.weight_bytes(), _folder(path)),
         )  # fmt: skip
+        said(len(wanted), len(wanted), "replay")
         _prove(done, first)
+        witness(compiled, first)
+    said(len(wanted), len(wanted), "write")
     archive.write(path, done.sections())
     log.info("captured %d sizes in %.1f s: %s", len(wanted), time.perf_counter() - start, path)
     return done

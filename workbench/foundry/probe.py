@@ -27,6 +27,12 @@ def ids_and_positions(size: int, vocab: int, capacity: int) -> tuple[list[int], 
     return [draw.randrange(vocab) for _ in range(size)], [capacity - 1, *positions[1:]]
 
 
+def drawn(seed: int, size: int, step: int, vocab: int, capacity: int) -> tuple[list[int], list[int]]:
+    """Other inputs than the probe's, by a seed: tokens and positions of the `step`-th step of `size` sequences."""
+    draw = random.Random(f"{seed} {size} {step}")
+    return [draw.randrange(vocab) for _ in range(size)], [draw.randrange(capacity) for _ in range(size)]
+
+
 def spans(tensors: Iterable[Tensor], size: int) -> Iterator[tuple[int, int]]:
     """(offset, bytes) of the KV that a probe of `size` sequences uses; state is [slots, heads, capacity, head_dim]."""
     for t in tensors:

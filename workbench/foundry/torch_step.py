@@ -126,6 +126,10 @@ class TorchStep:
         inputs = self._inputs(lambda _: call)
         for size in sizes:
             inputs(size)()
+        self.keep_artifacts(place)
+
+    def keep_artifacts(self, place: Path) -> None:
+        """Write what this process compiled as one file: what "mega" loads."""
         kept = torch.compiler.save_cache_artifacts()
         if kept is None:
             raise RuntimeError("torch kept no cache artifacts")
