@@ -160,6 +160,7 @@ def test_a_model_that_knows_nothing_has_nothing_right_by_any_way(answered):
     assert not any(ok for g in graded for ok in g.right.values())
     scores = {s.way: s for s in quality.scores(graded)}
     assert list(scores) == list(quality.ARMS)
+    assert {s.family for s in scores.values()} == {quality.ALL}  # a single family has the row over all too
     for way, score in scores.items():
         assert score.exact == 0 == score.exact_low < score.exact_high and score.parts == 8
         assert score.boundary_ppl > 1 and score.tokens > 0 and score.linked is not None

@@ -193,11 +193,11 @@ def _read(task: Task, ids: Mapping[int, tuple[int, ...]], layout: Layout, reader
 
 
 def scores(graded: Sequence[Graded]) -> list[Score]:
-    """By way and family, and by way over all of them where there are several."""
+    """By way and family, and by way over all of them."""
     families = list(dict.fromkeys(g.family for g in graded))
     ways = list(dict.fromkeys(g.way for g in graded))
     found = []
-    for family in [*families, *([ALL] if len(families) > 1 else [])]:
+    for family in [*families, ALL]:
         for way in ways:
             some = [g for g in graded if g.way == way and family in (g.family, ALL)]
             if some:
