@@ -321,3 +321,13 @@ def test_what_does_not_pay_is_given_back(cap, left):
     assert [name for name, one in there.items() if not one.draining] == left
     assert list(chaos._draining) == [name for name in "abc" if name not in left]
     chaos.close()
+
+
+def test_a_kill_that_found_nobody_is_due_in_the_next_step():
+    chaos = Chaos(SimpleNamespace(cluster=object(), nodes={}), nodes=1, kills=2, steps=3)
+    assert chaos.due == {1: 1, 2: 1}
+    chaos._carry(2)
+    assert chaos.due == {2: 2}
+    chaos._carry(3)
+    assert chaos.due == {3: 2}
+    chaos.close()

@@ -9,3 +9,21 @@
 On CPU this is an analogue of a CUDA graph and is always called so: a list of C calls over a fixed-address arena.
 FORMAT.md describes the archive, which is the same for every backend.
 """
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workbench.foundry.catalogue import SYSTEM
+
+__all__ = ["SYSTEM"]
+
+
+def __getattr__(name: str) -> Any:
+    """SYSTEM when it is first asked for: a process that only loads an archive imports no pydantic."""
+    if name != "SYSTEM":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from workbench.foundry.catalogue import SYSTEM
+
+    return SYSTEM

@@ -1,10 +1,23 @@
-"""HeterMoE: a mixture of experts trained over unequal devices (arXiv 2504.03871)."""
+"""HeterMoE: a mixture of experts trained over unequal devices (arXiv 2504.03871).
+
+plan.py      who computes what                  greedy.py, search.py, place.py   who decides it
+profile.py   what devices take                  gpus.py, probe.py                data sheets; timings
+sim.py       a step on a virtual clock          order.py, claims.py              its order, its errors
+training.py  train() over real processes        attention_rank.py, exchange.py   what a rank does
+live.py      the measured run, turn by turn     hand.py                          what is moved by hand
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.hetermoe.config import BASELINES, PRESETS, HeterMoEConfig
+from workbench.hetermoe.result import COLUMNS, HeterMoEResult
+from workbench.system import Span, System, Work
+
 if TYPE_CHECKING:
+    import plotly.graph_objects as go
+
     from workbench.hetermoe.model import MoE, MoEConfig
     from workbench.hetermoe.plan import Plan
     from workbench.hetermoe.training import Training
@@ -15,3 +28,44 @@ def train(model: MoE | MoEConfig, plan: Plan, **asked: Any) -> Training:
     from workbench.hetermoe import training
 
     return training.train(model, plan, **asked)
+
+
+def _work(config: HeterMoEConfig) -> Work:
+    from workbench.hetermoe.work import work
+
+    return (yield from work(config))
+
+
+def _preview(config: Any) -> go.Figure:
+    from workbench.hetermoe.preview import preview
+
+    return preview(config)
+
+
+def _detail(span: Span) -> str:
+    from workbench.hetermoe.why import explain
+
+    return explain(span)
+
+
+SYSTEM = System(
+    name="hetermoe",
+    title="HeterMoE: a mixture of experts over old and new devices",
+    paper="Wu et al., HeterMoE: Efficient Training of Mixture-of-Experts Models on Heterogeneous GPUs, "
+    "arXiv 2504.03871",
+    about=(
+        "Old devices are nearly as good as new ones at experts, which are matrix products, and far worse at attention, "
+        "for which they have no fused kernel. HeterMoE gives attention to the new ones and experts to the old ones, "
+        "sends micro-batches back and forth so that both work at once, and moves as many experts to the attention "
+        "side as fill what would be its bubbles."
+    ),
+    config=HeterMoEConfig,
+    result=HeterMoEResult,
+    work=_work,
+    presets=PRESETS,
+    baselines=BASELINES,
+    backends=frozenset({"cpu", "sim"}),
+    columns=COLUMNS,
+    preview=_preview,
+    detail=_detail,
+)

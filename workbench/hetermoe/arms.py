@@ -68,13 +68,13 @@ class Arm:
 
 def arms(
     model: Model, profile: Profile, fleet: Fleet, load: Load, micro_batches: int = 2,
-    ep_messages: float = 1.0, spans: bool = True, tick: Callable[[], None] | None = None,
+    ep_messages: float = 1.0, spans: bool = True, tick: Callable[[], None] | None = None, own: Plan | None = None,
 ) -> dict[str, Arm]:  # fmt: skip
     """Every arm that fits the fleet's memory, on all of its devices; the batch of all ranks together is the same.
 
     load.tokens is an attention rank's under zebra; under EP each rank has its part of the same tokens. zebra has the
-    searched offload, plain has none. ep has one micro-batch or as many as zebra, whichever is faster; its messages take
-    ep_messages times what the profile says.
+    searched offload, or is the plan `own`; plain has none. ep has one micro-batch or as many as zebra, whichever is
+    faster; its messages take ep_messages times what the profile says.
     """
     sizes = (model.layers, model.experts, model.top_k)
     here = replace(load, attention=fleet.new, expert=fleet.old, kinds=())
@@ -86,7 +86,7 @@ def arms(
     wanted = [("plain", plain, here), ("distep", distep(fleet.news, fleet.olds, *sizes, model.key), here)]
     wanted += [("ep", plan, shared) for plan in eps]
     try:
-        wanted.insert(0, ("zebra", search(plain, profile, here, tick).plan, here))
+        wanted.insert(0, ("zebra", own or search(plain, profile, here, tick).plan, here))
     except PlanError:
         pass
     found: dict[str, Arm] = {}

@@ -130,16 +130,16 @@ class AtLength:
 
 def lengths(
     model: Model, profile: Profile, fleet: Fleet, load: Load, over: Sequence[int], micro_batches: int = 2,
-    ep_messages: float = 1.0, tick: Callable[[], None] | None = None,
+    ep_messages: float = 1.0, tick: Callable[[], None] | None = None, own: Plan | None = None,
 ) -> list[AtLength]:  # fmt: skip
-    """Every arm at every length: zebra with searched offload, plain without, and the baselines, as arms.py has them.
+    """Every arm at every length: zebra with searched offload (or `own` at all), plain without, those of arms.py.
 
     An arm that does not fit its devices' memory is 0 there. EP (Ideal) has EP's batch on every device.
     """
     found = []
     for length in over:
         here = replace(load, length=length)
-        at = arms(model, profile, fleet, here, micro_batches, ep_messages, spans=False, tick=tick)
+        at = arms(model, profile, fleet, here, micro_batches, ep_messages, spans=False, tick=tick, own=own)
         rates = dict.fromkeys(ARMS, 0.0) | {name: arm.tokens_per_s for name, arm in at.items()}
         if "ep" in at:
             shared = at["ep"].load

@@ -58,6 +58,7 @@ class Chaos:
     def before(self, live: Live) -> None:
         """A step begins: replace who is gone, wait for them where the step has a kill. FleetError: they are late."""
         self._meet(live)
+        self._carry(live.trainer.version)
         wanted = self._wanted(live)
         self._release(live, wanted)
         for _ in range(max(0, wanted - len(self._there(live)) - len(self._coming))):
@@ -119,6 +120,12 @@ class Chaos:
             self._going.add(name)
             live.manager.notice(name)
             self._draining[name] = live.manager.now() + DRAIN_S
+
+    def _carry(self, step: int) -> None:
+        """Kills that found nobody with something to lose are due in this step."""
+        for earlier in [s for s in self.due if s < step]:
+            if missed := self.due.pop(earlier):
+                self.due[step] = self.due.get(step, 0) + missed
 
     @staticmethod
     def _there(live: Live) -> list[str]:
