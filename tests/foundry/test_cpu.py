@@ -1,46 +1,61 @@
-"""A real decode step compiled by Inductor, captured, rebuilt in fresh processes; and what must be refused."""
+"""A real decode step compiled by Inductor, captured, rebuilt in fresh processes; and what must be refused.
 
-import json
-import os
+One run of the system makes the archive that all of these look at: capturing takes torch, and torch takes its time.
+"""
+
+import queue
 import struct
-import subprocess
-import sys
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
-from workbench.foundry import archive, explore, rivals
+from workbench import runner
+from workbench.foundry import SYSTEM, archive, explore, procs, rivals
 from workbench.foundry.archive import Refused
+from workbench.foundry.damage import WORDS, damage
+from workbench.foundry.ear import Ear
 from workbench.foundry.fingerprint import differences, machine
 from workbench.foundry.graph import decode
 from workbench.foundry.load import load, load_or_capture
+from workbench.foundry.measure import OFFERS
+from workbench.pump import Stopped
+from workbench.system import Act, Note, Offer, Point, Progress, Span
 
-HERE = Path(__file__).parent
 pytestmark = pytest.mark.slow
-
-
-def run(script, *args, **environment):
-    call = [sys.executable, HERE / script, *map(str, args)]
-    done = subprocess.run(call, capture_output=True, text=True, timeout=280, env=os.environ | environment, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
+WAIT_S = 280
 
 
 @pytest.fixture(scope="module")
-def captured(tmp_path_factory):
-    """The archive of a tiny step, batch 2, 3 and 8, and what torch.compile said; one real compilation."""
-    folder = tmp_path_factory.mktemp("captured")
-    run("capture_small.py", folder, TORCHINDUCTOR_CACHE_DIR=str(folder / "cache"), OMP_NUM_THREADS="1")
-    return folder / "tiny.foundry", json.loads((folder / "seen.json").read_text())
+def done(tmp_path_factory):
+    """A run of the tiny preset beside eager, with a damaged copy, whose archive is kept; in it one takes the place."""
+    kept = tmp_path_factory.mktemp("kept")
+    run = runner.Run(SYSTEM, SYSTEM.make("tiny", keep=str(kept), damage="bit", compare="eager"), record=False).start()
+    limit = time.monotonic() + WAIT_S
+    while not run.offers and run.state == "running":
+        assert time.monotonic() < limit, "it offers nothing"
+        time.sleep(0.01)
+    run.act("place")
+    run.wait(WAIT_S)
+    assert run.error is None, run.error
+    return run
+
+
+@pytest.fixture(scope="module")
+def captured(done):
+    """The archive of batch 2, 3 and 8."""
+    return Path(done.config.keep) / "tiny.foundry"
 
 
 @pytest.fixture
 def copied(captured, tmp_path):
     """A copy of the archive, with its weights, to do things to."""
     path = tmp_path / "tiny.foundry"
-    path.write_bytes(captured[0].read_bytes())
-    for each in captured[0].parent.glob("*.weights"):
+    path.write_bytes(captured.read_bytes())
+    for each in captured.parent.glob("*.weights"):
         (tmp_path / each.name).write_bytes(each.read_bytes())
     return path
 
@@ -56,38 +71,128 @@ def cause(path, **options):
     return caught.value.cause
 
 
-def test_a_fresh_process_leaves_the_bits_of_torch_compile(captured):
-    path, seen = captured
-    answer = json.loads(run("rebuild_small.py", path))
-    assert answer["said"] == seen["said"]
-    assert answer["heavy"] == []
-    assert answer["phases"] == ["archive", "weights", "graphs", "verify"]
-    assert not answer["relocated"]
-    assert len({tuple(map(str, s)) for each in seen["said"].values() for s in each}) == 9  # nothing is a constant
+def test_a_fresh_process_leaves_the_bits_of_torch_compile(done):
+    result = done.result
+    assert result.exact
+    assert [s.size for s in result.sizes] == [2, 3, 8]
+    assert all(s.equal and s.control_differs for s in result.sizes)
+    assert result.imported == []  # neither torch nor numpy nor pydantic
+    assert 0 < result.drift < 1e-4  # beside the eager step: another order of sums, and the same step
 
 
-def test_elsewhere_too_when_the_place_is_taken(captured):
-    path, seen = captured
-    answer = json.loads(run("rebuild_small.py", path, "taken"))
-    assert answer["relocated"]
-    assert answer["said"] == seen["said"]
+def test_elsewhere_too_when_the_place_is_taken(done):
+    assert done.result.elsewhere
+    told = [event for _, event in done.events]
+    at = told.index(next(e for e in told if isinstance(e, Act) and e.name == "place"))
+    answer = next(e for e in told[at:] if isinstance(e, Offer) and e.name == "place" and e.note)
+    assert answer.note == "it lies elsewhere, bits equal"
 
 
-def test_one_template_serves_all_sizes(captured):
-    about = explore.inspect(captured[0])
-    (template,) = about["templates"]
-    assert template["sizes"] == [2, 3, 8]
-    assert template["kinds"]["gemm"] == 7  # qkv, 2 of attention, out, gate and up, down, logits
-    assert template["edges"] >= template["nodes"] - 2
-    assert captured[1]["drift"] < 1e-4  # beside the eager step
-    labels = {row["label"] for row in explore.between_sizes(captured[0], 2, 3)}
+def test_a_damaged_copy_is_refused_and_captured_again(done):
+    (one,) = done.result.damages
+    assert (one.what, one.cause, one.equal) == (WORDS["bit"], "corrupt", True)
+    assert 0 < one.refused_s < 60
+    assert one.recaptured_s > one.refused_s
+    assert any("Refused, corrupt: " in e.text for _, e in done.events if isinstance(e, Note))
+    refused = [e for _, e in done.events if isinstance(e, Span) and e.kind == "refused"]
+    assert len(refused) == 1
+    assert "flipped" in one.why
+
+
+def test_what_it_tells_on_the_way(done):
+    told = [event for _, event in done.events]
+    assert {s.lane for s in told if isinstance(s, Span)} == {
+        "capture", "fresh process", "damaged copy 1", "place taken", "Foundry, CPU analogue", "torch eager",
+    }  # fmt: skip
+    notes = [p.note for p in told if isinstance(p, Progress)]
+    assert {"capture: import torch", "capture: batch 8", "fresh process: the control"} <= set(notes)
+    assert len([p for p in told if isinstance(p, Point)]) == 6  # two ways, three sizes
+    offers = [e for e in told if isinstance(e, Offer)]
+    assert {e.name for e in offers if e.open} == set(OFFERS) == {e.name for e in offers if not e.open}
+
+
+def test_ways_are_measured_in_processes_of_their_own(done):
+    result = done.result
+    (ours,), (eager,) = result.of("foundry"), result.of("eager")
+    for each in (ours, eager):
+        assert 0 < each.import_s < each.load_s < each.ready_s
+        assert list(result.step_us(each.way)) == [2, 3, 8]
+    assert set(ours.phases) == {"archive", "weights", "graphs", "verify"}
+    assert ours.peak_mb < eager.peak_mb
+    assert all(r.equal for r in result.rows if r.way == "foundry")
+    assert result.summary()["load_s"] == ours.ready_s
+    with pytest.raises(ValueError, match="no way is called slow"):
+        rivals.compare("none.foundry", ways=("slow",))
+
+
+def test_one_template_serves_all_sizes(done, captured):
+    (template,) = done.result.templates
+    assert template.sizes == [2, 3, 8]
+    assert explore.inspect(captured)["templates"][0]["kinds"]["gemm"] == 7  # qkv, 2 of attention, out, 2 of MLP, logits
+    assert template.edges >= template.nodes - 2
+    labels = {row["label"] for row in explore.between_sizes(captured, 2, 3)}
     assert labels >= {"mm [128, 64]", "bmm [32, 16]"}
+    assert {c.kind for c in done.result.cells} == {"weight", "state", "input", "scratch", "number"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "cause_"), [("bit", "corrupt"), ("cut", "truncated"), ("parameter", "mismatch"), ("machine", "foreign")]
+)
+def test_each_damage_has_its_cause(copied, tmp_path, kind, cause_):
+    bad = tmp_path / "bad.foundry"
+    assert len(damage(kind, copied, bad, seed=5)) > 20
+    assert cause(bad, verify="templates") == cause_
+    assert load(copied).verified == {2}  # the archive itself is as it was
+
+
+def ask(job, folder, **more):
+    return procs.ask({"seed": 0, "taken": 0, "again": {}, "verify": "all", **job}, folder, "a loader", **more)
+
+
+def test_a_process_that_takes_too_long_is_named_and_ended(tmp_path):
+    before = set(psutil.Process().children(recursive=True))
+    with pytest.raises(TimeoutError, match=r"a loader took longer than 0 s at 'starting a loader': .* patience_s"):
+        ask({"do": "rebuild", "path": "x"}, tmp_path, patience_s=0.01)
+    flag = threading.Event()
+    flag.set()
+    with pytest.raises(Stopped):
+        ask({"do": "rebuild", "path": "x"}, tmp_path, stop=flag)
+    assert set(psutil.Process().children(recursive=True)) <= before
+
+
+def test_what_a_process_says_is_told(tmp_path):
+    heard = []
+    job = {"do": "rebuild", "path": str(tmp_path / "none.foundry")}
+    assert ask(job, tmp_path, hear=heard.append)["refused_s"] >= 0
+    assert [f["cause"] for f in heard if f["is"] == "refused"] == ["missing"]
+    with pytest.raises(RuntimeError, match=r"a loader failed at 'starting a loader': KeyError: 'fly'"):
+        ask({"do": "fly"}, tmp_path)
+
+
+def test_what_a_process_is_at_becomes_spans():
+    said = queue.SimpleQueue()
+    ear = Ear(said.put, "lane", 100.0, 10.0, 20.0)
+    for what, at_s, done_, total in (("import torch", 1.0, 0, 0), ("batch 2", 4.0, 0, 2), ("batch 8", 6.0, 1, 2)):
+        ear.hear({"is": "at", "what": what, "at_s": at_s, "done": done_, "total": total})
+    ear.hear({"is": "refused", "cause": "corrupt", "why": "a bit", "at_s": 7.0})
+    ear.end(8.0)
+    spans = [(h.label, h.start_s, h.end_s, h.kind) for h in ear.held]
+    assert spans == [
+        ("start", 100.0, 101.0, "wait"), ("import torch", 101.0, 104.0, "import"), ("batch 2", 104.0, 106.0, "capture"),
+        ("refused: corrupt", 107.0, 107.0, "refused"), ("batch 8", 106.0, 108.0, "capture"),
+    ]  # fmt: skip
+    assert ear.seconds == {"start": 1.0, "import torch": 3.0, "batch 2": 2.0, "batch 8": 2.0}
+    shares = []
+    while not said.empty():
+        if isinstance(event := said.get(), Progress):
+            shares.append(event.done)
+    assert shares == sorted(shares)
+    assert shares[-1] == pytest.approx(10 + 20 * 0.95 / 2)
 
 
 def test_the_step_is_the_models(captured):
     """Negative control of every equality here: what is captured is the model's decode step, not just any."""
-    path, _ = captured
-    runner = load(path)
+    runner = load(captured)
     ids, positions = [5, 6, 7], [0, 0, 0]
     first = bytes(runner.step(ids, positions)[0])
     assert bytes(runner.step(ids, positions)[0]) == first
@@ -155,21 +260,21 @@ def test_flipped_weights_are_refused(copied):
 
 def test_another_machine_is_refused_in_words(captured):
     here = machine()
-    assert differences(decode(archive.read(captured[0])).fingerprint, here) == []
+    assert differences(decode(archive.read(captured)).fingerprint, here) == []
     for name, other in {"torch": "2.12.0", "torch_cpu_build": "00", "cpu_vendor": "Other", "page_bytes": 16384}.items():
         with pytest.raises(Refused, match=name) as caught:
-            load(captured[0], here=here | {name: other})
+            load(captured, here=here | {name: other})
         assert caught.value.cause == "foreign"
     first, *others = here["cpu_features"]
     with pytest.raises(Refused, match=f"missing here {first};"):
-        load(captured[0], here=here | {"cpu_features": others})
+        load(captured, here=here | {"cpu_features": others})
 
 
 def test_another_archive_than_expected_is_refused(captured):
-    right = archive.read(captured[0]).id
-    assert load(captured[0], expect=right).verified == {2}
+    right = archive.read(captured).id
+    assert load(captured, expect=right).verified == {2}
     with pytest.raises(Refused, match="not the archive that was asked for"):
-        load(captured[0], expect="00" * 16)
+        load(captured, expect="00" * 16)
 
 
 def test_refused_means_capture(captured, copied):
@@ -185,7 +290,7 @@ def test_refused_means_capture(captured, copied):
 
 
 def test_bad_input_to_a_step(captured):
-    runner = load(captured[0])
+    runner = load(captured)
     for ids, positions, why in (
         ([512, 0], [0, 0], "0 to 511"),
         ([1, -1], [0, 0], "0 to 511"),
@@ -199,21 +304,5 @@ def test_bad_input_to_a_step(captured):
 
 
 def test_verify_replays_every_size(captured):
-    said = explore.verify(captured[0])
+    said = explore.verify(captured)
     assert (said["usable"], said["verified_sizes"]) == (True, [2, 3, 8])
-
-
-def test_ways_are_measured_in_processes_of_their_own(captured):
-    """The harness, with the ways that compile nothing."""
-    found = rivals.compare(captured[0], ways=("foundry", "eager"), timeout_s=200)
-    numbers = rivals.summary(found, decode(archive.read(captured[0])))
-    assert numbers["exact"] == 1.0
-    assert (numbers["graphs"], numbers["templates"]) == (3, 1)
-    (ours,), (eager,) = found["foundry"], found["eager"]
-    for each in (ours, eager):
-        assert 0 < each.import_s < each.load_s < each.ready_s
-        assert each.step_us.keys() == {2, 3, 8}
-    assert set(ours.phases) == {"archive", "weights", "graphs", "verify"}
-    assert ours.peak_mb < eager.peak_mb
-    with pytest.raises(ValueError, match="no way is called slow"):
-        rivals.compare(captured[0], ways=("slow",))

@@ -93,7 +93,7 @@ def compare(
                     (place / f"{what}.made").touch()
                     heard(what, None)
                 said(f"round {i + 1} of {rounds}: {way}")
-                one = _measured(_child(archive, way, "way", place, steps, threads, timeout_s, hear, stop))
+                one = from_json(_child(archive, way, "way", place, steps, threads, timeout_s, hear, stop))
                 found[way].append(one)
                 heard(way, one)
     return found
@@ -105,7 +105,8 @@ def _needed(way: str, place: Path) -> str:
     return "" if not what or (place / f"{what}.made").exists() else what
 
 
-def _measured(raw: dict[str, Any]) -> Measured:
+def from_json(raw: dict[str, Any]) -> Measured:
+    """A child's answer."""
     by_size = {k: {int(size): v for size, v in raw[k].items()} for k in ("step_us", "median_us", "tokens", "at_s")}
     return Measured(**(raw | by_size))
 

@@ -1,0 +1,230 @@
+"""Pictures of Foundry: a start by phase, time to a ladder, steps against others, the archive's anatomy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from textwrap import wrap
+from typing import TYPE_CHECKING, Any
+
+import plotly.graph_objects as go
+from plotly.subplots import make_subplots
+
+from workbench import theme
+from workbench.foundry.explorer import grid
+from workbench.foundry.result import WAYS
+
+if TYPE_CHECKING:
+    from workbench.foundry.result import FoundryResult
+
+PHASES: Mapping[str, tuple[str, int]] = {  # phase -> (what the legend says, place in theme.STYLES)
+    "import": ("interpreter and imports", 6),
+    "load": ("load: weights, packages, archive", 1),
+    "first": ("first run of each batch size, compiling included", 0),
+    "capture": ("capture: compile, record at two places", 3),
+    "rest": ("replay, compare, write", 2),
+}
+LOOK = {"foundry": 2, "cold": 0, "warm": 5, "mega": 4, "aoti": 1, "eager": 6}  # way -> place in theme.STYLES
+PATTERNS = {"": "■", "/": "▨", ".": "▒", "\\": "▧", "x": "▩", "-": "▤", "|": "▥"}
+DASHES = {"solid": "━━", "dash": "╍╍", "dot": "┉┉", "dashdot": "━╍", "longdash": "━ ━", "longdashdot": "━ ╍"}
+GAP = 92  # px between two rows: axis titles below, a line of keys above
+
+
+def overview(result: FoundryResult) -> go.Figure:
+    """Top: a start by phase, each way. Then time to a ladder, and steps. Below: a layer's parameters in the archive."""
+    if result.modelled:
+        from workbench.foundry.outlook import overview as modelled
+
+        return modelled(result)
+    lanes = starts(result)
+    tall = [max(150, 34 * len(lanes) + 30), 250, max(220, 21 * len(result.labels))]
+    total = sum(tall) + GAP * 2
+    wide = [{"colspan": 2}, None]
+    fig = make_subplots(
+        rows=3, cols=2, specs=[wide, [{}, {}], wide], row_heights=tall, vertical_spacing=GAP / total,
+        horizontal_spacing=0.11,
+    )  # fmt: skip
+    _starts(fig, lanes)
+    _ladder(fig, result)
+    _steps(fig, result)
+    grid(fig, result, row=3)
+    _keys(fig, ((1, 1), (2, 1), (2, 2)))
+    s = result.summary()
+    title = f"Ready in {theme.number(s['load_s'])} s: {len(result.sizes)} decode steps from an archive (measured)"
+    if "reduction_vs_cold" in s:
+        title += f", {100 * s['reduction_vs_cold']:.1f} % less than cold torch.compile"
+    notes = [*_note(_about(result)), *(line for d in result.damages for line in _note(f"{d.what}: {d.cause}. {d.why}"))]
+    fig.update_layout(barmode="stack", showlegend=False, margin={"t": 92 + 17 * len(notes), "b": 64})
+    height = total + 160 + 17 * len(notes)
+    return theme.finish(fig, title + "".join(notes), result.sentence(), height=height)
+
+
+def _about(result: FoundryResult) -> str:
+    c = result.config
+    model = "tiny random Llama" if c.model == "tiny" else "SmolLM2-135M"
+    threads = "one thread" if c.threads == 1 else f"{c.threads} threads"
+    bits = "rebuilt bits equal torch.compile's" if result.exact else "NOT all bits are equal"
+    return f"{model}, {c.depth} layer{'s' * (c.depth > 1)}, float32, {threads}; CPU analogue of a CUDA graph; {bits}"
+
+
+def _note(text: str) -> list[str]:
+    """A quiet line or two below the title."""
+    return [f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in wrap(text, 140)]
+
+
+# -- a start, by phase -----------------------------------------------------------------------------------------------
+
+
+def starts(result: FoundryResult) -> dict[str, dict[str, float]]:
+    """Seconds by phase of the first process of each lane: the capture, what was built, then every way, ours last."""
+    lanes: dict[str, dict[str, float]] = {"capture, once": _captured(result)}
+    for lane in dict.fromkeys(h.lane for h in result.held if h.lane.endswith(": build")):
+        spans = [h for h in result.held if h.lane == lane]
+        lanes[f"{lane}, once"] = _sorted(spans)
+    for way in [*(w for w in result.ways() if w != "foundry"), "foundry"]:
+        p = next(p for p in result.of(way))
+        lanes[WAYS[way]] = {
+            "import": p.import_s,
+            "load": p.load_s - p.import_s,
+            "first": max(0.0, p.ready_s - p.load_s),
+        }
+    return lanes
+
+
+def _captured(result: FoundryResult) -> dict[str, float]:
+    return _sorted([h for h in result.held if h.lane == "capture" and h.label != "ask torch.compile"])
+
+
+def _sorted(spans: Sequence[Any]) -> dict[str, float]:
+    kinds = {"wait": "import", "import": "import", "load": "load", "capture": "capture", "compile": "first"}
+    made: dict[str, float] = {}
+    for h in spans:
+        phase = kinds.get(h.kind, "rest")
+        made[phase] = made.get(phase, 0.0) + h.end_s - h.start_s
+    return made
+
+
+def _starts(fig: go.Figure, lanes: Mapping[str, Mapping[str, float]]) -> None:
+    names = list(lanes)
+    for phase, (words, place) in PHASES.items():
+        if not any(phase in each for each in lanes.values()):
+            continue
+        fig.add_trace(
+            go.Bar(
+                y=names, x=[lanes[n].get(phase, 0.0) for n in names], orientation="h", name=words, width=0.62,
+                hovertemplate="%{y}: %{x:.2f} s<extra>" + words + "</extra>", **theme.series(place).bar(),
+            ),
+            row=1, col=1,
+        )  # fmt: skip
+    longest = max(sum(each.values()) for each in lanes.values())
+    for name, each in lanes.items():
+        whole = sum(each.values())
+        ours = name == WAYS["foundry"]
+        fig.add_annotation(
+            x=whole, y=name, text=f"{'<b>' * ours}{theme.number(whole)} s{'</b>' * ours}", showarrow=False,
+            xanchor="left", xshift=6, font={"size": 12, "color": theme.INK}, row=1, col=1,
+        )  # fmt: skip
+    fig.update_xaxes(title_text="time since the process was started (s)", range=[0, 1.12 * longest], row=1, col=1)
+    fig.update_yaxes(
+        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way to start", row=1, col=1,
+        title_standoff=14,
+    )  # fmt: skip
+
+
+# -- a ladder, and its steps -----------------------------------------------------------------------------------------
+
+
+def _look(way: str) -> theme.Style:
+    return theme.series(LOOK[way])
+
+
+def _line(way: str, x: Sequence[float], y: Sequence[float], hover: str) -> go.Scatter:
+    style, ours = _look(way), way == "foundry"
+    return go.Scatter(
+        x=list(x), y=list(y), mode="lines+markers", name=WAYS[way], hovertemplate=hover,
+        line={"color": style.colour, "dash": "solid" if ours else style.dash, "width": 3.5 if ours else 2},
+        marker={"color": style.colour, "symbol": style.marker, "size": 9 if ours else 7},
+    )  # fmt: skip
+
+
+def _ladder(fig: go.Figure, result: FoundryResult) -> None:
+    """Seconds until the first k sizes have run, by k."""
+    low, high = float("inf"), 0.0
+    for way in result.ways():
+        rows = sorted((r for r in result.rows if r.way == way and r.round == 0), key=lambda r: r.size)
+        seconds = [r.ready_s for r in rows]
+        low, high = min(low, *seconds), max(high, *seconds)
+        hover = "%{x} sizes: %{y:.2f} s<extra>" + WAYS[way] + "</extra>"
+        fig.add_trace(_line(way, range(1, len(rows) + 1), seconds, hover), row=2, col=1)
+    fig.update_xaxes(
+        title_text="ladder: batch sizes that are ready (count)", dtick=_tick(len(result.sizes)), row=2, col=1
+    )
+    fig.update_yaxes(title_text="since the start (s)", **_log(low, high), row=2, col=1)
+
+
+def _steps(fig: go.Figure, result: FoundryResult) -> None:
+    """A step's time over ours, by batch size; alone, in milliseconds."""
+    ours = result.step_us("foundry")
+    ways = result.ways()
+    alone = ways == ["foundry"]
+    for way in ways:
+        theirs = result.step_us(way)
+        y = [theirs[b] / 1e3 for b in theirs] if alone else [theirs[b] / ours[b] for b in theirs]
+        unit = " ms" if alone else " times ours"
+        hover = "batch %{x}: %{y:.3g}" + unit + "<extra>" + WAYS[way] + "</extra>"
+        fig.add_trace(_line(way, list(theirs), y, hover), row=2, col=2)
+    sizes = [s.size for s in result.sizes]
+    fig.update_xaxes(
+        title_text="batch size (sequences, tokens of a step)", type="log", tickvals=_spread(sizes),
+        ticktext=[str(n) for n in _spread(sizes)], row=2, col=2,
+    )  # fmt: skip
+    title = "time of a step (ms)" if alone else "time of a step over Foundry's (x)"
+    fig.update_yaxes(title_text=title, rangemode="tozero" if alone else "normal", row=2, col=2)
+
+
+def _tick(count: int) -> int:
+    return 1 if count <= 12 else 2 if count <= 24 else 8
+
+
+def _spread(sizes: Sequence[int]) -> list[int]:
+    """Sizes far enough apart to be labelled on a logarithmic axis."""
+    kept: list[int] = []
+    for size in sizes:
+        if not kept or size >= 1.3 * kept[-1]:
+            kept.append(size)
+    return kept
+
+
+def _log(low: float, high: float) -> dict[str, Any]:
+    """A logarithmic axis with labels at 1, 2, 5 of each decade in sight."""
+    import math
+
+    ticks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
+    seen = [t for t in ticks if low / 1.6 <= t <= high * 1.6]
+    ends = [math.log10(low / 1.5), math.log10(high * 1.5)]
+    return {"type": "log", "tickvals": seen, "ticktext": [f"{t:g}" for t in seen], "range": ends}
+
+
+# -- keys ------------------------------------------------------------------------------------------------------------
+
+
+def _keys(fig: go.Figure, places: Sequence[tuple[int, int]]) -> None:
+    """Lines above each panel that name what is drawn in it; plotly's legends wrap to half of a figure."""
+    for row, col in places:
+        panel = fig.get_subplot(row, col)
+        own = panel.xaxis.plotly_name.replace("axis", "")
+        named = [t for t in fig.data if t.name and (t.xaxis or "x") == own]
+        signs = [f'<span style="color:{c}"><b>{sign}</b></span>&nbsp;{t.name}' for t in named for sign, c in [_mark(t)]]
+        per = 5 if row == 1 else 3
+        lines = ["&nbsp;&nbsp; ".join(signs[i : i + per]) for i in range(0, len(signs), per)]
+        fig.add_annotation(
+            text="<br>".join(lines), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper",
+            xanchor="left", yanchor="bottom", yshift=3, showarrow=False, font={"size": 12, "color": theme.INK},
+            align="left",
+        )  # fmt: skip
+
+
+def _mark(trace: Any) -> tuple[str, str]:
+    """(a sign that looks like the trace, its colour)."""
+    if trace.type == "bar":
+        return PATTERNS[trace.marker.pattern.shape or ""], trace.marker.color
+    return DASHES[trace.line.dash or "solid"], trace.line.color

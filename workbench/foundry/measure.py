@@ -1,0 +1,260 @@
+"""A measured Foundry run: capture in a process, rebuild in a fresh one, compare bits, measure the other ways.
+
+What a user asks for meanwhile (damage a copy of the archive, take the arena's place) is done between two processes: at
+once it would take the processor from what is being measured.
+"""
+
+from __future__ import annotations
+
+import queue
+import tempfile
+import time
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from threading import Event as Flag
+from typing import Any, Literal
+
+from workbench.foundry import anatomy, archive, procs, rivals
+from workbench.foundry.config import FoundryConfig
+from workbench.foundry.damage import WORDS, damage
+from workbench.foundry.ear import Ear
+from workbench.foundry.graph import Capture, decode
+from workbench.foundry.result import WAYS, Damaged, Facts, FoundryResult, Held, Process, Row, Size
+from workbench.lm.files import cache_root
+from workbench.system import Event, Note, Offer, Point, Progress
+
+MB = 1e6
+CAPTURED, REBUILT, COMPARED = 40.0, 50.0, 97.0  # per cent of the bar when each is done
+COPY, ARENA, TAKEN = "Damage a copy of the archive", "The arena", "place"
+OFFERS = {
+    "bit": ("Flip a bit", COPY, "one bit, anywhere in the file"),
+    "cut": ("Cut it short", COPY, "the last third is missing"),
+    "parameter": ("Double a product", COPY, "under right checksums: only a replay finds it"),
+    "machine": ("Say another processor", COPY, "in the fingerprint, under right checksums"),
+    TAKEN: ("Take its place", ARENA, "another mapping lies at the captured address"),
+}
+
+
+class Measure:
+    """One run. `asked` takes the names of offers that were chosen."""
+
+    def __init__(
+        self, config: FoundryConfig, say: Callable[[Event], None], stop: Flag, asked: queue.SimpleQueue[str]
+    ) -> None:
+        self.config, self.say, self.stop, self.asked = config, say, stop, asked
+        self.began = time.monotonic()
+        self.held: list[Held] = []
+        self.damages: list[Damaged] = []
+        self.elsewhere: bool | None = None
+        self._done = 0.0
+
+    def run(self) -> FoundryResult:
+        """Everything. Errors are those of `procs.ask`, and OSError where the archive cannot be written."""
+        with tempfile.TemporaryDirectory(prefix="workbench-foundry-") as folder:
+            self.folder = Path(folder)
+            home = Path(self.config.keep).expanduser() if self.config.keep else self.folder / "archive"
+            home.mkdir(parents=True, exist_ok=True)
+            self.path = home / f"{self.config.model}.foundry"
+            for name, offer in OFFERS.items():
+                self.say(Offer(name, *offer))
+            captured, seconds = self._capture()
+            self.said = captured["said"]
+            self.found = decode(archive.read(self.path))
+            rebuilt, _ = self._ask("fresh process", self._rebuild(self.path), REBUILT)
+            if self.config.damage != "none":
+                self.damaged(self.config.damage)
+            self.acts()
+            found = self._ways()
+            for name, (label, group, _) in OFFERS.items():
+                self.say(Offer(name, label, group, open=False))
+            facts = self._facts(captured, seconds, rebuilt, found)
+        self.say(Progress(100, 100, "done"))
+        from workbench.foundry.work import assemble
+
+        return assemble(self.config, "cpu", self.began, facts)
+
+    def _now(self) -> float:
+        return time.monotonic() - self.began
+
+    # -- processes ---------------------------------------------------------------------------------------------
+
+    def _ear(self, lane: str, until: float) -> Ear:
+        """Hears a process that is done when the bar is at `until` per cent."""
+        return Ear(self.say, lane, self._now(), self._done, max(0.0, until - self._done))
+
+    def _heard(self, ear: Ear, began_s: float, until: float) -> None:
+        ear.end(self._now() - began_s)
+        self.held += ear.held
+        self._done = max(self._done, until)
+
+    def _ask(
+        self, lane: str, job: dict[str, Any], until: float, cache: Path | None = None
+    ) -> tuple[dict[str, Any], Ear]:
+        """A process: its answer and who heard it."""
+        began_s, ear = self._now(), self._ear(lane, until)
+        place = Path(tempfile.mkdtemp(prefix="process-", dir=self.folder))
+        answer = procs.ask(
+            job, place, lane, cache=cache, threads=self.config.threads, patience_s=self.config.patience_s,
+            hear=ear.hear, stop=self.stop,
+        )  # fmt: skip
+        self._heard(ear, began_s, until)
+        return answer, ear
+
+    def _capture(self) -> tuple[dict[str, Any], dict[str, float]]:
+        """torch.compile's answers, and the seconds of what the process was at."""
+        c = self.config
+        self.fields = {
+            "model": c.model, "layers": c.depth, "sizes": c.sizes, "capacity": c.capacity, "dynamic": c.dynamic,
+            "seed": c.seed, "threads": c.threads, "path": str(self.path),
+        }  # fmt: skip
+        self.cache = self.folder / "compiled" if c.fresh_caches else cache_root() / "foundry-compiled"
+        answer, ear = self._ask("capture", {"do": "capture", **self.fields}, CAPTURED, self.cache)
+        return answer, ear.seconds
+
+    def _rebuild(self, path: Path, *, taken: int = 0, again: dict[str, Any] | None = None) -> dict[str, Any]:
+        return {
+            "do": "rebuild", "path": str(path), "verify": self.config.verify, "seed": self.config.seed, "taken": taken,
+            "again": again or {},
+        }  # fmt: skip
+
+    def _ways(self) -> dict[str, list[rivals.Measured]]:
+        """Ours and the others, a process each; what was asked for is done between two of them."""
+        names, rounds = self.config.ways, self.config.rounds
+        each = (COMPARED - self._done) / (rounds * len(names) + ("aoti" in names))
+        ear, began_s = None, 0.0
+
+        def said(what: str) -> None:
+            nonlocal ear, began_s
+            making, way = what.startswith("making "), what.rsplit(" ", 1)[-1]
+            lane = f"{WAYS[what.split()[1]]}: build" if making else WAYS[way]
+            began_s, ear = self._now(), self._ear(lane, self._done + each)
+
+        def hear(fields: dict[str, Any]) -> None:
+            assert ear is not None
+            ear.hear(fields)
+
+        def heard(way: str, one: rivals.Measured | None) -> None:
+            assert ear is not None
+            self._heard(ear, began_s, min(COMPARED, self._done + each))
+            for i, at_s in enumerate(sorted(one.at_s.values()) if one else ()):
+                self.say(Point(f"{WAYS[way]}: time to ladder (s)", i + 1, at_s))
+            self.acts()
+
+        return rivals.compare(
+            self.path, ways=names, rounds=rounds, steps=self.config.steps, folder=self.folder / "ways",
+            timeout_s=self.config.patience_s, said=said, heard=heard, hear=hear, stop=self.stop,
+        )  # fmt: skip
+
+    # -- what a user may do ------------------------------------------------------------------------------------
+
+    def acts(self) -> None:
+        """Do what was asked for since, and offer it again."""
+        while not self.asked.empty():
+            name = self.asked.get()
+            label, group, _ = OFFERS[name]
+            self.say(Offer(name, label, group, self.occupied() if name == TAKEN else self.damaged(name)))
+
+    def damaged(self, kind: str) -> str:
+        """A damaged copy, loaded in a fresh process that captures again when it is refused; what came of it."""
+        copy = self.path.with_name(f"damaged-{len(self.damages) + 1}.foundry")
+        what = damage(kind, self.path, copy, self.config.seed)
+        try:
+            job = self._rebuild(copy, again=self.fields)
+            answer, ear = self._ask(f"damaged copy {len(self.damages) + 1}", job, self._done, self.cache)
+        finally:
+            copy.unlink(missing_ok=True)
+        told, took = ear.refused, answer["recaptured_s"]
+        equal = answer["said"] == self.said
+        cause, why = (told["cause"], told["why"]) if told else ("", "nobody saw it")
+        self.damages.append(
+            Damaged(
+                what=WORDS[kind],
+                cause=cause,
+                why=f"{what}: {why}",
+                refused_s=told.get("at_s", 0.0),
+                recaptured_s=took,
+                equal=equal,
+            )
+        )
+        after = f"captured again in {took:.1f} s, bits {'equal' if equal else 'DIFFERENT'}"
+        level: Literal["info", "error"] = "info" if told and equal else "error"
+        self.say(Note(f"{what}. {f'Refused, {cause}: {why}' if told else 'NOT refused'}. Then {after}.", level))
+        return f"refused: {cause}; {after}" if told else "NOT refused"
+
+    def occupied(self) -> str:
+        """A fresh process whose arena cannot lie where it was captured; what came of it."""
+        answer, _ = self._ask("place taken", self._rebuild(self.path, taken=self.found.base), self._done)
+        equal = bool(answer["relocated"] and answer["said"] == self.said)
+        self.elsewhere = equal and self.elsewhere is not False
+        after = f"it lies elsewhere, bits {'equal' if equal else 'DIFFERENT'}"
+        self.say(Note(f"The arena's place was taken: {after}.", "info" if equal else "error"))
+        return after
+
+    # -- the result --------------------------------------------------------------------------------------------
+
+    def _facts(
+        self, captured: dict[str, Any], seconds: dict[str, float], rebuilt: dict[str, Any],
+        found: dict[str, list[rivals.Measured]],
+    ) -> dict[str, Any]:  # fmt: skip
+        c, raw = self.found, archive.read(self.path)
+        templates = anatomy.topologies(c)
+        labels, shown, cells = anatomy.cells(c, templates[0].key)
+        return {
+            "rows": [row for way, all_ in found.items() for i, one in enumerate(all_) for row in _rows(way, i, one, c)],
+            "processes": [_process(way, i, one) for way, all_ in found.items() for i, one in enumerate(all_)],
+            "held": self.held,
+            "sizes": [_size(c, size, seconds, self.said, rebuilt) for size in sorted(c.graphs)],
+            "templates": templates,
+            "labels": labels,
+            "shown": shown,
+            "cells": cells,
+            "damages": self.damages,
+            "facts": Facts(
+                id=raw.id,
+                archive_mb=raw.nbytes / MB,
+                weights_mb=c.weights["bytes"] / MB,
+                arena_mb=c.size / MB,
+                binaries=len(c.binaries),
+                binaries_mb=sum(map(len, c.binaries.values())) / MB,
+            ),
+            "capture_s": captured["seconds"],
+            "drift": captured["drift"],
+            "said": sha256(repr(sorted(self.said.items())).encode()).hexdigest()[:16],
+            "imported": rebuilt["heavy"],
+            "elsewhere": self.elsewhere,
+        }
+
+
+def _size(found: Capture, size: int, seconds: dict[str, float], said: dict[str, Any], rebuilt: dict[str, Any]) -> Size:
+    graph = found.graphs[size]
+    first = found.graphs[anatomy.sizes_of(found, graph.template)[0]]
+    mine, key = said[str(size)], str(size)
+    return Size(
+        size=size, template=graph.template, record_s=seconds.get(f"batch {size}", 0.0),
+        parameter_bytes=len(graph.slots),
+        differing=anatomy.differing(first, graph), equal=rebuilt["said"][key] == mine and rebuilt["back"],
+        control_differs=rebuilt["control"][key] != mine,
+    )  # fmt: skip
+
+
+def _process(way: str, round_: int, one: rivals.Measured) -> Process:
+    return Process(
+        way=way, round=round_, import_s=one.import_s, load_s=one.load_s, ready_s=one.ready_s, cpu_s=one.cpu_s,
+        peak_mb=one.peak_mb, disk_mb=one.disk_mb, phases=dict(one.phases),
+    )  # fmt: skip
+
+
+def _rows(way: str, round_: int, one: rivals.Measured, found: Capture) -> list[Row]:
+    return [
+        Row(
+            way=way,
+            round=round_,
+            size=size,
+            ready_s=one.at_s[size],
+            step_us=one.step_us[size],
+            median_us=one.median_us[size],
+            equal=one.tokens[size] == found.graphs[size].probe,
+        )
+        for size in sorted(found.graphs)
+    ]
