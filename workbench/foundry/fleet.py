@@ -51,7 +51,7 @@ def spares_for(
 ) -> Spares:
     """The fewest spares with which `arm` misses at most `target` of the requests (None: what Foundry misses with none).
 
-    Found by halving, as more spares never miss more but for chance; what is returned was simulated.
+    Found by doubling and halving, as more spares miss more only by chance; what is returned was simulated.
     """
     if target is None:
         target = fleet_of(setting, traffic, replace(fleet, spare=0), "foundry").missed
@@ -59,9 +59,12 @@ def spares_for(
     def at(spare: int) -> Outcome:
         return fleet_of(setting, traffic, replace(fleet, spare=spare), arm)
 
-    low, high, best = 0, fleet.most, at(fleet.most)
-    if best.missed > target:
-        return Spares(arm, None, best, math.inf)
+    low, high, best = 0, 0, at(0)
+    while best.missed > target:
+        if high == fleet.most:
+            return Spares(arm, None, best, math.inf)
+        low, high = high + 1, min(fleet.most, max(1, 2 * high))
+        best = at(high)
     while low < high:
         middle = (low + high) // 2
         found = at(middle)

@@ -39,8 +39,8 @@ class Traffic:
             raise ValueError("rate_s, burst, tokens and horizon_s are more than 0, burst_for_s is 0 or more")
         if not 0 <= self.burst_at_s <= self.burst_at_s + self.burst_for_s <= self.horizon_s:
             raise ValueError(f"the burst has to lie within 0 and horizon_s ({self.horizon_s:g} s)")
-        if self.expected() > 200_000:
-            raise ValueError(f"{self.expected():.0f} requests are too many to simulate: 200,000 at most")
+        if self.expected() > 300_000:
+            raise ValueError(f"{self.expected():.0f} requests are too many to simulate: 300,000 at most")
 
     def expected(self) -> float:
         """Requests to be expected."""
