@@ -36,6 +36,7 @@ def test_a_start_by_hand():
     assert sum(found.values()) == pytest.approx(10 + 3 + 7 + 36.0)
     assert phases(SETTING, "foundry")["templates"] == pytest.approx(22 * 0.0311)
     assert phases(SETTING, "one by one")["graphs"] == pytest.approx(512 * 0.0311)
+    assert "compile" not in phases(replace(SETTING, compile_s=7.0), "eager")  # its eager mode compiles nothing
     assert start(SETTING, "eager").paper_s == pytest.approx(start(SETTING).paper_s - 512 * 0.0597)
 
 

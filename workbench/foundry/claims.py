@@ -19,6 +19,7 @@ from workbench.foundry.sim import (
     FITTED_FOUNDRY,
     MODELS,
     MOST,
+    Arm,
     Calibrated,
     Setting,
     archive_gb,
@@ -68,7 +69,7 @@ def misfit(rates: Calibrated | None = None) -> float:
 def published(tick: Tick | None = None) -> Iterator[Published]:
     """Every predicted claim in turn. `tick(share)` is called on the way and may raise to end it."""
     tell = tick or (lambda _: None)
-    parts = (_vllm, _foundry, _cut, _graphs, _stored, _checkpoints)
+    parts = (_vllm, _foundry, _cut, _graphs, _stored, _checkpoints, _code)
     for at, part in enumerate(parts):
         tell(at / len(parts))
         yield from part()
@@ -157,3 +158,16 @@ def _checkpoints() -> Iterator[Published]:
         over = restore_s / start(Setting(model), "foundry").paper_s
         note = f"the published restore over our {model}"
         yield Published(f"process checkpoint over Foundry, {end}", times, over, "x", paper.RESTORED, note=note)
+
+
+def _code() -> Iterator[Published]:
+    """What the public code says of itself, a later vLLM: how far constants of vLLM 0.11.2 carry."""
+    setting = Setting("Qwen3-30B-A3B", 2, paper.CODE_GRAPHS)
+    note = "a later vLLM and FP8, where the constants are of vLLM 0.11.2; about so many seconds"
+    ways: tuple[tuple[str, Arm, float], ...] = (
+        ("vLLM", "capture", paper.CODE_VLLM_S),
+        ("Foundry", "foundry", paper.CODE_FOUNDRY_S),
+    )
+    for name, arm, seconds in ways:
+        ours = start(setting, arm).paper_s
+        yield Published(f"{name}, {setting.sizes} graphs, demonstration", seconds, ours, "s", paper.CODE, note=note)

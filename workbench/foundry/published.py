@@ -55,6 +55,9 @@ BINARIES_GB = {"Qwen3-235B-A22B": 1.4}
 CHECKPOINT_S = (5.7, 6.1)  # CUDA-checkpoint and CRIU, one GPU, weights and KV released before
 CHECKPOINT_OVER = (2.6, 4.4)  # its restore over Foundry's
 SLOWEST_ONE_GPU_S = 2.3  # Foundry's, beside the checkpoints
+# The public code's own demonstration, with a later vLLM: Qwen3-30B-A3B in FP8, EP2, 256 graphs; "about", seconds.
+CODE = "public code, its README"
+CODE_GRAPHS, CODE_VLLM_S, CODE_FOUNDRY_S = 256, 30.0, 1.0
 
 
 @dataclass(frozen=True)

@@ -296,9 +296,11 @@ def _after_weights(setting: Setting, arm: Arm, rates: Calibrated) -> list[Phase]
     graphs_how: How = how if setting.graph_ms is None else "set"
     if arm in ("capture", "eager"):
         warm_s = rates.own_warm_s.get(setting.model, rates.of(setting.of).warm_s)
-        phases = [Phase("compile", setting.compile_s, "set"), Phase("memory profile and warm-up", warm_s, how)]
-        graphs = setting.sizes + setting.prefill_graphs if arm == "capture" else 0
-        return [*phases, Phase("capture", graphs * each_s, graphs_how)]
+        warm = Phase("memory profile and warm-up", warm_s, how)
+        if arm == "eager":
+            return [warm]
+        graphs = setting.sizes + setting.prefill_graphs
+        return [Phase("compile", setting.compile_s, "set"), warm, Phase("capture", graphs * each_s, graphs_how)]
     built = setting.sizes if arm == "one by one" else setting.built()
     build_s = built * rates.of(setting.of).build_ms * setting.of.layers / 1e3
     return [
