@@ -19,6 +19,8 @@ endif
 .PHONY: FORCE setup lab test lint format notebooks bench report clean
 .DEFAULT_GOAL := setup
 export OMP_NUM_THREADS ?= 1
+# where it is set, each of the many processes compiles torch, vLLM and Ray from their sources, every time
+unexport PYTHONDONTWRITEBYTECODE
 
 setup: $(STAMP)
 

@@ -38,6 +38,7 @@ class Fleet:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # of a cluster of one's own, on this machine alone
         os.environ.setdefault("RAY_raylet_start_wait_time_s", str(int(START_S)))
         os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # silences a warning about GPUs
+        os.environ.setdefault("RAY_worker_niceness", "0")  # engines are the work here: at Ray's 15 they starve
         self.cluster: Any = None
         self._gcs: Any = None
         self.nodes: dict[str, Any] = {}
