@@ -17,8 +17,8 @@ from workbench.hetermoe.model import MoE, MoEConfig, attention_side, part
 from workbench.hetermoe.plan import PlanError, zebra
 from workbench.hetermoe.profile import Load, Profile
 from workbench.hetermoe.quota import Quota, denied
+from workbench.hetermoe.rows import Row
 from workbench.hetermoe.spans import Span, Spans, busy
-from workbench.hetermoe.training import Row
 from workbench.hetermoe.update import Adam, State, adamw
 
 pytestmark = [pytest.mark.timeout(300)]

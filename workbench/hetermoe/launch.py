@@ -25,6 +25,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 Say = Callable[[dict[str, Any]], None]
+# of every process that computes
+ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 GRACE_S = 2.0  # who lost a partner may say so before the partner's death is seen
 BEAT_S = 1.0
 LOOK_S = 0.05

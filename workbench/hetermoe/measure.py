@@ -17,11 +17,12 @@ from pathlib import Path
 from statistics import median
 
 from workbench.child import Child, ChildDied
+from workbench.hetermoe.launch import ENVIRONMENT
 from workbench.hetermoe.model import Kernel, MoEConfig
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Profile
+from workbench.hetermoe.rows import Row
 from workbench.hetermoe.sim import Slot, Stage, Stream
-from workbench.hetermoe.training import ENVIRONMENT, Row
 
 PATIENCE_S = 300.0  # imports, and one round of the slowest machine
 BEAT_S = 0.05

@@ -149,10 +149,14 @@ def message_seconds(job: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[
     ]
 
 
-def measure(job: Mapping[str, Any], say: Say) -> Profile:
-    """The profile of a job: model, kinds {name: {kernel, cores, capacity_bytes}}, lengths, tokens, rounds, clock."""
+def measure(job: Mapping[str, Any], say: Say, message: Sequence[tuple[float, float]] | None = None) -> Profile:
+    """The profile of a job: model, kinds {name: {kernel, cores, capacity_bytes}}, lengths, tokens, rounds, clock.
+
+    message: what `message_seconds` gave, where that was timed before.
+    """
     config = MoEConfig(**job["model"])
-    message = message_seconds(job, job["message_bytes"])  # first: ranks are forked before anything was computed
+    if message is None:  # first: ranks are forked before anything was computed
+        message = message_seconds(job, job["message_bytes"])
     torch.set_num_threads(1)
     clock = CLOCKS[job["clock"]]
     probes = {name: Probe(config, kind["kernel"], clock) for name, kind in job["kinds"].items()}
@@ -167,7 +171,7 @@ def measure(job: Mapping[str, Any], say: Say) -> Profile:
     devices = tuple(_device(name, kind, job, taken) for name, kind in job["kinds"].items())
     token_bytes = config.hidden * torch.empty(0, dtype=DTYPES[config.dtype]).element_size()
     note = f"{job['clock']} seconds, medians of {job['rounds']} rounds, one thread, gloo on this machine"
-    curve = Curve(tuple(message))
+    curve = Curve(tuple((float(size), float(seconds)) for size, seconds in message))
     return Profile(config.key, devices, curve, token_bytes, _memory(config, probes, job), "measured", note)
 
 

@@ -35,18 +35,17 @@ from workbench.hetermoe.checkpoint import CheckpointError
 from workbench.hetermoe.checkpoint import meta as checkpoint_meta
 from workbench.hetermoe.data import Given
 from workbench.hetermoe.job import Job, kernels_of
-from workbench.hetermoe.launch import PortTaken, RankFailed, free_port
+from workbench.hetermoe.launch import ENVIRONMENT, PortTaken, RankFailed, free_port
 from workbench.hetermoe.layout import Layout
 from workbench.hetermoe.model import Kernel, MoE, MoEConfig
 from workbench.hetermoe.plan import Plan, PlanError
 from workbench.hetermoe.quota import Quota, QuotaDenied, denied
 from workbench.hetermoe.rank import Diverged, process
 from workbench.hetermoe.rank import run as steps_of
-from workbench.hetermoe.spans import Span, busy
+from workbench.hetermoe.rows import Row, row_of
 from workbench.hetermoe.update import Adam
 
 Engine = Literal["workbench", "deepspeed"]
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
 START_S = 300.0  # imports on a slow machine; DeepSpeed compiles at its first use
 SILENCE_S = 30.0  # the launcher beats every second
 BEAT_S = 0.05
@@ -57,43 +56,6 @@ _ERRORS: dict[str, type[Exception]] = {
 
 class Cancelled(RuntimeError):
     """The run was cancelled before its last step."""
-
-
-@dataclass(frozen=True)
-class Row:
-    """A step. start_s, end_s: of the first rank that began and the last that ended, in seconds of the run's clock.
-
-    spans and busy (the share of the step's time that it computed) by rank. routed[layer][expert]: copies of tokens that
-    went to an expert; empty where the engine does not tell.
-    """
-
-    step: int
-    loss: float
-    tokens: int
-    start_s: float
-    end_s: float
-    spans: Mapping[int, Sequence[Span]]
-    routed: tuple[tuple[int, ...], ...] = ()
-
-    @property
-    def shares(self) -> tuple[tuple[float, ...], ...]:
-        """Part of a layer's copies that each expert got: `Load.shares`, for a planner that looks at drift."""
-        return tuple(tuple(n / sum(row) for n in row) for row in self.routed)
-
-    @property
-    def seconds(self) -> float:
-        """How long the step took."""
-        return self.end_s - self.start_s
-
-    @property
-    def tokens_per_s(self) -> float:
-        """Tokens of the batch over its time."""
-        return self.tokens / self.seconds
-
-    @property
-    def busy(self) -> dict[int, float]:
-        """Utilisation by rank."""
-        return {rank: busy(spans, self.seconds) for rank, spans in self.spans.items()}
 
 
 @dataclass(frozen=True)
@@ -189,7 +151,7 @@ class Training:
                     ranks = parts.setdefault(told["step"], {})
                     ranks[told["rank"]] = told
                     if len(ranks) == self.job.world:
-                        rows += [self._row(parts.pop(told["step"]))]
+                        rows += [row_of(parts.pop(told["step"]), self.job.rows * self.job.tokens)]
                         yield rows[-1]
             yield None
 
@@ -204,15 +166,6 @@ class Training:
         if self.job.every:
             return f". The run was ended; the same call goes on from the last checkpoint in {self.job.folder}"
         return ". The run was ended"
-
-    def _row(self, ranks: Mapping[int, dict[str, Any]]) -> Row:
-        loss = next(told["loss"] for told in ranks.values() if told["loss"] is not None)
-        spans = {rank: [Span(*span) for span in ranks[rank]["spans"]] for rank in sorted(ranks)}
-        start, end = min(t["start_s"] for t in ranks.values()), max(t["end_s"] for t in ranks.values())
-        routed = [told["routed"] for told in ranks.values() if told.get("routed")]
-        total = tuple(tuple(map(sum, zip(*layer))) for layer in zip(*routed))
-        step = next(iter(ranks.values()))["step"]
-        return Row(step, loss, self.job.rows * self.job.tokens, start, end, spans, total)
 
     def _parameters(self, folder: Path) -> dict[str, Tensor]:
         """From all ranks, and into the caller's model."""

@@ -1,0 +1,70 @@
+"""HeterMoE measured over lengths: `workbench bench hetermoe` keeps its rows with the other benchmarks. Twenty minutes.
+
+Two processes on two cores, the one with a fused attention kernel, the other with a naive one. At each length all ways
+take turns on the same ranks: zebra with the experts that the planner moves and without, our expert parallelism, DistEP,
+and the real DeepSpeed-MoE. Beside each the prediction from a profile that was measured right before. In the end: in how
+many cells the planner chose the winner, and where it predicted a win of over 10 per cent and there was none.
+
+WORKBENCH_BENCH: lengths to measure, as "256 512"; all of them if not set. Ratios compare ways of one cell, that is of
+the same minutes; tokens a second say nothing of another machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import workbench as wb
+from workbench.hetermoe.config import PRESETS
+from workbench.hetermoe.result import RIVAL, TESTED, HeterMoEResult
+
+LENGTHS = (256, 512, 1024, 2048, 4096)
+TOKENS = 8192  # of a batch
+WIN = 1.1
+TIE = 0.03  # ways that are closer than this are not told apart by medians of three rounds here
+
+
+def main() -> list[dict[str, Any]]:
+    """Run every cell; one row per number."""
+    wanted = [int(n) for n in os.environ.get("WORKBENCH_BENCH", " ".join(map(str, LENGTHS))).split()]
+    rows: list[dict[str, Any]] = []
+    chosen = promised = kept = 0
+    for length in wanted:
+        result = wb.run("hetermoe", PRESETS["small"].model_copy(update={"length": float(length), "tokens": TOKENS}))
+        assert isinstance(result, HeterMoEResult)
+        rows += cell(result)
+        chosen += right(result)
+        if result.predicted(TESTED) > WIN * result.predicted(RIVAL):
+            promised += 1
+            kept += result.speed(TESTED) > result.speed(RIVAL)
+    case = f"lengths {', '.join(map(str, wanted))}"
+    rows.append(_row(case, "cells", len(wanted)))
+    rows.append(_row(case, "planner chose the winner, or one within 3 %", chosen))
+    rows.append(_row(case, "a win of over 10 % over EP was predicted", promised))
+    rows.append(_row(case, "of these zebra won", kept))
+    return rows
+
+
+def right(result: HeterMoEResult) -> bool:
+    """Whether what the planner would run was the fastest of ours, or not told apart from it."""
+    return result.speed(result.chosen) >= (1 - TIE) * result.speed(result.winner)
+
+
+def cell(result: HeterMoEResult) -> Iterator[dict[str, Any]]:
+    """Every number of one length."""
+    case = f"length {result.config.tokens_of_sequence}"
+    badges = result.provenance.badges
+    for name, value in result.summary().items():
+        yield _row(case, name, value, badges[name])
+    for arm in result.arms():
+        yield _row(case, f"{arm}: tokens_per_s", result.speed(arm))
+        yield _row(case, f"{arm}: predicted over measured", result.predicted(arm) / result.speed(arm), "modelled")
+    yield _row(case, f"planner chose {result.chosen}, fastest was {result.winner}", float(right(result)))
+    if result.proof:
+        yield _row(case, "control: max_rel_param_error without the gate's path", result.proof.control)
+
+
+def _row(case: str, name: str, value: float, badge: str = "measured") -> dict[str, Any]:
+    print(f"  {case:<28} {name:<56} {value:10.4g}  {badge}", flush=True)
+    return {"case": case, "number": name, "value": float(f"{value:.6g}"), "badge": badge}

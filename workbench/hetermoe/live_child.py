@@ -1,0 +1,195 @@
+"""The measured run's processes: `python -m workbench.hetermoe.live_child FD < asked.json`; live.py starts it.
+
+It imports torch and DeepSpeed once and forks everything: two processes that time a message, one that times stages on
+each kind of core, then the ranks. Lines: "doing", "note", "profile", "proof", "row" of each step, "end" or "failed".
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from workbench.hetermoe.arms import Arm
+from workbench.hetermoe.baselines import Model
+from workbench.hetermoe.config import HeterMoEConfig
+from workbench.hetermoe.launch import Closed, Say, end, fork_ranks, free_port, watch
+from workbench.hetermoe.plan import PlanError
+from workbench.hetermoe.profile import Profile
+from workbench.hetermoe.setting import NEW, OLD, limited, of_profile, profile_of
+from workbench.hetermoe.simulate import measurable
+
+SIZES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of messages, bytes
+PROBES = 3  # rounds of the profiler
+
+
+def main() -> None:
+    """Read what is asked, do it, say how it went."""
+    source = os.fdopen(os.dup(0), "rb", buffering=0)
+    line = b""
+    while not line.endswith(b"\n"):
+        if not (piece := source.read(1)):
+            return
+        line += piece
+    asked = json.loads(line)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as out:
+
+        def say(told: Mapping[str, Any]) -> None:
+            out.write(json.dumps(told) + "\n")
+            out.flush()
+
+        try:
+            config = HeterMoEConfig.model_validate(asked["config"])
+            serve(config, Path(asked["folder"]), asked["cores"], say, source.fileno())
+        except Closed:
+            return
+        except Exception as error:
+            say({"is": "failed", "kind": getattr(error, "kind", type(error).__name__), "text": str(error)})
+            raise
+
+
+def serve(config: HeterMoEConfig, folder: Path, cores: Sequence[int], say: Say, stdin: int) -> None:
+    """The whole run."""
+    meet = free_port(config.port) if config.port else f"file://{folder / 'ours'}"  # before anything dear
+    from workbench.hetermoe.model import MoEConfig
+
+    model = MoEConfig(
+        hidden=config.hidden, layers=config.layers, heads=config.heads, experts=config.experts, top_k=config.top_k,
+        ffn=config.ffn, seed=config.seed,
+    )  # fmt: skip
+    import workbench.hetermoe.rank
+
+    if config.deepspeed:
+        say({"is": "doing", "text": "importing DeepSpeed", "share": 0.06})
+        import workbench.hetermoe.deepspeed  # noqa: F401
+    profile = _profile(config, model, cores, say, stdin)
+    say({"is": "profile", "profile": profile.to_json()})
+    setting = of_profile(config, profile, Model(config.layers, config.experts, config.top_k, model.key))
+    found = measurable(config, setting)
+    jobs = jobs_of(config, model, found, cores, say)
+    _measure(config, found, jobs, folder, meet, say, stdin)
+
+
+def _profile(config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, stdin: int) -> Profile:
+    """From its file, or timed: messages first, as nothing may be computed before a fork."""
+    if config.profile_file:
+        found = profile_of(Path(config.profile_file).expanduser(), model.key)
+    else:
+        found = _timed(config, model, cores, say, stdin)
+    return found if config.old_share is None else limited(found, OLD, config.old_share)
+
+
+def _timed(config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, stdin: int) -> Profile:
+    from workbench.hetermoe.probe import measure, message_seconds
+
+    say({"is": "doing", "text": "timing messages", "share": 0.12})
+    job = {
+        "model": vars(model), "rounds": PROBES, "clock": "cpu", "message_bytes": SIZES, **points(config),
+        "kinds": {
+            NEW: {"kernel": "fused", "cores": cores[:1], "capacity_bytes": 0},
+            OLD: {"kernel": "naive", "cores": cores[1:2] or cores[:1], "capacity_bytes": 0},
+        },
+    }  # fmt: skip
+    message = message_seconds(job, SIZES)
+
+    def body(_: int, tell: Say) -> None:
+        tell({"is": "profile", "profile": measure(job, tell, message).to_json()})
+
+    for told in watch(fork_ranks(["profiler"], body), config.timeout_s, stdin):
+        if told["is"] == "profile":
+            text = told["profile"]
+        elif told["is"] == "point":
+            share = 0.14 + 0.2 * told["done"] / told["total"]
+            say({"is": "doing", "text": f"timing stages, round {told['done']} of {told['total']}", "share": share})
+    return Profile.from_json(text)
+
+
+def points(config: HeterMoEConfig) -> dict[str, list[int]]:
+    """Lengths and token counts that are timed: this run's own, a shorter and a longer length for the crossovers."""
+    here = config.tokens_of_sequence
+    batch = config.sequences * here
+    micro = max(here, batch // (config.attention * config.micro_batches))
+    share = max(16, batch * config.top_k // (config.experts * config.micro_batches))  # of an expert
+    lengths = sorted({max(64, here // 4), here})
+    return {"lengths": lengths, "tokens": sorted({share, micro, max(16, min(share, micro) // 4)})}
+
+
+def jobs_of(
+    config: HeterMoEConfig, model: Any, found: Mapping[str, Arm], cores: Sequence[int], say: Say
+) -> dict[str, Any]:  # fmt: skip
+    """A job for each way, all of the same batches. What DeepSpeed-MoE cannot run is left out and said."""
+    from workbench.hetermoe.baseline import suits
+    from workbench.hetermoe.job import Job
+    from workbench.hetermoe.live_ranks import PER_TURN, THEIRS
+
+    pinned = tuple((cores[rank % len(cores)],) for rank in range(config.attention + config.expert))
+
+    def job(arm: Arm) -> Job:
+        kinds = arm.load.kind_of(arm.plan)[: arm.plan.attention]
+        return Job(
+            model, arm.plan, PER_TURN * config.rounds, config.sequences, config.tokens_of_sequence,
+            kernels=tuple("fused" if kind == NEW else "naive" for kind in kinds), data_seed=config.seed, cores=pinned,
+            timeout_s=config.timeout_s,
+        )  # fmt: skip
+
+    jobs = {way: job(arm) for way, arm in found.items()}
+    if config.deepspeed:
+        try:
+            suits(jobs["ep"])
+            jobs[THEIRS] = jobs["ep"]
+        except (PlanError, KeyError) as error:
+            say({"is": "note", "text": f"without DeepSpeed-MoE: {error}", "level": "warning"})
+    return jobs
+
+
+def order(ways_: Sequence[str], rounds: int) -> list[str]:
+    """All ways in each round, another one first each time."""
+    return [ways_[(at + number) % len(ways_)] for number in range(rounds) for at in range(len(ways_))]
+
+
+def _measure(
+    config: HeterMoEConfig, found: Mapping[str, Arm], jobs: Mapping[str, Any], folder: Path, meet: str, say: Say,
+    stdin: int,
+) -> None:  # fmt: skip
+    """Fork the ranks, prove, and go through the turns."""
+    from workbench.hetermoe import proof
+    from workbench.hetermoe.layout import Layout
+    from workbench.hetermoe.live_ranks import THEIRS, Turns, body
+    from workbench.hetermoe.live_rows import Told
+    from workbench.hetermoe.quota import Quota
+
+    say({"is": "doing", "text": "starting the ranks", "share": 0.36})
+    world, zebra = config.attention + config.expert, jobs["zebra"]
+    proved = None
+    if config.proof:
+        for name in ("sound", "broken"):
+            (folder / name).mkdir()
+        proved = proof.job_of(zebra.plan, zebra.kernels, config.seed, folder / "sound")
+    pipes = [os.pipe() for _ in range(world * (2 if THEIRS in jobs else 1))]
+    turns = Turns(
+        jobs, order(list(jobs), config.rounds), [a for a, _ in pipes], (meet, f"file://{folder / 'theirs'}"), proved,
+        str(folder / "broken"),
+    )  # fmt: skip
+    roles = [Layout(zebra.plan, 1, rank).role for rank in range(world)]
+    roles += [f"DeepSpeed {rank}" for rank in range(len(pipes) - world)]
+    with ExitStack() as limits:
+        ranks = fork_ranks(roles, body(turns))
+        try:
+            for rank in ranks:
+                if config.old_share is not None and rank.rank % world >= config.attention:
+                    limits.enter_context(Quota(config.old_share)).take(rank.pid)
+            told = Told(found, turns, zebra.rows * zebra.tokens, config.rounds, say)
+            told.follow(watch(ranks, config.timeout_s, stdin), lambda rank: os.write(pipes[rank][1], b"t"))
+        finally:
+            end(ranks)
+    told.finish()
+
+
+if __name__ == "__main__":
+    main()
