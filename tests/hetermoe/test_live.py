@@ -20,7 +20,7 @@ from workbench.system import Note, Progress, Span
 pytestmark = [pytest.mark.timeout(300)]
 SMALL = {
     "hidden": 16, "heads": 2, "ffn": 16, "layers": 2, "experts": 4, "length": 64.0, "tokens": 256, "rounds": 2,
-    "moved": 3, "seed": 5,
+    "moved_pct": 38, "seed": 5,
 }  # fmt: skip
 
 

@@ -154,14 +154,14 @@ def test_spans_say_why(result, live):
 
 def test_moving_experts_in_the_form_moves_the_bubbles():
     """The preview follows the slider at once: other boxes, another step, the same tokens."""
-    found = {n: SYSTEM.preview(SYSTEM.make("tiny", moved=n)) for n in (0, 9)}
-    moved = [t for t in found[9].data if t.name == "experts moved here"]
+    found = {n: SYSTEM.preview(SYSTEM.make("tiny", moved_pct=n)) for n in (0, 50)}
+    moved = [t for t in found[50].data if t.name == "experts moved here"]
     assert len(moved) == 1
     assert not [t for t in found[0].data if t.name == "experts moved here"]
-    assert re.search(r"9 of 18 experts on attention ranks \(3, 3, 3 by layer\)", found[9].layout.meta["text"])
+    assert re.search(r"9 of 18 experts on attention ranks \(3, 3, 3 by layer\)", found[50].layout.meta["text"])
     steps = [next(t for t in fig.data if t.name == gantt.BUBBLE).x[0] for fig in found.values()]
     assert steps[1] < steps[0]
-    longer = SYSTEM.preview(SYSTEM.make("tiny", moved=9, length=8192.0))
+    longer = SYSTEM.preview(SYSTEM.make("tiny", moved_pct=50, length=8192.0))
     assert next(t for t in longer.data if t.name == gantt.BUBBLE).x[0] > steps[1]
     assert "assumed rates of a core" in SYSTEM.preview(SYSTEM.make("small")).layout.title.text
 

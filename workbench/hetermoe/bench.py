@@ -5,19 +5,21 @@ take turns on the same ranks: zebra with the experts that the planner moves and 
 and the real DeepSpeed-MoE. Beside each the prediction from a profile that was measured right before. In the end: in how
 many cells the planner chose the winner, and where it predicted a win of over 10 per cent and there was none.
 
-WORKBENCH_BENCH: lengths to measure, as "256 512"; all of them if not set. Ratios compare ways of one cell, that is of
+WORKBENCH_BENCH: what to measure, as "256 512 scale"; all of it if not set. scale: the planner's own seconds as clusters
+grow. Ratios compare ways of one cell, that is of
 the same minutes; tokens a second say nothing of another machine.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import workbench as wb
 from workbench.hetermoe.config import PRESETS
 from workbench.hetermoe.result import RIVAL, TESTED, HeterMoEResult
+from workbench.hetermoe.scale import scaling
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 TOKENS = 8192  # of a batch
@@ -27,7 +29,14 @@ TIE = 0.03  # ways that are closer than this are not told apart by medians of th
 
 def main() -> list[dict[str, Any]]:
     """Run every cell; one row per number."""
-    wanted = [int(n) for n in os.environ.get("WORKBENCH_BENCH", " ".join(map(str, LENGTHS))).split()]
+    parts = os.environ.get("WORKBENCH_BENCH", " ".join([*map(str, LENGTHS), "scale"])).split()
+    wanted = [int(part) for part in parts if part != "scale"]
+    rows: list[dict[str, Any]] = [*scale()] if "scale" in parts else []
+    return rows + (grid(wanted) if wanted else [])
+
+
+def grid(wanted: Sequence[int]) -> list[dict[str, Any]]:
+    """Every way at these lengths, and how often the planner was right."""
     rows: list[dict[str, Any]] = []
     chosen = promised = kept = 0
     for length in wanted:
@@ -44,6 +53,15 @@ def main() -> list[dict[str, Any]]:
     rows.append(_row(case, "a win of over 10 % over EP was predicted", promised))
     rows.append(_row(case, "of these zebra won", kept))
     return rows
+
+
+def scale() -> Iterator[dict[str, Any]]:
+    """Seconds of one search, and what it gains, from 8 to 1,024 devices: half A40, half V100."""
+    for row in scaling():
+        case = f"{row.devices} devices, {row.experts} experts a layer, 32 layers"
+        yield _row(case, "search_s", row.search_s)
+        yield _row(case, "simulated steps", row.tried)
+        yield _row(case, "step without offload over the one found", row.plain_s / row.step_s, "modelled")
 
 
 def right(result: HeterMoEResult) -> bool:

@@ -51,7 +51,7 @@ def papers(result: HeterMoEResult) -> bool:
     c = result.config
     return (
         not result.live and c.model != "own" and {c.new, c.old} == {"A40", "V100"} and c.attention + c.expert == 12
-        and not c.skew and c.moved is None
+        and not c.skew and c.moved_pct is None
     )  # fmt: skip
 
 

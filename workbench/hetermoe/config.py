@@ -40,12 +40,13 @@ class HeterMoEConfig(Config):
         "greedy: the paper's gather and squeeze; printed: with its formula as it is printed, where n1 and n2 are "
         "exchanged",
     )
-    moved: int | None = Field(
+    moved_pct: int | None = Field(
         None,
         ge=0,
-        le=384,
+        le=100,
         json_schema_extra={"none": "as the planner says"},
-        description="Experts on attention ranks over all layers, spread evenly; drag it and see the bubbles move",
+        description="Share of all experts that lie on attention ranks, spread evenly over layers; drag it and see the "
+        "bubbles of the Model tab move",
     )
     # -- the model of a measured run, and of a simulated one of your own
     layers: int = Field(3, ge=1, le=64, description="Layers", json_schema_extra=MEASURED)
@@ -151,7 +152,7 @@ class HeterMoEConfig(Config):
         if self.hidden % (2 * self.heads):
             raise ValueError(f"heads: hidden {self.hidden} is not {self.heads} heads of an even width")
         large, small = max(self.attention, self.expert), min(self.attention, self.expert)
-        if self.planner != "search" and self.moved is None and large % small:
+        if self.planner != "search" and self.moved_pct is None and large % small:
             raise ValueError(
                 f"planner: gather and squeeze needs one of {self.attention} attention and {self.expert} expert ranks "
                 "to divide the other; take 'search', which needs none"
@@ -192,13 +193,13 @@ PRESETS = {
     "small": HeterMoEConfig(backend="cpu"),
     "long": HeterMoEConfig(backend="cpu", length=4096.0, tokens=8192, layers=2),
     "uneven": HeterMoEConfig(backend="cpu", attention=2, expert=1, length=512.0, tokens=2048, rounds=2),
-    "by hand": HeterMoEConfig(**PAPER | {"new": "A100 40 GB", "hand_s": 600.0}),
+    "by hand": HeterMoEConfig(**PAPER | {"attention": 3, "new": "A100 40 GB", "hand_s": 600.0}),
     "paper": HeterMoEConfig(**PAPER, published=True),
     "cloud": HeterMoEConfig(**PAPER | {"attention": 2, "model": "W2", "new": "L40S", "old": "T4", "link_gb_s": 2.5}),
 }  # fmt: skip
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "no experts moved": {"moved": 0},
+    "no experts moved": {"moved_pct": 0},
     "gather and squeeze": {"planner": "greedy"},
     "one micro-batch": {"micro_batches": 1},
 }

@@ -138,12 +138,12 @@ def jobs_of(
             timeout_s=config.timeout_s,
         )  # fmt: skip
 
-    jobs = {way: job(arm) for way, arm in found.items()}
-    if config.deepspeed:
+    jobs = {way: job(arm) for way, arm in found.items() if way != THEIRS or config.deepspeed}
+    if THEIRS in jobs:
         try:
-            suits(jobs["ep"])
-            jobs[THEIRS] = jobs["ep"]
-        except (PlanError, KeyError) as error:
+            suits(jobs[THEIRS])
+        except PlanError as error:
+            del jobs[THEIRS]
             say({"is": "note", "text": f"without DeepSpeed-MoE: {error}", "level": "warning"})
     return jobs
 

@@ -76,7 +76,7 @@ class Told:
 
     def _row(self, way: str, number: int, row: Row) -> dict[str, Any]:
         """Fields of result.Row."""
-        arm = self.found["ep" if way == THEIRS else way]
+        arm = self.found[way]
         plan = arm.plan
         return {
             "arm": way, "length": arm.load.length, "round": number, "seconds": row.seconds,

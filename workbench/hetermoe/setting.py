@@ -141,18 +141,17 @@ def skewed(model: Model, skew: float, seed: int) -> tuple[tuple[float, ...], ...
     return tuple(tuple(float(share) for share in row) for row in rows)
 
 
-def spread(total: int, layers: int, experts: int) -> tuple[int, ...]:
-    """So many experts over all layers, evenly. PlanError for more than there are."""
-    if not 0 <= total <= layers * experts:
-        raise PlanError(f"moved: {total} of {layers * experts} experts cannot be moved; move 0 to {layers * experts}")
+def spread(share: float, layers: int, experts: int) -> tuple[int, ...]:
+    """That share of the experts, 0 to 1, evenly over layers, later ones first."""
+    total = round(share * layers * experts)
     return tuple(total * (at + 1) // layers - total * at // layers for at in range(layers))
 
 
 def placed(config: HeterMoEConfig, setting: Setting, tick: Tick | None = None, spans: bool = True) -> Arm:
     """Zebra as the config has it: moved by hand, by Algorithm 1, or searched. PlanError where it does not fit."""
     plan = setting.plain
-    if config.moved is not None:
-        plan = plan.with_offload(spread(config.moved, plan.layers, plan.experts))
+    if config.moved_pct is not None:
+        plan = plan.with_offload(spread(config.moved_pct / 100, plan.layers, plan.experts))
         check_memory(setting.profile, plan, setting.load)
     elif config.planner == "search":
         plan = search(plan, setting.profile, setting.load, tick).plan

@@ -71,15 +71,16 @@ def ways(config: HeterMoEConfig, setting: Setting, tick: Tick | None = None) -> 
 
 
 def measurable(config: HeterMoEConfig, setting: Setting) -> dict[str, Arm]:
-    """Ways to measure; EP in as many micro-batches as the batch has sequences for."""
+    """Ways to measure; EP in as many micro-batches as there are sequences for. DeepSpeed-MoE, which overlaps nothing,
+    has its batch whole, and is predicted as that.
+    """
     found = ways(config, setting)
-    world = config.attention + config.expert
-    if "ep" in found and world * found["ep"].plan.micro_batches > config.sequences:
-        one = arms(setting.model, setting.profile, setting.fleet, setting.load, 1, own=setting.plain)
-        found["ep"] = one["ep"]
-    if "plain" in found and found["plain"].plan == found["zebra"].plan:
+    whole = arms(setting.model, setting.profile, setting.fleet, setting.load, 1, own=setting.plain)["ep"]
+    if (config.attention + config.expert) * found["ep"].plan.micro_batches > config.sequences:
+        found["ep"] = whole
+    if found["plain"].plan == found["zebra"].plan:
         del found["plain"]
-    return {way: found[way] for way in MEASURED if way in found}
+    return {way: found[way] for way in MEASURED if way in found} | {"deepspeed": replace(whole, name="deepspeed")}
 
 
 def row_of(name: str, arm: Arm) -> Row:
