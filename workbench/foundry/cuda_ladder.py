@@ -164,9 +164,12 @@ class Ladder:
         a handle, which no other process has, nothing can be compared, and only `verify="never"` accepts that.
         """
         graph = self._graph(size)
-        if any(r.handle for r in self.capture.ranks.values()) and graph.patches:
-            names = ", ".join(sorted({p.name for p in graph.patches}))
-            refuse("mismatch", f"graph of batch {size} needs {names} of this process and cannot be verified by replay")
+        ranks, mine = self.capture.ranks, self.rank or {}
+        if gone := {
+            p.name for p in graph.patches if ranks[p.name].handle and mine.get(p.name) != ranks[p.name].captured
+        }:
+            told = ", ".join(sorted(gone))
+            refuse("mismatch", f"graph of batch {size} needs {told} of this process and cannot be verified by replay")
         parts = self._moved(size, None)
         try:
             self.driver.synchronize(stream)
@@ -193,15 +196,16 @@ class Ladder:
         self._build = Build(jobs, self.driver.enter)
         return self._build
 
-    def close(self) -> None:
-        """Stop building, free executables, code and memory; nothing may run any more."""
+    def close(self, *, arena: bool = True) -> None:
+        """Stop building, free executables, code and (`arena`) memory; nothing may run any more."""
         if self._build is not None:
             self._build.cancel()
         every = [*self._own.values(), *self._shared.values()]
         self._own.clear()
         self._shared.clear()
         closing = [each.close for each in every]
-        for step in (lambda: self.driver.synchronize(0), *closing, self._functions.close, self.arena.close):
+        closing += [self._functions.close, *([self.arena.close] if arena else [])]
+        for step in (lambda: self.driver.synchronize(0), *closing):
             try:
                 step()
             except DriverError as error:  # of a context that a kernel has ended nothing can be given back
