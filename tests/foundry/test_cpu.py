@@ -93,7 +93,7 @@ def test_a_damaged_copy_is_refused_and_captured_again(done):
     assert (one.what, one.cause, one.equal) == (WORDS["bit"], "corrupt", True)
     assert 0 < one.refused_s < 60
     assert one.recaptured_s > one.refused_s
-    assert any("Refused, corrupt: " in e.text for _, e in done.events if isinstance(e, Note))
+    assert any("refused, corrupt: " in e.text for _, e in done.events if isinstance(e, Note))
     refused = [e for _, e in done.events if isinstance(e, Span) and e.kind == "refused"]
     assert len(refused) == 1
     assert "flipped" in one.why

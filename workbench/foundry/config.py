@@ -12,7 +12,7 @@ LAYERS = {"smollm2": 30, "tiny": 3}
 POSITIONS = {"smollm2": 8192, "tiny": 16384}
 FIRST = (1, 2, 4, 8, 12, 16, 24, 32)  # batch sizes of a ladder, then every 8th: much as vLLM's
 MOST_BATCH = 512
-Damage = Literal["none", "bit", "cut", "parameter", "machine"]
+Damage = Literal["none", "bit", "cut", "parameter", "machine", "every"]
 Way = Literal["foundry", "eager", "cold", "warm", "mega", "aoti"]
 COMPARED: dict[str, tuple[Way, ...]] = {
     "nothing": ("foundry",),
@@ -52,7 +52,7 @@ class FoundryConfig(Config):
     damage: Damage = Field(
         "none",
         description="What is done to a copy of the archive, which must then be refused: a flipped bit, a cut, a "
-        "changed parameter under right checksums, the fingerprint of another machine",
+        "changed parameter under right checksums, the fingerprint of another machine, or each of these in turn",
     )
     keep: str | None = Field(
         None,
@@ -150,10 +150,10 @@ class FoundryConfig(Config):
                 raise ValueError(f"batches: write at most 64 whole numbers from 1 to {MOST_BATCH}, as 1,2,4,8")
         if self.depth > LAYERS[self.model]:
             raise ValueError(f"layers: {self.model} has {LAYERS[self.model]}; None takes all")
-        if self.damage == "parameter" and self.verify == "first use":
+        if self.damage in ("parameter", "every") and self.verify == "first use":
             raise ValueError(
                 "verify: with 'first use' a changed parameter is found at the first step and not at the load; "
-                "take 'all' or 'templates' with damage='parameter'"
+                "take 'all' or 'templates'"
             )
         return self
 

@@ -52,7 +52,7 @@ def overview(result: FoundryResult) -> go.Figure:
     title = f"Ready in {theme.number(s['load_s'])} s: {len(result.sizes)} decode steps from an archive (measured)"
     if "reduction_vs_cold" in s:
         title += f", {100 * s['reduction_vs_cold']:.1f} % less than cold torch.compile"
-    notes = [*_note(_about(result)), *(line for d in result.damages for line in _note(f"{d.what}: {d.cause}. {d.why}"))]
+    notes = [*_note(_about(result)), *_note(result.refusals().removeprefix("; "))]
     fig.update_layout(barmode="stack", showlegend=False, margin={"t": 92 + 17 * len(notes), "b": 64})
     height = total + 160 + 17 * len(notes)
     return theme.finish(fig, title + "".join(notes), result.sentence(), height=height)

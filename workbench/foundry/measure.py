@@ -62,8 +62,9 @@ class Measure:
             self.said = captured["said"]
             self.found = decode(archive.read(self.path))
             rebuilt, _ = self._ask("fresh process", self._rebuild(self.path), REBUILT)
-            if self.config.damage != "none":
-                self.damaged(self.config.damage)
+            kinds = list(WORDS) if self.config.damage == "every" else [self.config.damage]
+            for kind in kinds if self.config.damage != "none" else ():
+                self.damaged(kind, again=kind == kinds[-1])
             self.acts()
             found = self._ways()
             for name, (label, group, _) in OFFERS.items():
@@ -155,17 +156,17 @@ class Measure:
             label, group, _ = OFFERS[name]
             self.say(Offer(name, label, group, self.occupied() if name == TAKEN else self.damaged(name)))
 
-    def damaged(self, kind: str) -> str:
-        """A damaged copy, loaded in a fresh process that captures again when it is refused; what came of it."""
+    def damaged(self, kind: str, again: bool = True) -> str:
+        """A damaged copy, loaded in a fresh process that captures `again` when it is refused; what came of it."""
         copy = self.path.with_name(f"damaged-{len(self.damages) + 1}.foundry")
         what = damage(kind, self.path, copy, self.config.seed)
         try:
-            job = self._rebuild(copy, again=self.fields)
+            job = self._rebuild(copy, again=self.fields if again else None)
             answer, ear = self._ask(f"damaged copy {len(self.damages) + 1}", job, self._done, self.cache)
         finally:
             copy.unlink(missing_ok=True)
-        told, took = ear.refused, answer["recaptured_s"]
-        equal = answer["said"] == self.said
+        told, took = ear.refused, answer.get("recaptured_s", 0.0)
+        equal = answer["said"] == self.said if "said" in answer else None
         cause, why = (told["cause"], told["why"]) if told else ("", "nobody saw it")
         self.damages.append(
             Damaged(
@@ -177,10 +178,10 @@ class Measure:
                 equal=equal,
             )
         )
-        after = f"captured again in {took:.1f} s, bits {'equal' if equal else 'DIFFERENT'}"
-        level: Literal["info", "error"] = "info" if told and equal else "error"
-        self.say(Note(f"{what}. {f'Refused, {cause}: {why}' if told else 'NOT refused'}. Then {after}.", level))
-        return f"refused: {cause}; {after}" if told else "NOT refused"
+        after = f", then captured again in {took:.1f} s, bits {'equal' if equal else 'DIFFERENT'}" if again else ""
+        level: Literal["info", "error"] = "info" if told and equal is not False else "error"
+        self.say(Note(f"{what}: {f'refused, {cause}: {why}' if told else 'NOT refused'}{after}.", level))
+        return f"refused: {cause}{after}" if told else "NOT refused"
 
     def occupied(self) -> str:
         """A fresh process whose arena cannot lie where it was captured; what came of it."""

@@ -47,7 +47,7 @@ COLUMNS = {
 class Part(BaseModel):
     """A part of a result."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
 
 class Row(Part):
@@ -121,8 +121,8 @@ class Damaged(Part):
     cause: str  # "" where it was believed
     why: str
     refused_s: float  # from the start of a process to its refusal
-    recaptured_s: float  # then, until a new archive was written
-    equal: bool  # the graphs of the new one leave the same bits
+    recaptured_s: float  # then, until a new archive was written; 0 where none was asked for
+    equal: bool | None  # the graphs of the new one leave the same bits; None where none was asked for
 
 
 class Burst(Part):
@@ -227,7 +227,12 @@ class FoundryResult(Result):
         """A fresh process left torch.compile's bits at every size, one changed weight did not, nor did a fallback."""
         there = bool(self.sizes) and all(s.equal and s.control_differs for s in self.sizes)
         ours = all(r.equal for r in self.rows if r.way == "foundry")
-        return there and ours and all(d.cause and d.equal for d in self.damages) and self.elsewhere is not False
+        return (
+            there
+            and ours
+            and all(d.cause and d.equal is not False for d in self.damages)
+            and self.elsewhere is not False
+        )
 
     @property
     def modelled(self) -> bool:
@@ -242,8 +247,10 @@ class FoundryResult(Result):
         return self._modelled_summary() if self.modelled else self._summary()
 
     def _modelled_summary(self) -> dict[str, float]:
-        made = {f"{_snake(way)}_s": self.started_s(way) for way in SIMULATED if any(r.way == way for r in self.rows)}
-        made["reduction_vs_capture"] = 1 - made["foundry_start_s"] / made["capture_s"]
+        made = {
+            f"start_{_snake(way)}_s": self.started_s(way) for way in SIMULATED if any(r.way == way for r in self.rows)
+        }
+        made["reduction_vs_capture"] = 1 - made["start_foundry_s"] / made["start_capture_s"]
         made |= {"graphs": float(self.config.sim_graphs), "templates": float(self.built)}
         for burst in self.bursts:
             made |= {f"{_snake(burst.way)}_{name}_requests": float(getattr(burst, name)) for name in ("late", "lost")}
@@ -291,8 +298,8 @@ class FoundryResult(Result):
             where = f"{c.sim_model} on {c.sim_ranks} GPU{'s' * (c.sim_ranks > 1)}, {c.sim_graphs} decode graphs"
             lost = ", ".join(f"{SIMULATED[b.way]} {b.late + b.lost:,} of {b.requests:,}" for b in self.bursts)
             return (
-                f"Modelled: {where}: ready {theme.number(s['capture_s'])} s after a start that captures them, "
-                f"{theme.number(s['foundry_start_s'])} s after one that rebuilds them, with environment and weights; "
+                f"Modelled: {where}: ready {theme.number(s['start_capture_s'])} s after a start that captures them, "
+                f"{theme.number(s['start_foundry_s'])} s after one that rebuilds them, with environment and weights; "
                 f"requests late or lost in a burst: {lost}."
             )
         n, t = len(self.sizes), len(self.templates)
@@ -305,8 +312,16 @@ class FoundryResult(Result):
         text += f"; {', '.join(beside)}" if beside else ""
         bits = "bit for bit those of torch.compile, and with one weight changed are not"
         text += f"; the rebuilt steps are {bits}" if self.exact else "; the rebuilt steps are NOT all equal"
-        refused = [f"{d.what} was refused ({d.cause}) and captured again" for d in self.damages if d.cause]
-        return text + "".join(f"; {each}" for each in refused) + "."
+        return f"{text}{self.refusals()}."
+
+    def refusals(self) -> str:
+        """What became of damaged copies, as the end of a sentence; "" where there were none."""
+        said = [f"{d.what} {f'is refused as {d.cause}' if d.cause else 'is NOT refused'}" for d in self.damages]
+        again = [d for d in self.damages if d.equal is not None]
+        if again:
+            bits = "equal" if all(d.equal for d in again) else "DIFFERENT"
+            said.append(f"captured again in {again[-1].recaptured_s:.1f} s, bits {bits}")
+        return "".join(f"; {each}" for each in said)
 
     def decided(self) -> dict[str, Any]:
         if self.modelled:
@@ -327,7 +342,7 @@ def _model(config: FoundryConfig) -> str:
 
 
 def _snake(way: str) -> str:
-    return way.replace(" ", "_")
+    return way.removesuffix(" start").replace(" ", "_")
 
 
 def summary_badges(names: Sequence[str], measured: bool) -> dict[str, Badge]:
