@@ -2,6 +2,7 @@
 
 import json
 import struct
+from dataclasses import replace
 
 from workbench.foundry.cuda_binaries import elf_kernels
 
@@ -51,6 +52,12 @@ def axpy(m, k):
     m.put(dst, to_bytes([u + a * v for u, v in zip(old, add)]))
 
 
+def axmy(m, k):
+    """As axpy, but subtracted."""
+    a = struct.pack("<f", -struct.unpack("<f", k.values[2])[0])
+    axpy(m, replace(k, values=(*k.values[:2], a, k.values[3])))
+
+
 def gather(m, k):
     """out[i] = table[ids[i]], rows of `width` floats; (out, table, ids, width, n)."""
     out, table, ids, width, n = struct.unpack("<QQQii", b"".join(k.values))
@@ -79,4 +86,4 @@ def of_rank(m, k):
     m.put(x, to_bytes([v + rank + (comm & 255) / 256 for v in floats(m.get(x, 4 * n))]))
 
 
-KERNELS = {f.__name__: f for f in (axpy, gather, product, of_rank)}
+KERNELS = {f.__name__: f for f in (axmy, axpy, gather, product, of_rank)}

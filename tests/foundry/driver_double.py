@@ -27,14 +27,15 @@ class Double(Graphs):
         self._handles = itertools.count(0x7F4000000040, 0x40)
         self._live = {}  # handle -> object
         self._reserved, self._mapped = {}, {}  # base -> size, base -> (size, bytearray, memory handle or None)
-        self._threads, self._dead = {threading.get_ident()}, ""
+        self._thread, self._dead = threading.local(), ""
+        self._thread.entered = True
         self.loaded = []  # (library handle, image), in order
         self.calls = []
 
     # ---- checks
     def _call(self, name):
         self.calls.append(name)
-        if threading.get_ident() not in self._threads:
+        if not getattr(self._thread, "entered", False):
             raise DriverError(name, "CUDA_ERROR_INVALID_CONTEXT")
         if self._dead:
             raise DriverError(name, self._dead)
@@ -60,7 +61,7 @@ class Double(Graphs):
         return {"device": self._name, "capability": "9.0", "multiprocessors": 1, "driver": 13000, "granularity": GRAIN}
 
     def enter(self):
-        self._threads.add(threading.get_ident())
+        self._thread.entered = True
         self._call("cuCtxSetCurrent")
 
     def granularity(self):
