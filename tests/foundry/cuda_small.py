@@ -58,9 +58,9 @@ def i4(*numbers):
     return [struct.pack("<i", n) for n in numbers]
 
 
-def step(driver, kernels, base, n, rank=None):
-    """The graph of a batch of n, over an arena at `base`. rank: (rank, communicator)."""
-    at = {name: base + offset for name, offset in AT.items()}
+def step(driver, kernels, base, n, rank=None, at=None):
+    """The graph of a batch of n, over an arena at `base`. rank: (rank, communicator). at: other places, by name."""
+    at = {name: base + offset for name, offset in AT.items()} | (at or {})
     g, wide = driver.graph(), n >= 4
 
     def run(symbol, *values, block=(32, 1, 1), grid=(n, 1, 1), shared=0):

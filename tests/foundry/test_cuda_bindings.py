@@ -86,6 +86,26 @@ def test_images_are_kept_while_they_are_shown(helper):
         pass
 
 
+def test_capture_over_a_double_of_torch(helper, tmp_path):
+    """From warm-up to a written and proved archive: two places, two ranks, and what must be refused."""
+    call = [sys.executable, str(HERE / "cuda_capture_double.py"), str(tmp_path)]
+    environment = os.environ | {"WORKBENCH_CUPTI": str(helper[1]), "WORKBENCH_CACHE": str(tmp_path)}
+    done = subprocess.run(call, capture_output=True, text=True, timeout=120, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    said = json.loads(done.stdout.splitlines()[-1])
+    assert said["told"] == [[i, 6, f"batch {n}"] for i, n in enumerate((8, 4, 1, 8, 4, 1))]
+    assert said["verified"] == [1, 4, 8]
+    assert said["scratch"] == [True] * 3
+    assert said["weights"] == 4352
+    assert said["written"]
+    assert said["cleared"] == 4  # workspaces, before and after each place
+    assert said["patches"] == [2, 2]
+    assert "kernel fused: no binary with it was seen; begin to collect" in said["not loaded"]
+    assert "batch 8 needs more than the 4 MB of the arena's room" in said["room"]
+    assert "does not leave the same bits twice" in said["twice"]
+    assert said["left"] == {}
+
+
 def test_addresses_rise_and_end(helper):
     made, _ = helper
     for _ in range(2):  # the same from the beginning

@@ -90,6 +90,8 @@ class Built:
 
     def hold(self, parts: Parts, way: Way = "nodes") -> int:
         """Take another size's parameters; returns how many nodes differed. DriverError when nothing works."""
+        if parts is self._in_executable and self.executable:
+            return 0
         if not self.executable:  # an earlier attempt was left without one
             self._into_graph(parts)
             self.executable, self._in_executable = self.driver.instantiate(self.graph), parts

@@ -161,7 +161,7 @@ class Place:
             except torch.OutOfMemoryError as error:
                 if self.helper.refused:
                     raise Unsupported(
-                        f"batch {size} needs more than the {self.room / 1e9:.1f} GB of the arena's room: {error}"
+                        f"batch {size} needs more than the {self.room / 1e6:.0f} MB of the arena's room: {error}"
                     ) from error
                 raise
         torch._C._cuda_clearCublasWorkspaces()
@@ -185,6 +185,13 @@ class Place:
                 raise Unsupported(f"output {name} is not contiguous, or lies outside of the arena")
             found.append(Tensor(name, "output", str(t.dtype).removeprefix("torch."), tuple(t.shape), offset))
         return tuple(found)
+
+    def close(self) -> None:
+        """Drop graphs and tensors, then the memory behind them."""
+        torch.cuda.synchronize()
+        for each in (self.graphs, self.outputs, self.named, self._keep):
+            each.clear()
+        self.arena.close()
 
 
 class _Pointer:
@@ -252,35 +259,47 @@ def capture(
     driver, helper, start = driver or Cuda(), cupti.Helper(cupti.library()), time.perf_counter()
     images: list[Image] = []
     steps = _Said(said, (2 + (second_rank is not None)) * len(sizes))
-    with triton_images(images), helper.collecting(cupti.cupti()), torch.device("cuda"), torch.inference_mode():
-        here = Place(driver, helper, base, subject.tensors, room)
-        there = Place(driver, helper, here.arena.base + DISTANCE, subject.tensors, room)
-        for place in (here, there):
-            subject.fill(place.named)
-            torch.cuda.synchronize()  # the stream that captures waits for no other
-            place.record(subject, sizes, steps)
-        other = _as_other_rank(here, second_rank, sizes, steps)
-    images += [Image(raw) for raw in helper.images()]
-    made = Assembly(driver, here.arena.base, there.arena.base, here.arena.size)
-    for size in sorted(sizes):
-        made.add(
-            size, here.graphs[size].raw_cuda_graph(), there.graphs[size].raw_cuda_graph(), outputs=here.told(size),
-            probe=subject.probe(size), second_rank=other[size].raw_cuda_graph() if other else 0, declared=declared,
-        )  # fmt: skip
-    folder = Path(path).parent
+    with contextlib.ExitStack() as stack:
+
+        def place(at: int) -> Place:
+            return stack.enter_context(contextlib.closing(Place(driver, helper, at, subject.tensors, room)))
+
+        with triton_images(images), helper.collecting(cupti.cupti()), torch.device("cuda"), torch.inference_mode():
+            here = place(base)
+            there = place(here.arena.base + DISTANCE)
+            for each in (here, there):
+                subject.fill(each.named)
+                torch.cuda.synchronize()  # the stream that captures waits for no other
+                each.record(subject, sizes, steps)
+            other = _as_other_rank(here, second_rank, sizes, steps)
+        images += [Image(raw) for raw in helper.images()]
+        helper.forget()
+        made = Assembly(driver, here.arena.base, there.arena.base, here.arena.size)
+        for size in sorted(sizes):
+            made.add(
+                size, here.graphs[size].raw_cuda_graph(), there.graphs[size].raw_cuda_graph(),
+                outputs=here.told(size), probe=subject.probe(size), declared=declared,
+                second_rank=other[size].raw_cuda_graph() if other else 0,
+            )  # fmt: skip
+        done = _archive(made, images, subject, here, Path(path).parent)
+    archive.write(path, done.sections())
+    log.info("captured %d sizes in %.1f s: %s", len(sizes), time.perf_counter() - start, path)
+    return done
+
+
+def _archive(made: Assembly, images: Sequence[Image], subject: Subject, here: Place, folder: Path) -> CudaCapture:
+    """What is written, proved over the place it was captured in."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = max((t.offset + t.nbytes for t in subject.tensors if t.role == "weight"), default=0)
     done = made.finish(
         images,
-        fingerprint=fingerprint(driver),
+        fingerprint=fingerprint(here.driver),
         model=subject.about(),
         tensors=subject.tensors,
         weights=store_weights(here.arena, weights, folder) if weights else {},
     )
-    done = sealed(done, {size: _left(here, done, size) for size in sizes})
-    _prove(done, driver, here.arena)
-    archive.write(path, done.sections())
-    log.info("captured %d sizes in %.1f s: %s", len(sizes), time.perf_counter() - start, path)
+    done = sealed(done, {size: _left(here, done, size) for size in done.graphs})
+    _prove(done, here.driver, here.arena)
     return done
 
 

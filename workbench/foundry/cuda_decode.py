@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from workbench.foundry.archive import Archive, digest, refuse
@@ -29,6 +29,7 @@ from workbench.foundry.graph import Tensor, _tensor
 
 MOST_BYTES = 1 << 15  # of a kernel's parameters: 32764 since compute capability 7.0
 MOST_THREADS = 1024  # of a block
+FREE_SHARED = 48 << 10  # bytes of dynamic shared memory that need no permission
 _MANIFEST: dict[str, type] = {
     "format": str, "backend": str, "fingerprint": dict, "model": dict, "arena": dict, "tensors": list, "binaries": dict,
     "functions": list, "templates": list, "graphs": list, "weights": dict, "ranks": dict,
@@ -122,6 +123,33 @@ def _rank(check: Check, raw: Any) -> Rank:
     return Rank(r["width"], check.bounds(r["captured"], "captured value", 2 ** (8 * r["width"])), r["handle"])
 
 
+class _Layout:
+    """Where the words of a row lie, and which of them may be addresses or values of a rank."""
+
+    def __init__(self, found: Sequence[Piece], functions: Sequence[Code], row: Sequence[int]) -> None:
+        kernels = [p.start for p in found if p.kind == "kernel"]
+        self.length, self.kernels = len(row), kernels
+        self.called = [row[at] for at in kernels]
+        self.shared = [max(FREE_SHARED, functions[i].shared_limit) for i in self.called]
+        self.free = {i for p in found if p.kind == "kernel" for i in range(p.start + HEAD, p.stop)}
+        self.free |= {p.start + i for p in found for i in ADDRESSES.get(p.kind, ())}
+        self.pointers: set[tuple[int, ...]] = set()  # that were found to be in order
+
+    def fits(self, row: Sequence[int]) -> bool:
+        """Whether a row of this template is laid out so: as long, and the same kernels in the same places."""
+        return len(row) == self.length and self.called == [row[at] for at in self.kernels]
+
+    def launchable(self, row: Sequence[int]) -> bool:
+        """Whether every kernel's grid, block and shared memory can be."""
+        for at, shared in zip(self.kernels, self.shared):
+            _, gx, gy, gz, bx, by, bz, wanted = row[at : at + HEAD]
+            if not (0 < gx < 2**31 and 0 < gy < 2**31 and 0 < gz < 2**31 and 0 < bx * by * bz <= MOST_THREADS):
+                return False
+            if wanted > shared:
+                return False
+        return True
+
+
 class _Reader:
     """Graphs of one archive, checked against its arena, functions and templates."""
 
@@ -132,6 +160,7 @@ class _Reader:
         self.check, self.archive, self.arena, self.functions = check, archive, arena, functions
         self.templates, self.ranks = templates, ranks
         self.tensors = {t.name: t for t in tensors}
+        self.layouts: dict[str, list[_Layout]] = {}
 
     def graph(self, raw: Any) -> Graph:
         """One graph with its sections."""
@@ -156,33 +185,36 @@ class _Reader:
 
     def _parameters(self, g: Graph) -> None:
         row = g.row
+        layout = self._layout(g, row)
+        if not layout.launchable(row):
+            self.refuse(f"graph {g.size} has a grid, block or shared memory that no device has")
+        base, size = self.arena
+        if g.pointers not in layout.pointers:
+            rising = all(a < b for a, b in itertools.pairwise(g.pointers))
+            if not rising or not layout.free.issuperset(g.pointers):
+                self.refuse(f"addresses of graph {g.size} are out of order, or where none can be")
+            layout.pointers.add(g.pointers)
+        addresses = [row[slot] for slot in g.pointers]
+        if addresses and not base <= min(addresses) <= max(addresses) <= base + size:
+            slot = next(s for s in g.pointers if not base <= row[s] <= base + size)
+            self.refuse(f"slot {slot} of graph {g.size} points outside the arena")
+        if g.patches:
+            self._ranks(g, row, layout.free - set(g.pointers))
+
+    def _layout(self, g: Graph, row: tuple[int, ...]) -> _Layout:
+        """Where its nodes' words lie: found once for all sizes that run the same kernels in the same template."""
+        known = self.layouts.setdefault(g.template, [])
+        for each in known:
+            if each.fits(row):
+                return each
         try:
             found = list(pieces(self.templates[g.template], self.templates, self.functions, row))
         except (ValueError, RecursionError) as error:
             refuse("malformed", f"{self.archive.where}: graph {g.size}: {error}")
         if (found[-1].stop if found else 0) != len(row):
             self.refuse(f"graph {g.size} has parameters that belong to no node")
-        free: set[int] = set()  # words that may be addresses or values of a rank
-        for piece in found:
-            if piece.kind == "kernel":
-                self._launch(g.size, piece, row)
-                free.update(range(piece.start + HEAD, piece.stop))
-            else:
-                free.update(piece.start + i for i in ADDRESSES.get(piece.kind, ()))
-        base, size = self.arena
-        if any(a >= b for a, b in itertools.pairwise(g.pointers)) or not free.issuperset(g.pointers):
-            self.refuse(f"addresses of graph {g.size} are out of order, or where none can be")
-        for slot in g.pointers:
-            if not base <= row[slot] <= base + size:
-                self.refuse(f"slot {slot} of graph {g.size} points outside the arena")
-        self._ranks(g, row, free - set(g.pointers))
-
-    def _launch(self, size: int, piece: Piece, row: tuple[int, ...]) -> None:
-        head = row[piece.start : piece.start + HEAD]
-        x, y, z = head[4:7]
-        fits = all(0 < n < 2**31 for n in head[1:4]) and 0 < x * y * z <= MOST_THREADS
-        if not fits or head[7] > max(48 << 10, self.functions[head[0]].shared_limit):
-            self.refuse(f"node {piece.path} of graph {size} has a grid, block or shared memory that no device has")
+        known.insert(0, _Layout(found, self.functions, row))
+        return known[0]
 
     def _ranks(self, g: Graph, row: tuple[int, ...], free: set[int]) -> None:
         taken: set[tuple[int, int]] = set()

@@ -74,6 +74,10 @@ class Ladder:
         t = self.tensor(name, size)
         return self.arena.read(t.offset, t.nbytes)
 
+    def address(self, name: str, size: int | None = None) -> int:
+        """Where a tensor, or an output of a batch size, lies on the device; `cuda_capture.at` makes torch's of it."""
+        return self.arena.base + self.tensor(name, size).offset
+
     # graphs
     def _graph(self, size: int) -> Graph:
         found = self.capture.graphs.get(size)
@@ -111,6 +115,7 @@ class Ladder:
             built = Built(self.driver, self.capture, self._functions, key, self.parts(size))
         except DriverError as error:
             raise Refused("foreign", f"graph of batch {size} cannot be built here: {error}") from error
+        self.driver.upload(built.executable, 0)
         self.counts["built"] += 1
         return built
 
@@ -146,7 +151,6 @@ class Ladder:
             if size in self._own or len(self._own) >= self.most_promoted:
                 return False
             built = self._new(size)
-            self.driver.upload(built.executable, 0)
             self._own[size] = built
             self.counts["promoted"] += 1
             return True

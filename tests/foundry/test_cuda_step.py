@@ -1,0 +1,53 @@
+"""What is captured on a GPU, run on the CPU: the step over placed tensors, known inputs that fit. Needs torch."""
+
+import pytest
+import torch
+
+from workbench.foundry import probe
+from workbench.foundry.cuda_bench import CASES, VLLM, subject
+from workbench.foundry.cuda_capture import Step
+from workbench.foundry.shape import Shape
+from workbench.foundry.step import decode_step
+
+SHAPE = Shape(2, 4, 2, 8, 16, 24, 32, 1e-5, 20, 3)
+
+
+@pytest.fixture(scope="module")
+def placed():
+    step = Step.random(SHAPE, seed=4)
+    place = {t.name: torch.zeros(t.shape, dtype=getattr(torch, t.dtype)) for t in step.tensors}
+    step.fill(place)
+    return step, place
+
+
+def test_the_step_over_placed_tensors(placed):
+    step, place = placed
+    n = 2
+    place["ids"][:n], place["positions"][:n] = torch.tensor([3, 7]), torch.tensor([0, 5])
+    with torch.inference_mode():
+        got = step.step(place, n)
+        k, v = ([torch.zeros_like(place[f"{i}.{which}"][:n]) for i in range(SHAPE.layers)] for which in "kv")
+        logits, following = decode_step(SHAPE, step.weights, place["ids"][:n], place["positions"][:n], k, v)
+    assert torch.equal(got["logits"], logits)
+    assert torch.equal(got["next"], following)
+    assert torch.equal(place["1.k"][:n], k[1])
+    assert not place["1.k"][n:].any()
+    assert logits.abs().max() > 0
+
+
+def test_known_inputs_fit_the_tensors(placed):
+    step, place = placed
+    sizes = {t.name: t.nbytes for t in step.tensors}
+    for n in (1, 3):
+        made = step.probe(n)
+        assert all(nbytes <= sizes[name] for name, nbytes in (*made.fills, *made.inputs))
+        ids, positions = probe.ids_and_positions(n, SHAPE.vocab, SHAPE.capacity)
+        assert torch.frombuffer(bytearray(made.raw), dtype=torch.int64).tolist() == [*ids, *positions]
+        row = place["0.k"][0].numel() * 4
+        assert dict(made.fills)["0.k"] == n * row  # every position of each of the n sequences
+
+
+def test_the_benchmarks_cases():
+    assert len(VLLM) == 51
+    assert {len(sizes) for _, sizes in CASES.values()} == {4, 51, 512}
+    assert subject("tiny", (1, 2, 4, 8)).shape.slots == 8
