@@ -23,7 +23,9 @@ class Function:
     code: str
     layout: tuple
     library: int
-    allowed: int = 48 << 10
+    settings: dict = field(
+        default_factory=lambda: {"dynamic_shared": 48 << 10, "non_portable_cluster": 0, "shared_carveout": -1}
+    )
 
 
 @dataclass
@@ -116,7 +118,11 @@ class Graphs:
             self._need(call, sizes == [n for _, n in f.layout], message=f"{f.symbol} was given {sizes} bytes")
             x, y, z = what.block
             self._need(call, min(what.grid) > 0 and min(what.block) > 0 and x * y * z <= 1024)
-            self._need(call, 0 <= what.shared_bytes <= f.allowed, message=f"{what.shared_bytes} bytes of shared memory")
+            self._need(
+                call,
+                0 <= what.shared_bytes <= f.settings["dynamic_shared"],
+                message=f"{what.shared_bytes} bytes of shared memory",
+            )
         elif isinstance(what, Memset):
             self._need(call, what.element in (1, 2, 4) and what.width > 0 and what.height > 0)
             self._need(call, self._bytes(what.dst, what.width * what.element)[0] is not None)

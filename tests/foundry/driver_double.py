@@ -193,15 +193,16 @@ class Double(Graphs):
         f = self._is(function, Function, "cuFuncGetAttribute")
         return {"registers": len(f.code), "static_shared": 0}
 
-    def dynamic_shared(self, function):
+    def settings(self, function):
         self._call("cuFuncGetAttribute")
-        return self._is(function, Function, "cuFuncGetAttribute").allowed
+        return dict(self._is(function, Function, "cuFuncGetAttribute").settings)
 
-    def allow_shared(self, function, nbytes):
+    def set_setting(self, function, name, value):
         self._call("cuFuncSetAttribute")
         f = self._is(function, Function, "cuFuncSetAttribute")
-        self._need("cuFuncSetAttribute", 0 <= nbytes <= MOST_SHARED)
-        f.allowed = nbytes
+        most = {"dynamic_shared": MOST_SHARED, "non_portable_cluster": 1, "shared_carveout": 100}[name]
+        self._need("cuFuncSetAttribute", -(name == "shared_carveout") <= value <= most)
+        f.settings[name] = value
 
     def left(self):
         """What is still alive, by kind: {} when all was given back."""

@@ -23,6 +23,7 @@ CODES = {
 RESULTS = {"TOPOLOGY_CHANGED": 2, "NODE_TYPE_CHANGED": 3, "PARAMETERS_CHANGED": 5, "ATTRIBUTES_CHANGED": 8}
 ATTRIBUTES = {2: ("cooperative", "<i"), 4: ("cluster", "<3I"), 8: ("priority", "<i")}
 TRAITS = {0: "threads", 1: "static_shared", 2: "constants", 3: "local", 4: "registers", 6: "binary"}
+SETTINGS = {8: "dynamic_shared", 9: "shared_carveout", 14: "non_portable_cluster"}
 
 
 def out(address, kind, value):
@@ -137,12 +138,13 @@ class Served:
             out(where, U64, value)
 
     def cuFuncGetAttribute(self, value: P, attribute: I32, function: U64):
-        traits = self.double.traits(function)
-        out(value, I32, self.double.dynamic_shared(function) if attribute == 8 else traits.get(TRAITS[attribute], 0))
+        if attribute in SETTINGS:
+            out(value, I32, self.double.settings(function)[SETTINGS[attribute]])
+        else:
+            out(value, I32, self.double.traits(function).get(TRAITS[attribute], 0))
 
     def cuFuncSetAttribute(self, function: U64, attribute: I32, value: I32):
-        assert attribute == 8
-        self.double.allow_shared(function, value)
+        self.double.set_setting(function, SETTINGS[attribute], value)
 
     # graphs, taken apart
     def cuGraphGetNodes(self, graph: U64, nodes: P, count: P):

@@ -106,7 +106,8 @@ def nonsense(done):
         (("functions", 0, "layout"), [[0, 8], [4, 8]]),
         (("functions", 0, "binary"), "00"),
         (("functions", 0, "symbol"), "a\nb"),
-        (("functions", 0, "shared_limit"), -1),
+        (("functions", 0, "settings"), [["dynamic_shared", 0]]),
+        (("functions", 0, "settings"), [["dynamic_shared", -2], ["non_portable_cluster", 0], ["shared_carveout", -1]]),
         (("ranks", "rank", "width"), 3),
         (("ranks",), {}),
         (("arena", "base"), 4095),
@@ -123,7 +124,7 @@ def test_a_proper_container_with_nonsense_in_it(done):
             decode(Archive(archive.encode(done.sections() | sections)))
         assert caught.value.cause in ("malformed", "corrupt"), sections.keys()
         seen += 1
-    assert seen == 33
+    assert seen == 34
 
 
 def test_relocation_moves_addresses_and_patches_ranks(done):

@@ -1,6 +1,7 @@
 """The real driver's code and the helper in C, each over a stand-in for NVIDIA's library. No GPU is used."""
 
 import ctypes
+import importlib.util
 import json
 import os
 import subprocess
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from workbench.foundry import cuda, driver_cuda
+from workbench.foundry.cuda_binaries import elf_kernels
 from workbench.foundry.driver import NoDriver
 from workbench.kernels import cupti
 
@@ -123,3 +125,17 @@ def test_without_headers_the_helper_says_so(monkeypatch):
     real = Path.exists
     monkeypatch.setattr(Path, "exists", lambda self: "/usr/local/cuda" not in str(self) and real(self))
     assert "pip install nvidia-cuda-cupti" in cupti.missing()
+
+
+def test_kernels_of_a_real_cubin(tmp_path):
+    """What ptxas makes, as a driver would be given it."""
+    triton = importlib.util.find_spec("triton")
+    assert triton is not None
+    ptxas = Path(triton.submodule_search_locations[0], "backends", "nvidia", "bin", "ptxas")
+    entries = "".join(
+        f".visible .entry {name}(.param .u64 a, .param .u32 b) {{ ret; }}\n" for name in ("first", "_Z3fooPf")
+    )
+    (tmp_path / "a.ptx").write_text(f".version 8.0\n.target sm_90\n.address_size 64\n{entries}")
+    subprocess.run([ptxas, "-arch=sm_90", tmp_path / "a.ptx", "-o", tmp_path / "a.cubin"], check=True, timeout=60)
+    assert elf_kernels((tmp_path / "a.cubin").read_bytes()) == {"first", "_Z3fooPf"}
+    assert driver_cuda.Cuda.symbols(None, b"no cubin") == set()

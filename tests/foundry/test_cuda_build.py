@@ -214,7 +214,7 @@ def test_double_kernels(double):
     fails("INVALID_VALUE", double.add, g, kernel(grid=(0, 1, 1)))
     fails("INVALID_VALUE", double.add, g, kernel(block=(1024, 2, 1)))
     fails("INVALID_VALUE", double.add, g, kernel(shared_bytes=64 << 10))
-    double.allow_shared(good.function, 64 << 10)
+    double.set_setting(good.function, "dynamic_shared", 64 << 10)
     double.add(g, kernel(shared_bytes=64 << 10))
     fails("INVALID_HANDLE", double.add, g, kernel(function=g))
     fails("INVALID_VALUE", double.add, g, Memset(BASE + SIZE, 0, 0, 4, 1, 1))

@@ -48,7 +48,7 @@ def identify(
                 if len(fits) != 1:
                     raise Unsupported(_no_one(name, fits, sum(name in each for each in symbols.values())))
                 (key,) = fits
-            found[handle] = Code(key, name, tuple(layout), driver.dynamic_shared(handle))
+            found[handle] = Code(key, name, tuple(layout), tuple(sorted(driver.settings(handle).items())))
             used[key] = distinct[key]
     finally:
         libraries.close()
@@ -98,7 +98,11 @@ def elf_kernels(raw: bytes) -> set[str]:
     table, entry, count, names = (
         number(raw[at : at + n], "little") for at, n in ((40, 8), (58, 2), (60, 2), (62, 2))
     )  # fmt: skip
-    if entry < 64 or table + entry * count > len(raw) or names >= count:
+    if entry < 64 or table + entry > len(raw):
+        raise ValueError("section headers lie outside the file")
+    count = count or number(raw[table + 32 : table + 40], "little")  # more sections than the header has room for
+    names = number(raw[table + 40 : table + 44], "little") if names == 0xFFFF else names
+    if table + entry * count > len(raw) or names >= count:
         raise ValueError("section headers lie outside the file")
     headers = [raw[table + i * entry : table + (i + 1) * entry] for i in range(count)]
     start, size = (number(headers[names][at : at + 8], "little") for at in (24, 32))

@@ -123,7 +123,15 @@ class Step:
 def _decode(*, compiled: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
     from workbench.foundry.step import decode_step
 
-    return torch.compile(decode_step, dynamic=False, fullgraph=True) if compiled else decode_step
+    if not compiled:
+        return decode_step
+    call = torch.compile(decode_step, dynamic=False, fullgraph=True)
+
+    def run(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch._dynamo.config.patch(recompile_limit=4096):  # one compilation a size
+            return call(*arguments)
+
+    return run
 
 
 @dataclass

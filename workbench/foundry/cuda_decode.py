@@ -24,7 +24,7 @@ from workbench.foundry.cuda_graph import (
     Template,
     pieces,
 )
-from workbench.foundry.driver import ATTRIBUTES
+from workbench.foundry.driver import ATTRIBUTES, SETTINGS
 from workbench.foundry.graph import Tensor, _tensor
 
 MOST_BYTES = 1 << 15  # of a kernel's parameters: 32764 since compute capability 7.0
@@ -71,14 +71,21 @@ def decode(archive: Archive) -> CudaCapture:
 
 
 def _code(check: Check, raw: Any, binaries: Mapping[str, bytes]) -> Code:
-    f = check.record(raw, "function", {"binary": str, "symbol": str, "layout": list, "shared_limit": int})
+    f = check.record(raw, "function", {"binary": str, "symbol": str, "layout": list, "settings": list})
     if f["binary"] not in binaries or not 0 < len(f["symbol"]) < 4096 or not f["symbol"].isprintable():
         refuse("malformed", f"{check.where}: no function {f['symbol'][:80]!r} of binary {f['binary']!r} is there")
     layout = tuple(check.pair(p, "parameter", MOST_BYTES, MOST_BYTES) for p in f["layout"])
     ends = itertools.accumulate((offset + size for offset, size in layout), max, initial=0)
     if any(offset < end or not size for (offset, size), end in zip(layout, ends)) or sum(map(sum, layout[-1:])) > 2**15:
         refuse("malformed", f"{check.where}: parameters of {f['symbol'][:80]!r} overlap or are too long")
-    return Code(f["binary"], f["symbol"], layout, check.bounds(f["shared_limit"], "shared_limit", 2**24))
+    settings = []
+    for each in f["settings"]:
+        if not isinstance(each, list) or len(each) != 2 or type(each[1]) is not int or not -1 <= each[1] < 2**24:
+            refuse("malformed", f"{check.where}: a setting of {f['symbol'][:80]!r} is no name with a number")
+        settings.append((each[0], each[1]))
+    if [name for name, _ in settings] != list(SETTINGS):
+        refuse("malformed", f"{check.where}: settings of {f['symbol'][:80]!r} are not {', '.join(SETTINGS)}")
+    return Code(f["binary"], f["symbol"], layout, tuple(settings))
 
 
 def _template(check: Check, archive: Archive, key: str) -> Template:
@@ -130,7 +137,7 @@ class _Layout:
         kernels = [p.start for p in found if p.kind == "kernel"]
         self.length, self.kernels = len(row), kernels
         self.called = [row[at] for at in kernels]
-        self.shared = [max(FREE_SHARED, functions[i].shared_limit) for i in self.called]
+        self.shared = [max(FREE_SHARED, dict(functions[i].settings)["dynamic_shared"]) for i in self.called]
         self.free = {i for p in found if p.kind == "kernel" for i in range(p.start + HEAD, p.stop)}
         self.free |= {p.start + i for p in found for i in ADDRESSES.get(p.kind, ())}
         self.pointers: set[tuple[int, ...]] = set()  # that were found to be in order

@@ -33,12 +33,15 @@ DEEPEST = 8  # child graphs inside each other
 
 @dataclass(frozen=True)
 class Code:
-    """A kernel: of a binary (by digest, hex) and a symbol. `layout`: (offset, bytes) of its parameters."""
+    """A kernel: of a binary (by digest, hex) and a symbol. `layout`: (offset, bytes) of its parameters.
+
+    `settings`: what its library had set before it was captured, by driver.SETTINGS, rising by name.
+    """
 
     binary: str
     symbol: str
     layout: tuple[tuple[int, int], ...]
-    shared_limit: int  # dynamic shared bytes that launches were allowed
+    settings: tuple[tuple[str, int], ...]
 
     @property
     def words(self) -> int:

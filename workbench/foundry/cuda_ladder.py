@@ -243,8 +243,10 @@ class _Functions(Mapping[int, Handle]):
             if code.binary not in self._libraries:
                 self._libraries[code.binary] = driver.load(self._capture.binaries[code.binary])
             function = driver.function(self._libraries[code.binary], code.symbol)
-            if driver.dynamic_shared(function) < code.shared_limit:
-                driver.allow_shared(function, code.shared_limit)
+            now = driver.settings(function)
+            for name, value in code.settings:
+                if now[name] != value:
+                    driver.set_setting(function, name, value)
             layout = driver.layout(function)
         except DriverError as error:
             raise Refused("foreign", f"kernel {code.symbol} of {code.binary[:8]} cannot be loaded: {error}") from error

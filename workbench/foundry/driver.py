@@ -20,6 +20,8 @@ ATTRIBUTES = {
     "cluster": 3, "cluster_policy": 1, "cooperative": 1, "memory_domain": 1, "memory_domain_map": 2,
     "nvlink_scheduling": 1, "preferred_cluster": 3, "priority": 1,
 }  # fmt: skip
+# Settings of a function that a library makes before it launches, and that a fresh load has not.
+SETTINGS = ("dynamic_shared", "non_portable_cluster", "shared_carveout")
 PORTS = {0: "default", 1: "programmatic", 2: "launch order"}  # of a kernel node, where an edge leaves
 
 
@@ -199,12 +201,12 @@ class Driver(Protocol):
         """Registers, static shared, constant and local bytes, most threads: they tell builds of one name apart."""
         ...
 
-    def dynamic_shared(self, function: Handle) -> int:
-        """Most bytes of dynamic shared memory that launches may ask for."""
+    def settings(self, function: Handle) -> dict[str, int]:
+        """SETTINGS: most dynamic shared bytes, whether clusters may be large, the share of L1 that is shared memory."""
         ...
 
-    def allow_shared(self, function: Handle, nbytes: int) -> None:
-        """Raise that limit."""
+    def set_setting(self, function: Handle, name: str, value: int) -> None:
+        """Change one of them."""
         ...
 
     # graphs, taken apart

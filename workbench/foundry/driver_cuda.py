@@ -52,6 +52,10 @@ _TRAITS = {
     "registers": "NUM_REGS", "static_shared": "SHARED_SIZE_BYTES", "constants": "CONST_SIZE_BYTES",
     "local": "LOCAL_SIZE_BYTES", "threads": "MAX_THREADS_PER_BLOCK", "binary": "BINARY_VERSION",
 }  # fmt: skip
+_SETTINGS = {
+    "dynamic_shared": "MAX_DYNAMIC_SHARED_SIZE_BYTES", "non_portable_cluster": "NON_PORTABLE_CLUSTER_SIZE_ALLOWED",
+    "shared_carveout": "PREFERRED_SHARED_MEMORY_CARVEOUT",
+}  # fmt: skip
 
 
 def missing() -> str:
@@ -219,11 +223,14 @@ class Cuda:
             for name, theirs in _TRAITS.items()
         }
 
-    def dynamic_shared(self, function: Handle) -> int:
-        return int(self._call("cuFuncGetAttribute", self._attribute("MAX_DYNAMIC_SHARED_SIZE_BYTES"), function))
+    def settings(self, function: Handle) -> dict[str, int]:
+        return {
+            name: int(self._call("cuFuncGetAttribute", self._attribute(theirs), function))
+            for name, theirs in _SETTINGS.items()
+        }
 
-    def allow_shared(self, function: Handle, nbytes: int) -> None:
-        self._call("cuFuncSetAttribute", function, self._attribute("MAX_DYNAMIC_SHARED_SIZE_BYTES"), nbytes)
+    def set_setting(self, function: Handle, name: str, value: int) -> None:
+        self._call("cuFuncSetAttribute", function, self._attribute(_SETTINGS[name]), value)
 
     # graphs, taken apart
     def nodes(self, graph: Handle) -> list[Handle]:
