@@ -68,7 +68,12 @@ static void shown(void *own, CUpti_CallbackDomain domain, CUpti_CallbackId what,
 }
 
 static int fail(char *said, size_t size, const char *what, int code) {
-  snprintf(said, size, "%s (%d)", what, code);
+  const char *why = NULL;
+  CUptiResult (*text)(CUptiResult, const char **) = NULL;
+  if (library && code) *(void **)&text = dlsym(library, "cuptiGetResultString");
+  if (text) text((CUptiResult)code, &why);
+  const char *hint = code == CUPTI_ERROR_MULTIPLE_SUBSCRIBERS_NOT_SUPPORTED ? "; a profiler runs in this process" : "";
+  snprintf(said, size, code ? "%s: %s (%d)%s" : "%s", what, why ? why : "error", code, hint);
   return 1;
 }
 
@@ -84,7 +89,7 @@ int foundry_collect(const char *path, char *said, size_t size) {
   const char *what = "this is no libcupti";
   int code = 0;
   if (subscribe && enable) {
-    what = "cuptiSubscribe failed; does a profiler run?";
+    what = "cuptiSubscribe failed";
     code = subscribe(&subscriber, shown, NULL);
     if (!code) {
       what = "cuptiEnableCallback failed";
@@ -92,9 +97,10 @@ int foundry_collect(const char *path, char *said, size_t size) {
       if (!code) return 0;
     }
   }
+  fail(said, size, what, code);
   dlclose(library);
   library = NULL;
-  return fail(said, size, what, code);
+  return 1;
 }
 
 // End collecting; images stay until foundry_forget.

@@ -1,5 +1,6 @@
 """Graphs rebuilt over the driver double leave the captured bits, anywhere; and what must be refused."""
 
+import random
 import struct
 import sys
 from dataclasses import replace
@@ -8,13 +9,35 @@ from pathlib import Path
 import pytest
 
 from workbench.foundry import cuda
-from workbench.foundry.archive import Refused, digest
-from workbench.foundry.cuda_graph import Rank, Template
+from workbench.foundry.archive import Archive, Refused, digest, encode
+from workbench.foundry.cuda_assemble import Assembly
+from workbench.foundry.cuda_binaries import Image
+from workbench.foundry.cuda_decode import decode
+from workbench.foundry.cuda_graph import Probe, Rank, Template
 from workbench.foundry.cuda_ladder import Ladder
 from workbench.foundry.cuda_memory import DeviceArena, load_weights, pattern, store_weights
+from workbench.foundry.cuda_walk import DISTANCE
+from workbench.foundry.driver import Edge, Empty, Kernel, Memcpy, Memset
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_small import AT, AXPY, BASE, DECLARED, PLAIN, ROWS, SIZE, SLOTS, WIDTH, captured, fill, probe, stored
+from cuda_small import (
+    AT,
+    AXPY,
+    BASE,
+    DECLARED,
+    LIBRARY,
+    PLAIN,
+    ROWS,
+    SIZE,
+    SLOTS,
+    WIDTH,
+    captured,
+    fill,
+    i4,
+    probe,
+    q,
+    stored,
+)  # fmt: skip
 from double_code import image
 from driver_double import Double
 
@@ -77,6 +100,47 @@ def test_elsewhere_when_the_place_is_taken(small, path):
         assert run(ladder, 4) == small[1][4]
 
 
+def random_graph(driver, function, base, draw):
+    """Up to 14 nodes on 16 buffers of 256 bytes, at random, in a chain with more edges across it."""
+    g, at = driver.graph(), lambda: base + 256 * draw.randrange(16)
+    nodes = []
+    for _ in range(draw.randrange(2, 15)):
+        n = draw.randrange(1, 33)
+        axpy = (*q(at(), at()), struct.pack("<f", draw.uniform(-1, 1)), *i4(n))
+        nodes.append(driver.add(g, draw.choice((
+            Kernel(function, (n, 1, 1), (32, 1, 1), 0, axpy), Memcpy(at(), at(), 4 * n), Empty(),
+            Memset(at(), 64, draw.randrange(4), draw.choice((1, 2, 4)), draw.randrange(1, 9), draw.randrange(1, 4)),
+        ))))  # fmt: skip
+    pairs = {(i, i + 1) for i in range(len(nodes) - 1)}
+    pairs |= {tuple(sorted(draw.sample(range(len(nodes)), 2))) for _ in nodes}
+    driver.connect(g, [Edge(nodes[a], nodes[b]) for a, b in sorted(pairs)])
+    return g
+
+
+def test_random_graphs_leave_the_same_bytes_elsewhere():
+    """The whole arena is compared: what a graph leaves in it holds no address."""
+    start = bytes(random.Random(0).choices(range(64), k=4096))
+    for seed in range(40):
+        driver = Double(seed)
+        function = driver.function(driver.load(LIBRARY), "axpy")
+        here, there, third = (DeviceArena(driver, b, SIZE) for b in (BASE, BASE + DISTANCE, ELSEWHERE))
+        graphs = [random_graph(driver, function, a.base, random.Random(seed)) for a in (here, there)]
+        made = Assembly(driver, here.base, there.base, SIZE)
+        made.add(1, *graphs, outputs=(), probe=Probe((), (), b"", ""))
+        done = made.finish([Image(LIBRARY)], fingerprint={}, model={}, tensors=())
+        assert decode(Archive(encode(done.sections()))) == done
+        left = []
+        for arena in (here, third):
+            arena.write(0, start)
+            if arena is here:
+                driver.launch(driver.instantiate(graphs[0]), 0)
+            else:
+                Ladder(done, driver, arena, check_first_use=False).replay(1)
+            left.append(arena.read(0, 8192))
+        assert left[0] == left[1], seed
+        assert left[0][:4096] != start
+
+
 @pytest.mark.parametrize("n", [4, 8])
 def test_an_address_that_stays_behind_is_refused(small, tmp_path, n):
     """Negative control: each address in turn is not moved with the others."""
@@ -133,10 +197,29 @@ def test_another_device_is_refused_and_captured_again(small, path, tmp_path):
     ladder.close()
 
 
-def test_fingerprint_names_the_libraries():
+def test_a_damaged_archive_is_captured_again(small, path, tmp_path):
+    mine, raw = tmp_path / "damaged.foundry", bytearray(path.read_bytes())
+    raw[len(raw) // 2] ^= 4
+    for content, cause in ((bytes(raw), "corrupt"), (bytes(raw[:-70]), "truncated"), (None, "missing")):
+        mine.unlink(missing_ok=True)
+        if content is not None:
+            mine.write_bytes(content)
+        double = Double()
+        ladder, why = cuda.load_or_capture(
+            mine, double, lambda: stored(mine, small[0]), here=double.about(), weights=fill, verify="all"
+        )
+        assert why.startswith(f"{cause}: ")
+        assert run(ladder, 8) == small[1][8]
+        assert cuda.load_or_capture(mine, Double(), pytest.fail, here=double.about(), weights=fill)[1] == ""
+
+
+def test_fingerprint_and_status():
     found = cuda.fingerprint(Double())
     assert found["torch"]
     assert found["driver"] == 13000
+    said = cuda.status()
+    assert said["never_ran"] == list(cuda.NEVER_RAN)
+    assert set(said) == {"load", "capture", "never_ran"}
 
 
 def with_binary(done, symbol, raw):

@@ -139,6 +139,15 @@ def load_or_capture(
     return load(path, driver, **options), why
 
 
+def status() -> dict[str, Any]:
+    """What of this backend can be used here: {"load", "capture": "" or why not, "never_ran"}; needs no GPU to ask."""
+    from workbench.foundry import driver_cuda
+    from workbench.kernels import cupti
+
+    why = driver_cuda.missing()
+    return {"load": why, "capture": why or cupti.missing(), "never_ran": list(NEVER_RAN)}
+
+
 def fingerprint(driver: Driver) -> dict[str, Any]:
     """Fingerprint of a device, its driver and the installed libraries that choose kernels; all of it is compared."""
     found: dict[str, Any] = dict(driver.about())
