@@ -58,6 +58,11 @@ def axmy(m, k):
     axpy(m, replace(k, values=(*k.values[:2], a, k.values[3])))
 
 
+def axpy_of_four(m, k):
+    """As axpy; of the last parameter, a struct of a number and room that is never set, nothing is used."""
+    axpy(m, replace(k, values=k.values[:4]))
+
+
 def gather(m, k):
     """out[i] = table[ids[i]], rows of `width` floats; (out, table, ids, width, n)."""
     out, table, ids, width, n = struct.unpack("<QQQii", b"".join(k.values))
@@ -86,4 +91,4 @@ def of_rank(m, k):
     m.put(x, to_bytes([v + rank + (comm & 255) / 256 for v in floats(m.get(x, 4 * n))]))
 
 
-KERNELS = {f.__name__: f for f in (axmy, axpy, gather, product, of_rank)}
+KERNELS = {f.__name__: f for f in (axmy, axpy, axpy_of_four, gather, product, of_rank)}

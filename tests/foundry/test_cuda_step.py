@@ -5,7 +5,7 @@ import torch
 
 from workbench.foundry import probe
 from workbench.foundry.cuda_bench import CASES, VLLM, subject
-from workbench.foundry.cuda_capture import Step
+from workbench.foundry.cuda_step import Step
 from workbench.foundry.shape import Shape
 from workbench.foundry.step import decode_step
 

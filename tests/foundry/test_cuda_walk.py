@@ -7,16 +7,26 @@ from pathlib import Path
 
 import pytest
 
+from workbench.foundry.archive import Archive, Refused, encode
+from workbench.foundry.cuda_assemble import Assembly, scrambled, sealed
 from workbench.foundry.cuda_binaries import Image, elf_kernels, identify
-from workbench.foundry.cuda_walk import DISTANCE, Declared, differential, ranks, walk
+from workbench.foundry.cuda_decode import decode
+from workbench.foundry.cuda_graph import Probe
+from workbench.foundry.cuda_ladder import Ladder
+from workbench.foundry.cuda_memory import DeviceArena, outcome
+from workbench.foundry.cuda_walk import DISTANCE, Declared, differential, explain, ranks, walk
 from workbench.foundry.driver import Child, Edge, Empty, Kernel, Memcpy, Memset, Unsupported
+from workbench.foundry.graph import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_small import BASE, DECLARED, PLAIN, SIZE, code, step
+from cuda_small import BASE, DECLARED, PLAIN, SIZE, code, i4, step
 from double_code import image
 from driver_double import Double
 
 LAYOUT = [[0, 8], [8, 8], [16, 4], [20, 4], [24, 16]]
+WIDE = image({"k": ("axpy", LAYOUT)})
+LOOSE = image({"k": ("axpy_of_four", [[0, 8], [8, 8], [16, 4], [20, 4], [24, 8]])})
+ELSEWHERE = 0x640000000000
 
 
 @pytest.fixture
@@ -43,7 +53,7 @@ def one(driver, function, first, second=0, third=0, fourth=0, wide=(0, 0), grid=
 
 def found(driver, make):
     """Slots of addresses; `make(base)` gives the arguments of `one`."""
-    function = driver.function(driver.load(image({"k": ("axpy", LAYOUT)})), "k")
+    function = driver.function(driver.load(WIDE), "k")
     here, there = (one(driver, function, **make(base)) for base in (BASE, BASE + DISTANCE))
     return differential(driver, here, there, (BASE, SIZE), (BASE + DISTANCE, SIZE))
 
@@ -207,3 +217,52 @@ def test_binaries(driver):
         identify(driver, layouts, images[1:])
     with pytest.raises(ValueError, match="ELF"):
         elf_kernels(b"text")
+
+
+def test_room_that_is_never_set(driver):
+    """Bytes that change and do not matter can be carried; bytes that matter show when they are scrambled."""
+    function = driver.function(driver.load(LOOSE), "k")
+    arenas = DeviceArena(driver, ELSEWHERE, SIZE), DeviceArena(driver, ELSEWHERE + DISTANCE, SIZE)
+
+    def taken(make, test=True):
+        graphs = []
+        for i, arena in enumerate(arenas):
+            g = driver.graph()
+            driver.add(g, Kernel(function, (1, 1, 1), (32, 1, 1), 0, make(i, arena.base)))
+            graphs.append(g)
+        made = Assembly(driver, arenas[0].base, arenas[1].base, SIZE)
+        output = Tensor("out", "output", "float32", (8,), 64)
+        made.add(1, *graphs, outputs=(output,), probe=Probe((), (), b"", ""), test=test)
+        done = made.finish([Image(LOOSE)], fingerprint={}, model={}, tensors=())
+        assert decode(Archive(encode(done.sections()))) == done
+        arenas[0].write(0, struct.pack("<32f", *range(32)))
+        driver.launch(driver.instantiate(graphs[0]), 0)
+        return sealed(done, {1: outcome(arenas[0], {}, done.graphs[1])})
+
+    def left(done):
+        arenas[0].write(0, struct.pack("<32f", *range(32)))
+        ladder = Ladder(done, driver, arenas[0])
+        try:
+            ladder.verify(1)
+        except Refused as error:
+            return str(error)
+        return ""
+
+    def values(i, base, garbage, factor=0.5):
+        return (*q(base + 64, base), struct.pack("<f", factor), *i4(8), struct.pack("<iI", 3, garbage))
+
+    def loose(i, base):
+        return values(i, base, 0x0BAD0000 + i)
+
+    with pytest.raises(Unsupported, match="parameter 4, offset 24"):
+        taken(loose, test=False)
+    done = taken(loose)
+    assert done.graphs[1].ignored == ((11, 1 << 4),)  # one byte of the garbage, the number beside it untouched
+    assert done.graphs[1].row[11] == 0x0BAD0000 << 32 | 3
+    assert [left(scrambled(done, word)) for word in (0, 2**64 - 1)] == ["", ""]
+    wide = driver.function(driver.load(WIDE), "k")
+    first, second = (one(driver, wide, BASE, grid=(n, 1, 1)) for n in (1, 2))
+    with pytest.raises(Unsupported, match="grid x"):  # a launch always matters
+        explain(driver, first, second, (BASE, SIZE), (BASE + DISTANCE, SIZE))
+    matters = taken(lambda i, base: values(i, base, 7, factor=0.5 + i))
+    assert "does not leave the bits" in left(scrambled(matters, 2**64 - 1))

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from workbench.foundry.cuda_binaries import Image, identify
-from workbench.foundry.cuda_graph import Code, CudaCapture, Graph, Patch, Probe, Rank, Template
-from workbench.foundry.cuda_walk import Declared, Spot, Walked, differential, ranks, walk
-from workbench.foundry.driver import Driver, Handle
+from workbench.foundry.cuda_graph import Code, CudaCapture, Graph, Patch, Probe, Rank, Template, masked
+from workbench.foundry.cuda_walk import Declared, Spot, Unexplained, Walked, explain, ranks, walk
+from workbench.foundry.driver import Driver, Handle, Unsupported
 from workbench.foundry.graph import Tensor
 
 
@@ -31,6 +31,7 @@ class Taken:
     patches: tuple[Patch, ...]
     outputs: tuple[Tensor, ...]
     probe: Probe
+    unexplained: tuple[Unexplained, ...] = ()  # where they are to be tested
 
 
 @dataclass
@@ -54,8 +55,12 @@ class Assembly:
         probe: Probe,
         second_rank: Handle = 0,
         declared: Mapping[str, Declared] | None = None,
+        test: bool = False,
     ) -> Taken:
         """Take a size in. Unsupported says what in its graph cannot be carried.
+
+        test: bytes of parameters that are neither constant nor address are not refused but made zero; whoever captures
+        has to show, by `scrambled`, that nothing depends on them.
 
         here, there: graphs over the two arenas. second_rank: the graph over the first arena as another rank, with the
         `declared` values that differ.
@@ -66,8 +71,10 @@ class Assembly:
             self.ranks, patches = ranks(first, walk(self.driver, second_rank), declared)
         exempt = {p.slot for p in patches}
         arenas = (self.base, self.size), (self.other, self.size)
-        pointers = differential(self.driver, first, second, *arenas, exempt)
-        self.taken.append(Taken(size, first, pointers, patches, tuple(outputs), probe))
+        pointers, unexplained = explain(self.driver, first, second, *arenas, exempt)
+        if unexplained and not test:
+            raise Unsupported(unexplained[0].why)
+        self.taken.append(Taken(size, first, pointers, patches, tuple(outputs), probe, tuple(unexplained)))
         return self.taken[-1]
 
     def finish(
@@ -96,9 +103,12 @@ class Assembly:
             for spot in t.walked.spots:
                 if spot.kind == "kernel":
                     row[spot.start] = index[row[spot.start]]
+            ignored = tuple((u.slot, u.mask) for u in t.unexplained)
+            for slot, mask in ignored:
+                row[slot] = masked(row[slot], mask, 0)
             words = struct.pack(f"<{len(row)}Q", *row)
             graphs[t.size] = Graph(
-                t.size, t.walked.template.key, words, t.pointers, t.patches, t.outputs, t.probe
+                t.size, t.walked.template.key, words, t.pointers, t.patches, t.outputs, t.probe, ignored
             )  # fmt: skip
         return CudaCapture(
             fingerprint, model, self.base, self.size, tuple(tensors), binaries, tuple(functions), templates, graphs,
@@ -109,6 +119,20 @@ class Assembly:
 def sealed(capture: CudaCapture, digests: Mapping[int, str]) -> CudaCapture:
     """The capture with the outcomes of its probes, by size, as the captured graphs themselves left them."""
     graphs = {size: replace(g, probe=replace(g.probe, digest=digests[size])) for size, g in capture.graphs.items()}
+    return replace(capture, graphs=graphs)
+
+
+def scrambled(capture: CudaCapture, word: int) -> CudaCapture:
+    """The capture with other bytes where they are ignored; it must leave the same bits, or they do matter.
+
+    Parameters that are structs have room that is never set (unused dimensions, padding): whatever lay there before.
+    """
+    graphs = {}
+    for size, g in capture.graphs.items():
+        row = list(g.row)
+        for slot, mask in g.ignored:
+            row[slot] = masked(row[slot], mask, word)
+        graphs[size] = replace(g, words=struct.pack(f"<{len(row)}Q", *row))
     return replace(capture, graphs=graphs)
 
 

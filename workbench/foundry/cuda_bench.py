@@ -35,7 +35,7 @@ CAPTURE_S, LOAD_S = 3600, 900  # at most
 
 def subject(model: str, sizes: Sequence[int]) -> Any:
     """The step of one of the cases' models."""
-    from workbench.foundry.cuda_capture import Step
+    from workbench.foundry.cuda_step import Step
     from workbench.foundry.shape import Shape
 
     if model == "tiny":
@@ -53,13 +53,14 @@ def capture(case: str, path: Path) -> dict[str, Any]:
 
     model, sizes = CASES[case]
     what, start = subject(model, sizes), time.perf_counter()
-    done = cuda_capture.capture(what, sizes, path)
+    done = cuda_capture.capture(what, sizes, path, unexplained="test")
     return {
         "capture_s": time.perf_counter() - start,
         "archive_mb": path.stat().st_size / 1e6,
         "graphs": len(done.graphs),
         "templates": len(done.topology),
         "binaries": len(done.binaries),
+        "ignored": sum(len(g.ignored) for g in done.graphs.values()),
     }
 
 

@@ -1,6 +1,7 @@
 """Capturing a ladder of decode steps on a GPU with torch, hook-free, and writing the archive.
 
-    from workbench.foundry.cuda_capture import Step, capture
+    from workbench.foundry.cuda_capture import capture
+    from workbench.foundry.cuda_step import Step
 
     capture(Step.of(lm.load("smollm2"), sizes), sizes, "smollm2.cuda.foundry")      # in a process that is still fresh
 
@@ -20,14 +21,14 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 
-from workbench.foundry import archive, probe
+from workbench.foundry import archive
 from workbench.foundry.archive import Refused
 from workbench.foundry.cuda import fingerprint
-from workbench.foundry.cuda_assemble import Assembly, sealed
+from workbench.foundry.cuda_assemble import Assembly, scrambled, sealed
 from workbench.foundry.cuda_binaries import Image
 from workbench.foundry.cuda_graph import CudaCapture, Probe
 from workbench.foundry.cuda_ladder import Ladder
@@ -35,13 +36,13 @@ from workbench.foundry.cuda_memory import DeviceArena, outcome, probing, store_w
 from workbench.foundry.cuda_walk import DISTANCE, Declared
 from workbench.foundry.driver import Driver, Unsupported
 from workbench.foundry.graph import Tensor
-from workbench.foundry.shape import BASE, HUGE, Shape
+from workbench.foundry.shape import BASE, HUGE
 
 if TYPE_CHECKING:
     from workbench.kernels.cupti import Helper
-    from workbench.lm import LM
 
 ROOM = 4 << 30  # bytes of an arena for what a step allocates, workspaces of cuBLAS included
+SCRAMBLED = (2**64 - 1, 0xA5A5A5A5A5A5A5A5)  # besides zero, into bytes that should not matter
 WARM_UPS = 2  # runs before a capture: kernels are chosen and loaded, workspaces made
 log = logging.getLogger(__name__)
 
@@ -71,69 +72,6 @@ class Subject(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Step:
-    """The decode step of `step.py`, in fp32, as a Subject. `weights` by the names of Shape.weights, on any device."""
-
-    name: str
-    shape: Shape
-    weights: Mapping[str, torch.Tensor]
-    run: Callable[..., tuple[torch.Tensor, torch.Tensor]]
-
-    @classmethod
-    def of(cls, model: LM, sizes: Sequence[int], *, capacity: int = 256, compiled: bool = False) -> Step:
-        """A loaded model's step. compiled: through torch.compile, whose kernels are Triton's."""
-        from workbench.foundry.step import shape_of, weights_of
-
-        shape = shape_of(model, capacity, max(sizes))
-        return cls(model.name, shape, weights_of(model, shape), _decode(compiled=compiled))
-
-    @classmethod
-    def random(cls, shape: Shape, *, seed: int = 0, compiled: bool = False) -> Step:
-        """A model of any shape with random weights, small enough that nothing overflows."""
-        draw = torch.Generator().manual_seed(seed)
-        weights = {name: torch.randn(dims, generator=draw) * 0.02 for name, dims in shape.weights()}
-        return cls("random", shape, weights, _decode(compiled=compiled))
-
-    @property
-    def tensors(self) -> tuple[Tensor, ...]:
-        """As shape.py lays them out."""
-        return self.shape.tensors()
-
-    def about(self) -> Mapping[str, Any]:
-        return {"name": self.name, **self.shape.to_dict()}
-
-    def fill(self, place: Mapping[str, torch.Tensor]) -> None:
-        for name, value in self.weights.items():
-            place[name].copy_(value)
-
-    def step(self, place: Mapping[str, torch.Tensor], size: int) -> Mapping[str, torch.Tensor]:
-        weights = {name: place[name] for name, _ in self.shape.weights()}
-        k, v = ([place[f"{i}.{which}"][:size] for i in range(self.shape.layers)] for which in "kv")
-        logits, following = self.run(self.shape, weights, place["ids"][:size], place["positions"][:size], k, v)
-        return {"logits": logits, "next": following}
-
-    def probe(self, size: int) -> Probe:
-        ids, positions = probe.ids_and_positions(size, self.shape.vocab, self.shape.capacity)
-        fills = tuple((t.name, t.nbytes // t.shape[0] * size) for t in self.tensors if t.role == "state")
-        raw = torch.tensor([ids, positions], dtype=torch.int64).numpy().tobytes()
-        return Probe(fills, (("ids", 8 * size), ("positions", 8 * size)), raw, "")
-
-
-def _decode(*, compiled: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
-    from workbench.foundry.step import decode_step
-
-    if not compiled:
-        return decode_step
-    call = torch.compile(decode_step, dynamic=False, fullgraph=True)
-
-    def run(*arguments: Any) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch._dynamo.config.patch(recompile_limit=4096):  # one compilation a size
-            return call(*arguments)
-
-    return run
-
-
 @dataclass
 class Place:
     """An arena as torch sees it: tensors at their offsets, and a pool for what a step allocates behind them."""
@@ -144,7 +82,7 @@ class Place:
     tensors: Sequence[Tensor]
     room: int
     graphs: dict[int, Any] = field(default_factory=dict)
-    outputs: dict[int, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    outputs: dict[int, tuple[Tensor, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         end = max(t.offset + t.nbytes for t in self.tensors)
@@ -182,12 +120,15 @@ class Place:
         graph = torch.cuda.CUDAGraph(keep_graph=True)
         with torch.cuda.graph(graph, pool=pool.id, stream=stream):
             out = subject.step(self.named, size)
-        self.graphs[size], self.outputs[size] = graph, out  # kept: a pool reuses what nobody holds
+        self.graphs[size], self.outputs[size] = graph, self._told(out)
 
-    def told(self, size: int) -> tuple[Tensor, ...]:
-        """Outputs of a size, as an archive describes them. Unsupported when one is not in the arena or not whole."""
+    def _told(self, out: Mapping[str, torch.Tensor]) -> tuple[Tensor, ...]:
+        """Outputs as an archive describes them; the tensors are let go, so that other sizes use their memory again.
+
+        Unsupported when one is not in the arena or not whole.
+        """
         found = []
-        for name, t in self.outputs[size].items():
+        for name, t in out.items():
             offset = t.data_ptr() - self.arena.base
             if not t.is_contiguous() or not 0 <= offset < self.arena.size or offset % 64:
                 raise Unsupported(f"output {name} is not contiguous, or lies outside of the arena")
@@ -250,11 +191,15 @@ def capture(
     room: int = ROOM,
     second_rank: Subject | None = None,
     declared: Mapping[str, Declared] | None = None,
+    unexplained: Literal["refuse", "test"] = "refuse",
     said: Callable[[int, int, str], None] = lambda *_: None,
 ) -> CudaCapture:
     """Capture a ladder and write the archive, weights beside it.
 
     second_rank, declared: the step as another rank and the values in which they differ; then one archive serves all.
+    unexplained: what to do with bytes of parameters that are neither constant nor address. Structs have room that is
+    never set, with whatever lay there before; "test" makes it zero if replays leave the same bits whatever is in it.
+    That is shown on the known inputs only, and a byte that does matter may end the context.
     `said` hears (done, total, what). driver.Unsupported names what cannot be carried; driver.NoDriver and
     kernels.cupti.NoHelper say what is not installed; Refused("mismatch") when what was rebuilt leaves other bits, or
     the captured graph itself does not leave the same bits twice.
@@ -286,7 +231,7 @@ def capture(
         for size in sorted(sizes):
             made.add(
                 size, here.graphs[size].raw_cuda_graph(), there.graphs[size].raw_cuda_graph(),
-                outputs=here.told(size), probe=subject.probe(size), declared=declared,
+                outputs=here.outputs[size], probe=subject.probe(size), declared=declared, test=unexplained == "test",
                 second_rank=other[size].raw_cuda_graph() if other else 0,
             )  # fmt: skip
         done = _archive(made, images, subject, here, Path(path).parent)
@@ -308,6 +253,12 @@ def _archive(made: Assembly, images: Sequence[Image], subject: Subject, here: Pl
     )
     done = sealed(done, {size: _left(here, done, size) for size in done.graphs})
     _prove(done, here.driver, here.arena)
+    suspect = [u.why for t in made.taken for u in t.unexplained]
+    for word in SCRAMBLED if suspect else ():
+        try:
+            _prove(scrambled(done, word), here.driver, here.arena)
+        except Refused as error:
+            raise Unsupported(f"of these bytes some do matter ({error}): {'; '.join(suspect[:5])}") from error
     return done
 
 

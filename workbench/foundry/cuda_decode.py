@@ -22,6 +22,7 @@ from workbench.foundry.cuda_graph import (
     Probe,
     Rank,
     Template,
+    masked,
     pieces,
 )
 from workbench.foundry.driver import ATTRIBUTES, SETTINGS
@@ -171,7 +172,7 @@ class _Reader:
 
     def graph(self, raw: Any) -> Graph:
         """One graph with its sections."""
-        fields = {"size": int, "template": str, "patches": list, "outputs": list, "probe": dict}
+        fields = {"size": int, "template": str, "patches": list, "outputs": list, "ignored": list, "probe": dict}
         g = self.check.record(raw, "graph", fields)
         size = self.check.bounds(g["size"], "batch size", 10**6)
         if g["template"] not in self.templates or not size:
@@ -182,7 +183,9 @@ class _Reader:
         pointers = struct.unpack(f"<{len(coded) // 4}I", coded)
         patches = tuple(self._patch(each) for each in g["patches"])
         outputs = tuple(_tensor(self.check, t, self.arena[1]) for t in g["outputs"])
-        made = Graph(size, g["template"], words, pointers, patches, outputs, self._probe(g["probe"], size))
+        ignored = tuple(self.check.pair(i, "ignored bytes", len(words) // 8, 256) for i in g["ignored"])
+        probe = self._probe(g["probe"], size)
+        made = Graph(size, g["template"], words, pointers, patches, outputs, probe, ignored)
         self._parameters(made)
         return made
 
@@ -205,6 +208,12 @@ class _Reader:
         if addresses and not base <= min(addresses) <= max(addresses) <= base + size:
             slot = next(s for s in g.pointers if not base <= row[s] <= base + size)
             self.refuse(f"slot {slot} of graph {g.size} points outside the arena")
+        if g.ignored:
+            slots = [slot for slot, _ in g.ignored]
+            free = layout.free - {*g.pointers, *(p.slot for p in g.patches)}
+            rising = all(a < b for a, b in itertools.pairwise(slots)) and free.issuperset(slots)
+            if not rising or any(not mask or masked(0, mask, row[slot]) for slot, mask in g.ignored):
+                self.refuse(f"graph {g.size} ignores bytes that hold something, or are no parameter's")
         if g.patches:
             self._ranks(g, row, layout.free - set(g.pointers))
 

@@ -79,6 +79,7 @@ def _graph(graph: Graph, found: CudaCapture) -> dict[str, Any]:
         "parameter_bytes": len(graph.words),
         "addresses": len(graph.pointers),
         "patches": len(graph.patches),
+        "ignored": len(graph.ignored),
         "probe": graph.probe.digest,
         "outputs": {t.name: [t.dtype, list(t.shape)] for t in graph.outputs},
         "arena_end": max((graph.row[slot] - found.base for slot in graph.pointers), default=0),
@@ -105,7 +106,7 @@ def parameters(path: str | Path, size: int) -> list[dict[str, Any]]:
 
 def _parameters(found: CudaCapture, graph: Graph) -> list[dict[str, Any]]:
     row, addresses, rows = graph.row, set(graph.pointers), []
-    patched = {p.slot: p.name for p in graph.patches}
+    patched, ignored = {p.slot: p.name for p in graph.patches}, dict(graph.ignored)
     for number, (piece, label) in enumerate(_labelled(found, graph)):
         for position, slot in enumerate(range(piece.start, piece.stop)):
             names = WORDS.get(piece.kind, ())
@@ -116,6 +117,8 @@ def _parameters(found: CudaCapture, graph: Graph) -> list[dict[str, Any]]:
                 offset = row[slot] - found.base
                 owner = (t.name for t in found.tensors if t.offset <= offset < t.offset + t.nbytes)
                 made |= {"offset": offset, "bytes": 0, "of": next(owner, "scratch"), "access": "not known"}
+            if slot in ignored:
+                made["ignored_bytes"] = [i for i in range(8) if ignored[slot] >> i & 1]
             if slot in patched:
                 made["rank"] = patched[slot]
             rows.append(made)

@@ -119,6 +119,7 @@ class Graph:
     patches: tuple[Patch, ...]
     outputs: tuple[Tensor, ...]
     probe: Probe
+    ignored: tuple[tuple[int, int], ...] = ()  # (slot, mask of its bytes) that nothing depends on: zero
 
     @property
     def row(self) -> tuple[int, ...]:
@@ -180,6 +181,7 @@ def _plain(graph: Graph) -> dict[str, Any]:
         "template": graph.template,
         "patches": [asdict(each) for each in graph.patches],
         "outputs": [asdict(t) for t in graph.outputs],
+        "ignored": graph.ignored,
         "probe": {"fills": p.fills, "inputs": p.inputs, "digest": p.digest},
     }
 
@@ -262,6 +264,12 @@ def moved(graph: Graph, by: int, rank: Mapping[str, int] | None = None) -> tuple
             row[patch.slot] &= ~(mask << 8 * patch.byte)
             row[patch.slot] |= (rank[patch.name] & mask) << 8 * patch.byte
     return tuple(row)
+
+
+def masked(word: int, mask: int, by: int) -> int:
+    """A word with the bytes in `mask` taken from `by`."""
+    bits = sum(255 << 8 * i for i in range(8) if mask >> i & 1)
+    return word & ~bits | by & bits
 
 
 def is_cuda(archive: Archive) -> bool:

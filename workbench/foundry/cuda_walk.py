@@ -163,6 +163,15 @@ def _words(first: Walked, second: Walked) -> Iterator[tuple[Spot, int, int, int]
             yield spot, slot, first.row[slot], second.row[slot]
 
 
+@dataclass(frozen=True)
+class Unexplained:
+    """Bytes of a word, a bit each in `mask`, that are no part of an address and not constant either."""
+
+    slot: int
+    mask: int
+    why: str
+
+
 def differential(
     driver: Driver,
     first: Walked,
@@ -175,31 +184,60 @@ def differential(
 
     exempt: slots that hold a value of the rank, which may be an address of its process.
     """
-    distance, found = other[0] - arena[0], []
+    pointers, unexplained = explain(driver, first, second, arena, other, exempt)
+    if unexplained:
+        raise Unsupported(unexplained[0].why)
+    return pointers
+
+
+def explain(
+    driver: Driver,
+    first: Walked,
+    second: Walked,
+    arena: tuple[int, int],
+    other: tuple[int, int],
+    exempt: Container[int] = (),
+) -> tuple[tuple[int, ...], list[Unexplained]]:
+    """Slots that are addresses, and bytes of kernels' parameters that are neither part of one nor constant.
+
+    Unsupported where a launch or an operand of a copy or fill is not explained: those always matter.
+    """
+    distance = other[0] - arena[0]
+    pointers: list[int] = []
+    unexplained: list[Unexplained] = []
     for spot, slot, a, b in _words(first, second):
-        may = slot >= spot.start + HEAD if spot.kind == "kernel" else slot - spot.start in ADDRESSES[spot.kind]
+        kernel = spot.kind == "kernel"
+        may = slot >= spot.start + HEAD if kernel else slot - spot.start in ADDRESSES[spot.kind]
+        why = ""
         if a != b:
-            inside = 0 <= a - arena[0] <= arena[1]
-            if not may or b - a != distance or not inside:
-                raise Unsupported(
-                    f"{spot.where(slot)}: {a:#x} became {b:#x} when the arena moved by {distance:#x}; "
-                    "that is no address of the arena, and it cannot be told what it will be elsewhere"
-                )
-            found.append(slot)
+            if may and b - a == distance and 0 <= a - arena[0] <= arena[1]:
+                pointers.append(slot)
+                continue
+            why = (
+                f"{a:#x} became {b:#x} when the arena moved by {distance:#x}; that is no address of the arena, and it "
+                "cannot be told what it will be elsewhere"
+            )
         elif may and a >= LEAST_ADDRESS and slot not in exempt:
-            _no_address(driver, spot, slot, a, (arena, other))
-    return tuple(found)
+            why = _address(driver, a, (arena, other))
+        if why and not (may and kernel):
+            raise Unsupported(f"{spot.where(slot)}: {why}")
+        if why:
+            mask = sum(1 << i for i in range(8) if a == b or (a ^ b) >> 8 * i & 255)
+            unexplained.append(Unexplained(slot, mask, f"{spot.where(slot)}: {why}"))
+    return tuple(pointers), unexplained
 
 
-def _no_address(driver: Driver, spot: Spot, slot: int, word: int, arenas: Sequence[tuple[int, int]]) -> None:
+def _address(driver: Driver, word: int, arenas: Sequence[tuple[int, int]]) -> str:
+    """What speaks against a word that was the same in both captures; "" for a constant."""
     if any(0 <= word - base < size for base, size in arenas):
-        raise Unsupported(f"{spot.where(slot)}: {word:#x} lies in an arena and did not move with it")
+        return f"{word:#x} lies in an arena and did not move with it"
     owner = driver.owner(word)
-    if owner is not None:
-        raise Unsupported(
-            f"{spot.where(slot)}: {word:#x} is memory outside of the arena ({owner[1]} bytes at {owner[0]:#x}), which "
-            "another process will not have; allocate it while the arena's pool is in use"
-        )
+    if owner is None:
+        return ""
+    return (
+        f"{word:#x} is memory outside of the arena ({owner[1]} bytes at {owner[0]:#x}), which another process will not "
+        "have; allocate it while the arena's pool is in use"
+    )
 
 
 @dataclass(frozen=True)
