@@ -110,7 +110,7 @@ def fill(arena):
 
 def probe(n):
     ids = struct.pack(f"<{n}q", *((5 * i + n) % ROWS for i in range(n)))
-    return Probe((("s", 4 * n * WIDTH),), (("ids", len(ids)),), ids, "")
+    return Probe((("s", 4 * n * WIDTH),), (("ids", len(ids)),), ids, "", (("s", 4 * SLOTS * WIDTH),))
 
 
 def outputs(n):

@@ -1,9 +1,10 @@
 """What is captured on a GPU, run on the CPU: the step over placed tensors, known inputs that fit. Needs torch."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
-from workbench.foundry import probe
 from workbench.foundry.cuda_bench import CASES, VLLM, subject
 from workbench.foundry.cuda_step import Step
 from workbench.foundry.shape import Shape
@@ -36,15 +37,17 @@ def test_the_step_over_placed_tensors(placed):
 
 
 def test_known_inputs_fit_the_tensors(placed):
-    step, place = placed
-    sizes = {t.name: t.nbytes for t in step.tensors}
-    for n in (1, 3):
-        made = step.probe(n)
-        assert all(nbytes <= sizes[name] for name, nbytes in (*made.fills, *made.inputs))
-        ids, positions = probe.ids_and_positions(n, SHAPE.vocab, SHAPE.capacity)
-        assert torch.frombuffer(bytearray(made.raw), dtype=torch.int64).tolist() == [*ids, *positions]
-        row = place["0.k"][0].numel() * 4
-        assert dict(made.fills)["0.k"] == n * row  # every position of each of the n sequences
+    step, _ = placed
+    large = Step.random(replace(SHAPE, slots=9), seed=4)
+    for what, n in ((step, 1), (step, 3), (large, 9)):
+        sizes, made = {t.name: t.nbytes for t in what.tensors}, what.probe(n)
+        assert all(nbytes <= sizes[name] for name, nbytes in (*made.fills, *made.inputs, *made.kept))
+        ids, positions = torch.frombuffer(bytearray(made.raw), dtype=torch.int64).view(2, n)
+        assert positions[0] == SHAPE.capacity - 1
+        assert not positions[4:].any()
+        assert 0 <= ids.min() <= ids.max() < SHAPE.vocab
+        one = next(t.nbytes for t in what.tensors if t.name == "0.k") // what.shape.slots
+        assert (dict(made.fills)["0.k"], dict(made.kept)["0.k"]) == (min(n, 4) * one, n * one)
 
 
 def test_the_benchmarks_cases():

@@ -74,6 +74,7 @@ def load(
     id, where its origin is not trusted. here: the fingerprint to compare with. weights: fills them in where the archive
     has no file of them. hot: sizes that get executables of their own at once. background: templates are built in a
     thread and nothing is verified before its first use; `ladder.start_build` was called. way: see cuda_build.Built.
+    What is in state and input tensors after a load is not defined.
     """
     path, clock = Path(path), _Clock(phase)
     raw = archive.read(path)
@@ -104,7 +105,7 @@ def load(
             build.wait(BUILD_TIMEOUT_S)
         clock("templates")
         for size in _to_verify(found, verify):
-            ladder.verify(size)
+            ladder.verify(size, restore=False)
         clock("verify")
     except BaseException:
         ladder.close()

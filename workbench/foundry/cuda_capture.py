@@ -279,7 +279,7 @@ def _left(place: Place, done: CudaCapture, size: int) -> str:
     """The outcome of torch's own graph on the probe, which must be the same twice."""
     graph, tensors, seals = place.graphs[size], {t.name: t for t in done.tensors}, set()
     for _ in range(2):
-        with probing(place.arena, done, done.graphs[size]):
+        with probing(place.arena, done, done.graphs[size], restore=False):
             graph.replay()
             torch.cuda.synchronize()
             seals.add(outcome(place.arena, tensors, done.graphs[size]))
@@ -297,7 +297,7 @@ def _prove(done: CudaCapture, driver: Driver, arena: DeviceArena) -> None:
     values = {name: r.captured for name, r in done.ranks.items()} or None
     ladder = Ladder(done, driver, arena, rank=values)
     for size in sorted(done.graphs):
-        ladder.verify(size)
+        ladder.verify(size, restore=False)
     ladder.close(arena=False)
 
 

@@ -251,9 +251,9 @@ class _Reader:
         return Patch(p["name"], self.check.bounds(p["slot"], "slot of a patch", 2**32), p["byte"], p["width"])
 
     def _probe(self, raw: Any, size: int) -> Probe:
-        p = self.check.record(raw, "probe", {"fills": list, "inputs": list, "digest": str})
+        p = self.check.record(raw, "probe", {"fills": list, "inputs": list, "kept": list, "digest": str})
         parts = {}
-        for name in ("fills", "inputs"):
+        for name in ("fills", "inputs", "kept"):
             made = []
             for each in p[name]:
                 named = isinstance(each, list) and len(each) == 2 and isinstance(each[0], str)
@@ -265,4 +265,4 @@ class _Reader:
         content = self.archive[f"probe/{size:06d}"]
         if len(content) != sum(n for _, n in parts["inputs"]):
             self.refuse(f"the probe of graph {size} has not the bytes that its inputs take")
-        return Probe(parts["fills"], parts["inputs"], content, p["digest"])
+        return Probe(parts["fills"], parts["inputs"], content, p["digest"], parts["kept"])

@@ -99,13 +99,15 @@ class Probe:
     """Known inputs of a verifying replay, and the digest of what it left.
 
     `fills`: (tensor, bytes) of state that gets the seeded pattern and is digested too. `inputs`: (tensor, bytes)
-    written from `raw`, one after the other.
+    written from `raw`, one after the other. `kept`: (tensor, bytes) of state that the step may write to besides, put
+    back where something may live in it.
     """
 
     fills: tuple[tuple[str, int], ...]
     inputs: tuple[tuple[str, int], ...]
     raw: bytes
     digest: str
+    kept: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ def _plain(graph: Graph) -> dict[str, Any]:
         "patches": [asdict(each) for each in graph.patches],
         "outputs": [asdict(t) for t in graph.outputs],
         "ignored": graph.ignored,
-        "probe": {"fills": p.fills, "inputs": p.inputs, "digest": p.digest},
+        "probe": {"fills": p.fills, "inputs": p.inputs, "kept": p.kept, "digest": p.digest},
     }
 
 

@@ -160,8 +160,8 @@ class Ladder:
         """Sizes with an executable of their own."""
         return sorted(self._own)
 
-    def verify(self, size: int, stream: Handle = 0) -> None:
-        """Replay on the probe's inputs and compare bits with the capture; what it overwrote is put back.
+    def verify(self, size: int, stream: Handle = 0, *, restore: bool = True) -> None:
+        """Replay on the probe's inputs and compare bits with the capture; what it overwrote is put back (`restore`).
 
         Refused("mismatch") when they differ, or when a kernel failed: if it touched what is not mapped, the driver ends
         the context, and only a new process can go on. Values of the rank are the captured ones meanwhile. Where one is
@@ -177,7 +177,7 @@ class Ladder:
         parts = self._moved(size, None)
         try:
             self.driver.synchronize(stream)
-            with probing(self.arena, self.capture, graph):
+            with probing(self.arena, self.capture, graph, restore=restore):
                 self._run(size, parts, stream)
                 self.driver.synchronize(stream)
                 got = outcome(self.arena, self._tensors, graph)

@@ -137,10 +137,14 @@ def pattern(dtype: str, nbytes: int) -> bytes:
 
 
 @contextlib.contextmanager
-def probing(arena: DeviceArena, capture: CudaCapture, graph: Graph) -> Iterator[None]:
-    """Known inputs are in the arena meanwhile; what they overwrote is put back."""
+def probing(arena: DeviceArena, capture: CudaCapture, graph: Graph, *, restore: bool = True) -> Iterator[None]:
+    """Known inputs are in the arena meanwhile. restore: what they and the step overwrite is put back."""
     places = list(_places(capture, graph))
-    kept = [(offset, arena.read(offset, len(raw))) for offset, raw in places]
+    extents = {offset: len(raw) for offset, raw in places}
+    starts = {t.name: t.offset for t in capture.tensors}
+    for name, nbytes in graph.probe.kept:
+        extents[starts[name]] = max(nbytes, extents.get(starts[name], 0))
+    kept = [(offset, arena.read(offset, n)) for offset, n in extents.items()] if restore else []
     try:
         for offset, raw in places:
             arena.write(offset, raw)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+from array import array
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -9,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch.overrides import TorchFunctionMode
 
-from workbench.foundry import probe
 from workbench.foundry.cuda_graph import Probe
 from workbench.foundry.graph import Tensor
 from workbench.foundry.shape import Shape
 
 if TYPE_CHECKING:
     from workbench.lm import LM
+
+FILLED = 4  # sequences of a probe with something in their KV
 
 
 @dataclass(frozen=True)
@@ -61,10 +64,17 @@ class Step:
         return {"logits": logits, "next": following}
 
     def probe(self, size: int) -> Probe:
-        ids, positions = probe.ids_and_positions(size, self.shape.vocab, self.shape.capacity)
-        fills = tuple((t.name, t.nbytes // t.shape[0] * size) for t in self.tensors if t.role == "state")
-        raw = torch.tensor([ids, positions], dtype=torch.int64).numpy().tobytes()
-        return Probe(fills, (("ids", 8 * size), ("positions", 8 * size)), raw, "")
+        """The first FILLED sequences stand somewhere in their KV, the first one at its end; the others at its start.
+
+        So of a large batch little KV has to be written and read back, whatever its size.
+        """
+        draw, some = random.Random(f"cuda {size}"), min(size, FILLED)
+        ids = [draw.randrange(self.shape.vocab) for _ in range(size)]
+        positions = [self.shape.capacity - 1, *(draw.randrange(self.shape.capacity) for _ in range(some - 1))]
+        raw = array("q", [*ids, *positions, *[0] * (size - some)]).tobytes()
+        of_one = [(t.name, t.nbytes // t.shape[0]) for t in self.tensors if t.role == "state"]
+        fills, kept = (tuple((name, n * count) for name, n in of_one) for count in (some, size))
+        return Probe(fills, (("ids", 8 * size), ("positions", 8 * size)), raw, "", kept)
 
 
 def _decode(*, compiled: bool) -> Callable[..., tuple[torch.Tensor, torch.Tensor]]:
