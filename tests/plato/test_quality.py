@@ -206,7 +206,7 @@ def test_a_perfect_answer_gets_perfect_marks_and_a_shuffled_one_does_not(engine,
         if part.kind == "node":
             part.text = task.expected[part.node - 1]
             part.ids = layout.encode(part.text)
-    [score] = quality.scores([quality.grade(task, "nodes", outcome, layout, reader)])
+    score, _ = quality.scores([quality.grade(task, "nodes", outcome, layout, reader)])
     assert (score.exact, score.linked, score.all_right, score.first_exact, score.deeper_exact) == (1, 1, 1, 1, 1)
     assert score.doubled_repeats_3 > score.repeats_3
     moved = marks.shuffled({p.node: p.text for p in outcome.parts if p.kind == "node"})
