@@ -213,7 +213,7 @@ def test_a_perfect_answer_gets_perfect_marks_and_a_shuffled_one_does_not(engine,
     for part in outcome.parts:
         if part.kind == "node":
             part.text = moved[part.node]
-    [worse] = quality.scores([quality.grade(task, "nodes", outcome, layout, None)])
+    worse, _ = quality.scores([quality.grade(task, "nodes", outcome, layout, None)])
     assert worse.exact == 0 and worse.linked < 1 and worse.boundary_ppl is None
 
 
