@@ -40,7 +40,7 @@ def main() -> list[dict[str, Any]]:
 
 
 def measure(layers: int, folder: Path, until_s: float = math.inf) -> list[dict[str, Any]]:
-    """One case; `folder` keeps the archive, what other ways load, and every number. [] once until_s (monotonic) is past."""
+    """One case; `folder` keeps the archive, what other ways load, and every number. [] past until_s (monotonic)."""
     os.environ["OMP_NUM_THREADS"] = "1"
     path, said = folder / "smollm2.foundry", folder / "capture.json"
     folder.mkdir(parents=True, exist_ok=True)
