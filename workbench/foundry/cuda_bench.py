@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -80,9 +81,9 @@ def load(path: Path, way: str, base: int | None = None) -> dict[str, Any]:
             ladder.verify(size, restore=False)
         pair = _pair(ladder)
         if pair:
-            found["update_and_replay_us"] = _microseconds(driver, *(lambda s=s: ladder.replay(s) for s in pair))
+            found["update_and_replay_us"] = _microseconds(driver, *(partial(ladder.replay, s) for s in pair))
         for size in sorted(ladder.capture.graphs)[:: max(1, len(ladder.capture.graphs) // 8)]:
-            found[f"replay_us_batch_{size}"] = _microseconds(driver, lambda size=size: ladder.replay(size))
+            found[f"replay_us_batch_{size}"] = _microseconds(driver, partial(ladder.replay, size))
         found |= {
             "verified": len(ladder.verified),
             "again": len(ladder.notes),

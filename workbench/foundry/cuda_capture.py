@@ -97,8 +97,9 @@ class Place:
         from workbench.kernels.cupti import ALLOCATOR
 
         torch._C._cuda_clearCublasWorkspaces()  # those of another place would be used again
-        allocator = torch.cuda.memory.CUDAPluggableAllocator(str(self.helper.path), *ALLOCATOR)
-        pool, stream = torch.cuda.MemPool(allocator.allocator()), torch.cuda.Stream()
+        cuda: Any = torch.cuda  # its classes are not typed
+        allocator = cuda.memory.CUDAPluggableAllocator(str(self.helper.path), *ALLOCATOR)
+        pool, stream = cuda.MemPool(allocator.allocator()), cuda.Stream()
         self._keep += [allocator, pool, stream]
         for size in sorted(sizes, reverse=True):  # the largest first: smaller ones find room that was there
             said(f"batch {size}")

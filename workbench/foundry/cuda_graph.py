@@ -227,7 +227,7 @@ def pieces(
 
 
 def node_of(
-    kind: str, row: Sequence[int], functions: Sequence[Code], handles: Sequence[Handle]
+    kind: str, row: Sequence[int], functions: Sequence[Code], handles: Mapping[int, Handle]
 ) -> Kernel | Memcpy | Memset:
     """What the driver takes, from one node's words. `handles` are the loaded functions."""
     if kind == "memcpy":

@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Self
 
 from workbench.foundry.archive import Refused, refuse
@@ -195,8 +196,8 @@ class Ladder:
             raise RuntimeError("a build is running already; wait for it or cancel it")
         jobs: list[tuple[str, Callable[[], object]]] = []
         for key, size in smallest(self.capture).items():
-            jobs.append((f"template {key[:8]} (batch {size})", lambda size=size: self.prepare(size)))
-        jobs += [(f"batch {size}", lambda size=size: self.promote(size)) for size in hot]
+            jobs.append((f"template {key[:8]} (batch {size})", partial(self.prepare, size)))
+        jobs += [(f"batch {size}", partial(self.promote, size)) for size in hot]
         self._build = Build(jobs, self.driver.enter)
         return self._build
 

@@ -141,13 +141,13 @@ def same_topology(first: Walked, second: Walked) -> None:
             if a.kind == "kernel" and first.row[a.start] != second.row[b.start]:
                 raise Unsupported(f"{a.label} is {b.label} in the second capture: the choice of kernel is not stable")
         return
-    a, b = first.template, second.template
-    if len(a.nodes) != len(b.nodes):
-        raise Unsupported(f"two captures of one step have {len(a.nodes)} and {len(b.nodes)} nodes")
-    for i, (x, y) in enumerate(zip(a.nodes, b.nodes)):
+    one, two = first.template, second.template
+    if len(one.nodes) != len(two.nodes):
+        raise Unsupported(f"two captures of one step have {len(one.nodes)} and {len(two.nodes)} nodes")
+    for i, (x, y) in enumerate(zip(one.nodes, two.nodes)):
         if x != y:
             raise Unsupported(f"node {i} is {_said(x)} in one capture and {_said(y)} in the other")
-    other = sorted(set(a.edges) ^ set(b.edges))
+    other = sorted(set(one.edges) ^ set(two.edges))
     raise Unsupported(f"two captures of one step have different edges: {other[0][:2]} is only in one")
 
 

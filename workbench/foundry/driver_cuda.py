@@ -11,6 +11,7 @@ has never run on a GPU (`cuda.NEVER_RAN`).
 from __future__ import annotations
 
 import ctypes
+import importlib
 import struct
 from collections.abc import Sequence
 from typing import Any
@@ -69,12 +70,12 @@ def missing() -> str:
 
 def _bindings() -> Any:
     try:
-        import cuda.bindings
-        from cuda.bindings import driver
+        found = importlib.import_module("cuda.bindings")
+        driver = importlib.import_module("cuda.bindings.driver")
     except ImportError as error:
         raise NoDriver(f"cuda-bindings is not here ({error}): pip install 'cuda-bindings>={OLDEST}'") from error
-    if int(cuda.bindings.__version__.split(".", maxsplit=1)[0]) < OLDEST:
-        raise NoDriver(f"cuda-bindings is {cuda.bindings.__version__}: pip install 'cuda-bindings>={OLDEST}'")
+    if int(found.__version__.split(".", maxsplit=1)[0]) < OLDEST:
+        raise NoDriver(f"cuda-bindings is {found.__version__}: pip install 'cuda-bindings>={OLDEST}'")
     return driver
 
 
