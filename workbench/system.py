@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = ("rlboost", "plato", "cake", "lte", "mm2")  # the catalogue, in the order it is shown: packages of workbench
+NAMES = ("rlboost", "hetermoe", "plato", "cake", "lte", "mm2")  # the catalogue, in the order it is shown: packages of workbench
 
 Badge = Literal["measured", "modelled", "paper", "set"]  # set: a setting of the run, shown among its numbers
 Why = Mapping[str, float | str]
