@@ -22,7 +22,7 @@ from workbench.hetermoe.result import RIVAL, TESTED, HeterMoEResult
 from workbench.hetermoe.scale import scaling
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
-TOKENS = 8192  # of a batch
+TOKENS = 4096  # of a batch, at least two sequences
 WIN = 1.1
 TIE = 0.03  # ways that are closer than this are not told apart by medians of three rounds here
 

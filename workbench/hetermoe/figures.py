@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
 import plotly.graph_objects as go
@@ -47,8 +48,9 @@ def overview(result: HeterMoEResult) -> go.Figure:
     if "speedup_vs_ep" in s:
         title += f", {s['speedup_vs_ep']:.2f}x expert parallelism"
         title += f" ({s['predicted_speedup']:.2f}x predicted)" if result.live else ""
-    told = quiet(f"utilisation: attention ranks {s['utilisation_attention']:.0%}, expert ranks "
-                 f"{s['utilisation_expert']:.0%}; prices: {result.prices}")  # fmt: skip
+    attention, expert = s["utilisation_attention"], s["utilisation_expert"]
+    told = quiet(f"attention ranks are busy {attention:.0%} of the step, expert ranks {expert:.0%}")
+    told += quiet(f"prices: {result.prices}")
     return finish(fig, title + told, result.sentence(), tall)
 
 
@@ -68,14 +70,15 @@ def grid(panels: Sequence[int], tall: Sequence[int | float]) -> go.Figure:
 
 
 def finish(fig: go.Figure, title: str, text: str, tall: Sequence[int | float]) -> go.Figure:
-    fig.update_layout(barmode="overlay", showlegend=False, margin={"t": 118, "b": 60}, bargap=0.3)
-    return theme.finish(fig, title, text, height=round(sum(tall) + GAP * (len(tall) - 1) + 178))
+    """Margins for the lines of the title, the house's look, the height."""
+    top = 84 + 17 * title.count("<br>")
+    fig.update_layout(barmode="overlay", showlegend=False, margin={"t": top, "b": 60}, bargap=0.3)
+    return theme.finish(fig, title, text, height=round(sum(tall) + GAP * (len(tall) - 1) + top + 60))
 
 
 def quiet(text: str) -> str:
-    """A quiet line below the title."""
-    short = text if len(text) <= 150 else text[:149] + "…"
-    return f'<br><span style="font-size:12px;color:{theme.QUIET}">{short}</span>'
+    """Quiet lines below the title."""
+    return "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in wrap(text, 140))
 
 
 def utilisation(fig: go.Figure, steps: Sequence[Drawn], row: int) -> None:

@@ -38,6 +38,7 @@ class Heard:
     def __init__(self, config: HeterMoEConfig, say: Say, clock: Clock) -> None:
         self.config, self.say, self.clock = config, say, clock
         self.profile: Profile | None = None
+        self.shares: list[list[float]] = []  # of the untrained model's routing
         self.rows: list[Row] = []
         self.proof: Proof | None = None
         self.drawn: Drawn | None = None
@@ -53,7 +54,7 @@ class Heard:
                 self.notes.append(told["text"])
                 self.say(Note(**fields))
             case "profile":
-                self.profile = Profile.from_json(told["profile"])
+                self.profile, self.shares = Profile.from_json(told["profile"]), told["shares"]
             case "proof":
                 self.proof = Proof(**fields)
                 self.say(Note(self._proved(self.proof)))
@@ -139,7 +140,7 @@ def _result(
     assert profile is not None
     assert heard.drawn is not None
     model = Model(config.layers, config.experts, config.top_k, profile.model_key)
-    setting = of_profile(config, profile, model)
+    setting = of_profile(config, profile, model, heard.shares)
     found = measurable(config, setting)
     zebra = found["zebra"]
     predicted = drawn(zebra, "modelled", zebra.line.spans, zebra.line.step_s, zebra.line.utilisation)

@@ -26,6 +26,7 @@ from workbench.hetermoe.simulate import measurable
 
 SIZES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of messages, bytes
 PROBES = 3  # rounds of the profiler
+LR = 1e-5  # so small that the routing stays what was planned for; a step takes as long with any
 
 
 def main() -> None:
@@ -68,27 +69,23 @@ def serve(config: HeterMoEConfig, folder: Path, cores: Sequence[int], say: Say, 
     if config.deepspeed:
         say({"is": "doing", "text": "importing DeepSpeed", "share": 0.06})
         import workbench.hetermoe.deepspeed  # noqa: F401
-    profile = _profile(config, model, cores, say, stdin)
-    say({"is": "profile", "profile": profile.to_json()})
-    setting = of_profile(config, profile, Model(config.layers, config.experts, config.top_k, model.key))
+    profile, shares = _profile(config, model, cores, say, stdin)
+    say({"is": "profile", "profile": profile.to_json(), "shares": shares})
+    setting = of_profile(config, profile, Model(config.layers, config.experts, config.top_k, model.key), shares)
     found = measurable(config, setting)
     jobs = jobs_of(config, model, found, cores, say)
     _measure(config, found, jobs, folder, meet, say, stdin)
 
 
-def _profile(config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, stdin: int) -> Profile:
-    """From its file, or timed: messages first, as nothing may be computed before a fork."""
-    if config.profile_file:
-        found = profile_of(Path(config.profile_file).expanduser(), model.key)
-    else:
-        found = _timed(config, model, cores, say, stdin)
-    return found if config.old_share is None else limited(found, OLD, config.old_share)
+def _profile(
+    config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, stdin: int
+) -> tuple[Profile, list[list[float]]]:  # fmt: skip
+    """Profile, timed or from its file, and the untrained model's routing. Messages first: nothing may be computed
+    before a fork.
+    """
+    from workbench.hetermoe.probe import first_routing, measure, message_seconds
 
-
-def _timed(config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, stdin: int) -> Profile:
-    from workbench.hetermoe.probe import measure, message_seconds
-
-    say({"is": "doing", "text": "timing messages", "share": 0.12})
+    known = profile_of(Path(config.profile_file).expanduser(), model.key) if config.profile_file else None
     job = {
         "model": vars(model), "rounds": PROBES, "clock": "cpu", "message_bytes": SIZES, **points(config),
         "kinds": {
@@ -96,18 +93,28 @@ def _timed(config: HeterMoEConfig, model: Any, cores: Sequence[int], say: Say, s
             OLD: {"kernel": "naive", "cores": cores[1:2] or cores[:1], "capacity_bytes": 0},
         },
     }  # fmt: skip
-    message = message_seconds(job, SIZES)
+    message: Any = None
+    if known is None:
+        say({"is": "doing", "text": "timing messages", "share": 0.12})
+        message = message_seconds(job, SIZES)
 
     def body(_: int, tell: Say) -> None:
-        tell({"is": "profile", "profile": measure(job, tell, message).to_json()})
+        tokens = config.tokens_of_sequence
+        tell({"is": "routing", "shares": first_routing(model, config.seed, max(1, min(4, 4096 // tokens)), tokens)})
+        if known is None:
+            tell({"is": "profile", "profile": measure(job, tell, message).to_json()})
 
+    found, shares = known, list[list[float]]()
     for told in watch(fork_ranks(["profiler"], body), config.timeout_s, stdin):
-        if told["is"] == "profile":
-            text = told["profile"]
+        if told["is"] == "routing":
+            shares = told["shares"]
+        elif told["is"] == "profile":
+            found = Profile.from_json(told["profile"])
         elif told["is"] == "point":
             share = 0.14 + 0.2 * told["done"] / told["total"]
             say({"is": "doing", "text": f"timing stages, round {told['done']} of {told['total']}", "share": share})
-    return Profile.from_json(text)
+    assert found is not None
+    return found if config.old_share is None else limited(found, OLD, config.old_share), shares
 
 
 def points(config: HeterMoEConfig) -> dict[str, list[int]]:
@@ -127,6 +134,7 @@ def jobs_of(
     from workbench.hetermoe.baseline import suits
     from workbench.hetermoe.job import Job
     from workbench.hetermoe.live_ranks import PER_TURN, THEIRS
+    from workbench.hetermoe.update import Adam
 
     pinned = tuple((cores[rank % len(cores)],) for rank in range(config.attention + config.expert))
 
@@ -135,6 +143,7 @@ def jobs_of(
         return Job(
             model, arm.plan, PER_TURN * config.rounds, config.sequences, config.tokens_of_sequence,
             kernels=tuple("fused" if kind == NEW else "naive" for kind in kinds), data_seed=config.seed, cores=pinned,
+            adam=Adam(lr=LR),
             timeout_s=config.timeout_s,
         )  # fmt: skip
 

@@ -23,6 +23,8 @@ import torch.distributed as dist
 import torch.fx.experimental.symbolic_shapes  # what a first backward imports is no part of its time
 from torch import Tensor
 
+from workbench.hetermoe import routing
+from workbench.hetermoe.data import Markov
 from workbench.hetermoe.exchange import Link, Stream, Trip
 from workbench.hetermoe.launch import Say, fork_ranks, watch
 from workbench.hetermoe.model import DTYPES, MoE, MoEConfig, attention_side
@@ -147,6 +149,23 @@ def message_seconds(job: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[
     return [
         (float(size), max(median(times[1:]) for times in by_rank.values())) for size, by_rank in sorted(taken.items())
     ]
+
+
+def first_routing(config: MoEConfig, seed: int, rows: int, tokens: int) -> list[list[float]]:
+    """Part of the assignments that each expert of each layer gets from the untrained model on the first batch."""
+    model, shares = MoE(config), list[list[float]]()
+    with torch.no_grad():
+        x = model.embed(Markov(config.vocab, seed).batch(0, rows, tokens)[:, :-1])
+        for layer, block in enumerate(model.blocks):
+            h, y, logits = block(x)
+            picked = routing.choose(logits, config.top_k)
+            order = routing.Order.of(picked, range(config.experts))
+            parts = order.sort(routing.copies(y.flatten(0, 1), config.top_k)).split_with_sizes(order.counts.tolist())
+            out = torch.cat([model.expert(layer, number)(part) for number, part in enumerate(parts)])
+            x = h + routing.mixed(order.unsort(out), routing.weigh(logits, picked)).view_as(h)
+            counts = [int(count) for count in order.counts]
+            shares.append([count / sum(counts) for count in counts])
+    return shares
 
 
 def measure(job: Mapping[str, Any], say: Say, message: Sequence[tuple[float, float]] | None = None) -> Profile:

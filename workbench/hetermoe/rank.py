@@ -12,7 +12,7 @@ import contextlib
 import math
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
@@ -65,7 +65,7 @@ def process(job: Job, rank: int, init_method: str) -> Iterator[Layout]:
         dist.destroy_process_group()
 
 
-def run(job: Job, layout: Layout) -> Iterator[Told]:
+def run(job: Job, layout: Layout) -> Generator[Told, None, None]:
     """Steps from the latest checkpoint, or the start, to the last. Trained parameters go to `job.out`.
 
     Diverged, PeerLost, CheckpointError.

@@ -9,7 +9,7 @@ Numbers are modelled from the profile.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -87,12 +87,15 @@ def simulated(config: HeterMoEConfig) -> Setting:
     return Setting(model, profile, fleet, load, config.micro_batches, told, CALIBRATED.ep_messages)
 
 
-def of_profile(config: HeterMoEConfig, profile: Profile, model: Model) -> Setting:
-    """Of a measured profile, whose devices are called new and old."""
+def of_profile(
+    config: HeterMoEConfig, profile: Profile, model: Model, shares: Sequence[Sequence[float]] = ()
+) -> Setting:  # fmt: skip
+    """Of a measured profile, whose devices are called new and old. shares: as in Load, where routing was measured."""
     prices = {NEW: config.new_usd_h, OLD: config.old_usd_h}
     fleet = Fleet(NEW, config.attention, OLD, config.expert, prices)
     known = [f"{kind} ${usd:.2f}/h, given with this run" for kind, usd in prices.items() if usd is not None]
     load = Load(config.sequences * config.tokens_of_sequence // config.attention, config.tokens_of_sequence, NEW, OLD)
+    load = load.with_shares(shares) if shares else load
     told = "; ".join(known) or "no price was given"
     return Setting(model, profile, fleet, load, config.micro_batches, told, simulated=False)
 

@@ -19,7 +19,7 @@ from workbench.system import Event, Note, Point, Progress
 
 Say = Callable[[Event], None]
 RATIOS = 8  # expert ranks, at most, of the ratio's curve; more where the fleet has more
-MEASURED = ("zebra", "plain", "ep", "distep")
+MEASURED = ("zebra", "plain", "ep", "deepspeed", "distep")
 CROSSED = ("ep", "distep", "ideal")
 
 
@@ -75,12 +75,14 @@ def measurable(config: HeterMoEConfig, setting: Setting) -> dict[str, Arm]:
     has its batch whole, and is predicted as that.
     """
     found = ways(config, setting)
-    whole = arms(setting.model, setting.profile, setting.fleet, setting.load, 1, own=setting.plain)["ep"]
-    if (config.attention + config.expert) * found["ep"].plan.micro_batches > config.sequences:
-        found["ep"] = whole
-    if found["plain"].plan == found["zebra"].plan:
+    whole = arms(setting.model, setting.profile, setting.fleet, setting.load, 1, own=setting.plain).get("ep")
+    if whole is not None:
+        found["deepspeed"] = replace(whole, name="deepspeed")
+        if (config.attention + config.expert) * found["ep"].plan.micro_batches > config.sequences:
+            found["ep"] = whole
+    if "plain" in found and found["plain"].plan == found["zebra"].plan:
         del found["plain"]
-    return {way: found[way] for way in MEASURED if way in found} | {"deepspeed": replace(whole, name="deepspeed")}
+    return {way: found[way] for way in MEASURED if way in found}
 
 
 def row_of(name: str, arm: Arm) -> Row:
