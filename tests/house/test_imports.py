@@ -18,7 +18,7 @@ HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "tra
 
 # What a system may stand on, beside lm and kernels.
 HOUSE = {"system", "backends", "child", "dag", "leash", "published", "pump", "tables", "theme", "trace"}
-COMING = ("hetermoe", "foundry")  # packages that are not in the catalogue yet
+COMING = ("foundry",)  # packages that are not in the catalogue yet
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
     "__init__": {"records", "runner", "system", "ui"},
