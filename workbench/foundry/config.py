@@ -75,9 +75,10 @@ class FoundryConfig(Config):
     steps: int = Field(
         12, ge=1, le=1000, description="Timed steps of each batch size and way", json_schema_extra=ADVANCED
     )
-    fresh_caches: bool = Field(
-        True,
-        description="Capture with empty compile caches; else with those that earlier runs of this system left",
+    reuse: bool = Field(
+        False,
+        description="Take the archive that an earlier run of the same settings left, unless it is refused; a capture "
+        "then finds the compile caches of earlier ones",
         json_schema_extra=ADVANCED,
     )
     patience_s: float = Field(
@@ -165,7 +166,7 @@ def ladder(count: int) -> tuple[int, ...]:
 
 PRESETS = {
     "tiny": FoundryConfig(
-        model="tiny", layers=1, batches="2,3,8", capacity=32, compare="nothing", steps=3, fresh_caches=False,
+        model="tiny", layers=1, batches="2,3,8", capacity=32, compare="nothing", steps=3, reuse=True,
         verify="all",
     ),
     "small": FoundryConfig(),

@@ -76,7 +76,10 @@ def _note(text: str) -> list[str]:
 
 def starts(result: FoundryResult) -> dict[str, dict[str, float]]:
     """Seconds by phase of the first process of each lane: the capture, what was built, then every way, ours last."""
-    lanes: dict[str, dict[str, float]] = {"capture, once": _captured(result)}
+    captured = _sorted([h for h in result.held if h.lane == "capture" and h.label != "ask torch.compile"])
+    lanes: dict[str, dict[str, float]] = {"capture, once": captured}
+    if not captured:
+        lanes = {"capture, in an earlier run": {"capture": result.capture_s}}
     for lane in dict.fromkeys(h.lane for h in result.held if h.lane.endswith(": build")):
         spans = [h for h in result.held if h.lane == lane]
         lanes[f"{lane}, once"] = _sorted(spans)
@@ -88,10 +91,6 @@ def starts(result: FoundryResult) -> dict[str, dict[str, float]]:
             "first": max(0.0, p.ready_s - p.load_s),
         }
     return lanes
-
-
-def _captured(result: FoundryResult) -> dict[str, float]:
-    return _sorted([h for h in result.held if h.lane == "capture" and h.label != "ask torch.compile"])
 
 
 def _sorted(spans: Sequence[Any]) -> dict[str, float]:

@@ -6,6 +6,9 @@ once it would take the processor from what is being measured.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
 import queue
 import tempfile
 import time
@@ -53,15 +56,17 @@ class Measure:
         """Everything. Errors are those of `procs.ask`, and OSError where the archive cannot be written."""
         with tempfile.TemporaryDirectory(prefix="workbench-foundry-") as folder:
             self.folder = Path(folder)
-            home = Path(self.config.keep).expanduser() if self.config.keep else self.folder / "archive"
-            home.mkdir(parents=True, exist_ok=True)
-            self.path = home / f"{self.config.model}.foundry"
+            self.path = self._home() / f"{self.config.model}.foundry"
             for name, offer in OFFERS.items():
                 self.say(Offer(name, *offer))
-            captured, seconds = self._capture()
+            captured = self._kept() or self._capture()
+            rebuilt, ear = self._ask("fresh process", self._rebuild(self.path), REBUILT)
+            if ear.refused:  # an archive of an earlier run, which another torch or processor made
+                self.say(Note(f"the kept archive is refused: {ear.refused['why']}; captured again", "warning"))
+                captured = self._capture()
+                rebuilt, _ = self._ask("fresh process", self._rebuild(self.path), REBUILT)
             self.said = captured["said"]
             self.found = decode(archive.read(self.path))
-            rebuilt, _ = self._ask("fresh process", self._rebuild(self.path), REBUILT)
             kinds = list(WORDS) if self.config.damage == "every" else [self.config.damage]
             for kind in kinds if self.config.damage != "none" else ():
                 self.damaged(kind, again=kind == kinds[-1])
@@ -69,7 +74,7 @@ class Measure:
             found = self._ways()
             for name, (label, group, _) in OFFERS.items():
                 self.say(Offer(name, label, group, open=False))
-            facts = self._facts(captured, seconds, rebuilt, found)
+            facts = self._facts(captured, rebuilt, found)
         self.say(Progress(100, 100, "done"))
         from workbench.foundry.work import assemble
 
@@ -102,16 +107,43 @@ class Measure:
         self._heard(ear, began_s, until)
         return answer, ear
 
-    def _capture(self) -> tuple[dict[str, Any], dict[str, float]]:
-        """torch.compile's answers, and the seconds of what the process was at."""
+    def _home(self) -> Path:
+        """Where the archive lies: where the user keeps it, or where runs of these settings do, or with this run."""
         c = self.config
         self.fields = {
             "model": c.model, "layers": c.depth, "sizes": c.sizes, "capacity": c.capacity, "dynamic": c.dynamic,
-            "seed": c.seed, "threads": c.threads, "path": str(self.path),
+            "seed": c.seed, "threads": c.threads,
         }  # fmt: skip
-        self.cache = self.folder / "compiled" if c.fresh_caches else cache_root() / "foundry-compiled"
-        answer, ear = self._ask("capture", {"do": "capture", **self.fields}, CAPTURED, self.cache)
-        return answer, ear.seconds
+        kept = cache_root() / "foundry-archives" / archive.digest(archive.canonical(self.fields)).hex()
+        home = Path(c.keep).expanduser() if c.keep else kept if c.reuse else self.folder / "archive"
+        home.mkdir(parents=True, exist_ok=True)
+        self.cache = cache_root() / "foundry-compiled" if c.reuse else self.folder / "compiled"
+        return home
+
+    def _kept(self) -> dict[str, Any] | None:
+        """What the capture of an earlier run said, where it was of these settings and its archive is still there."""
+        if not self.config.reuse:
+            return None
+        with contextlib.suppress(OSError, ValueError, KeyError, archive.Refused):
+            said: dict[str, Any] = json.loads(self.path.with_suffix(".json").read_text())
+            if (
+                said["fields"] == json.loads(archive.canonical(self.fields))
+                and said["id"] == archive.read(self.path).id
+            ):
+                self.say(Note(f"an archive of these settings is there; it was captured in {said['seconds']:.1f} s"))
+                self._done = CAPTURED
+                return said
+        return None
+
+    def _capture(self) -> dict[str, Any]:
+        """torch.compile's answers, and the seconds of what the process was at."""
+        job = {"do": "capture", **self.fields, "path": str(self.path)}
+        answer, ear = self._ask("capture", job, CAPTURED, self.cache)
+        made = {**answer, "at": ear.seconds, "fields": self.fields, "id": archive.read(self.path).id}
+        aside = self.path.with_name(f".{self.path.stem}-{os.getpid()}.part")
+        aside.write_bytes(archive.canonical(made))
+        aside.replace(self.path.with_suffix(".json"))
+        return made
 
     def _rebuild(self, path: Path, *, taken: int = 0, again: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
@@ -161,7 +193,7 @@ class Measure:
         copy = self.path.with_name(f"damaged-{len(self.damages) + 1}.foundry")
         what = damage(kind, self.path, copy, self.config.seed)
         try:
-            job = self._rebuild(copy, again=self.fields if again else None)
+            job = self._rebuild(copy, again={**self.fields, "path": str(copy)} if again else None)
             answer, ear = self._ask(f"damaged copy {len(self.damages) + 1}", job, self._done, self.cache)
         finally:
             copy.unlink(missing_ok=True)
@@ -195,9 +227,8 @@ class Measure:
     # -- the result --------------------------------------------------------------------------------------------
 
     def _facts(
-        self, captured: dict[str, Any], seconds: dict[str, float], rebuilt: dict[str, Any],
-        found: dict[str, list[rivals.Measured]],
-    ) -> dict[str, Any]:  # fmt: skip
+        self, captured: dict[str, Any], rebuilt: dict[str, Any], found: dict[str, list[rivals.Measured]]
+    ) -> dict[str, Any]:
         c, raw = self.found, archive.read(self.path)
         templates = anatomy.topologies(c)
         labels, shown, cells = anatomy.cells(c, templates[0].key)
@@ -205,7 +236,7 @@ class Measure:
             "rows": [row for way, all_ in found.items() for i, one in enumerate(all_) for row in _rows(way, i, one, c)],
             "processes": [_process(way, i, one) for way, all_ in found.items() for i, one in enumerate(all_)],
             "held": self.held,
-            "sizes": [_size(c, size, seconds, self.said, rebuilt) for size in sorted(c.graphs)],
+            "sizes": [_size(c, size, captured["at"], self.said, rebuilt) for size in sorted(c.graphs)],
             "templates": templates,
             "labels": labels,
             "shown": shown,

@@ -8,6 +8,7 @@ Jobs and answers are JSON; child.py does them. Whatever happens here, the proces
 from __future__ import annotations
 
 import contextlib
+import getpass
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -16,6 +17,7 @@ from threading import Event as Flag
 from typing import Any
 
 from workbench.child import Child
+from workbench.lm.files import cache_root
 from workbench.pump import Stopped
 
 BEAT_S = 0.05
@@ -40,6 +42,7 @@ def ask(
     longer than patience_s; Stopped when `stop` is set.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    _share_headers(folder)
     environment = {"OMP_NUM_THREADS": str(threads), "TORCHINDUCTOR_CACHE_DIR": str(cache or folder / "compiled")}
     limit, started = time.monotonic() + patience_s, time.time()
     child = Child([sys.executable, "-m", "workbench.foundry.child"], folder, environment, name)
@@ -62,6 +65,16 @@ def ask(
                 if kind == "at":
                     child.doing = fields["what"]
                 hear(fields)
+
+
+def _share_headers(folder: Path) -> None:
+    """Torch keeps headers that it precompiled, once a machine, by the folder of temporary files; its own empty caches
+    (fresh_cache) leave them there. Ours is a folder for each process: they are shared, or each would take 20 s more.
+    """
+    shared = cache_root() / "foundry-headers"
+    shared.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        (folder / f"torchinductor_{getpass.getuser()}").symlink_to(shared, target_is_directory=True)
 
 
 class _Ended:
