@@ -7,7 +7,12 @@ from typing import TYPE_CHECKING
 from workbench.system import Badge, Claim
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    import pandas as pd
+
     from workbench.hetermoe.result import HeterMoEResult
+    from workbench.published import Published
 
 FIG_EP = "evaluation, against others"
 OVER_EP = {4096: 1.22, 16_384: 1.67, 32_768: 1.89}  # means over models and clusters
@@ -57,3 +62,10 @@ def papers(result: HeterMoEResult) -> bool:
 
 def _badge(result: HeterMoEResult) -> Badge:
     return "measured" if result.live else "modelled"
+
+
+def table(rows: Iterable[Published]) -> pd.DataFrame:
+    """Claims as a table: paper and ours in `unit`, error relative or, of per cent, in points, both in %."""
+    import pandas as pd
+
+    return pd.DataFrame([row.cells() for row in rows])
