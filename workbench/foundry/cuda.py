@@ -32,8 +32,8 @@ from workbench.foundry.fingerprint import differences
 
 Verify = Literal["all", "templates", "first use", "never"]
 BUILD_TIMEOUT_S = 120.0
-# Told wherever the backend is shown. An entry goes when tests/gpu/test_foundry_cuda.py has passed and its benchmark's rows,
-# with device and driver, are in benchmarks/.
+# Told wherever the backend is shown. An entry goes when tests/gpu/test_foundry_cuda.py has passed and the rows of
+# cuda_bench, with device and driver, are in benchmarks/.
 NEVER_RAN = (
     "driver_cuda.Cuda: each call checked against a stand-in for libcuda.so.1, never against a driver with a device",
     "cuda_capture.capture: torch.cuda.CUDAGraph(keep_graph=True) over a MemPool of our own allocator",
