@@ -84,7 +84,8 @@ def test_images_are_kept_while_they_are_shown(helper):
     with pytest.raises(cupti.NoHelper, match="cannot open shared object"), made.collecting("/nowhere/libcupti.so"):
         pass
     double.double_busy(1)
-    with pytest.raises(cupti.NoHelper, match=r"cuptiSubscribe failed: error .39.; a profiler runs"), made.collecting(str(path)):
+    said = r"cuptiSubscribe failed: error .39.; a profiler runs"
+    with pytest.raises(cupti.NoHelper, match=said), made.collecting(str(path)):
         pass
 
 
