@@ -7,9 +7,10 @@ import pytest
 
 from workbench.hetermoe.arms import Fleet, arms, choose, chosen
 from workbench.hetermoe.baselines import Model, disaggregated, expert_parallelism, ideal, pipeline
+from workbench.hetermoe.beside import table
 from workbench.hetermoe.claims import fitted
 from workbench.hetermoe.gpus import MODELS, TABLE, Gpu, gpu, modelled, read, write
-from workbench.hetermoe.outlook import moved, outlook, table
+from workbench.hetermoe.outlook import moved, outlook
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Curve, Device, Load, Memory, Profile, Surface
 from workbench.hetermoe.ratio import AtLength, cheapest, crossovers, fastest, lengths, mixes
@@ -137,7 +138,7 @@ def test_an_outlook_holds_what_a_panel_draws(hand):
     for ask, says in (((0, 0, 9), "on rank 9"), ((0, 99, 0), "no expert 99"), ((4, 0, 0), "in layer 4")):
         with pytest.raises(PlanError, match=says):
             moved(plain, given, *ask)
-    rows = table(list(fitted()))
+    rows = table(fitted()).to_dict("records")
     assert {row["how"] for row in rows} == {"fitted"}
     assert rows[0]["number"].startswith("utilisation of A40 over V100")
 

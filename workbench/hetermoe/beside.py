@@ -68,4 +68,4 @@ def table(rows: Iterable[Published]) -> pd.DataFrame:
     """Claims as a table: paper and ours in `unit`, error relative or, of per cent, in points, both in %."""
     import pandas as pd
 
-    return pd.DataFrame([row.cells() for row in rows])
+    return pd.DataFrame([row.cells() | {"note": row.note} for row in rows])

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 from workbench.hetermoe.arms import Arm, Fleet, arms, chosen
 from workbench.hetermoe.baselines import Model
@@ -18,7 +17,6 @@ from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Load, Profile, check_memory, used_bytes
 from workbench.hetermoe.ratio import AtLength, Mix, crossovers, lengths, mixes
 from workbench.hetermoe.sim import simulate
-from workbench.published import Published
 
 LENGTHS = (256, 512, 1024, 2048, 4096)
 
@@ -63,8 +61,3 @@ def moved(arm: Arm, profile: Profile, layer: int, expert: int, rank: int) -> Arm
     plan = replace(arm.plan, owner=(*arm.plan.owner[:layer], row, *arm.plan.owner[layer + 1 :]))
     check_memory(profile, plan, arm.load)
     return Arm(arm.name, plan, arm.load, simulate(plan, profile, arm.load, spans=True))
-
-
-def table(rows: Sequence[Published]) -> list[dict[str, Any]]:
-    """Claims as rows: paper and ours in `unit`, error relative or, of per cent, in points, both in %."""
-    return [row.cells() | {"note": row.note} for row in rows]
