@@ -50,9 +50,11 @@ class TorchStep:
         self.out: dict[int, tuple[Tensor, ...]] = {}
 
     def _torch(self, offset: int, nbytes: int, dtype: str, shape: tuple[int, ...]) -> Tensor:
+        """A tensor of its own over those bytes: torch.compile takes no view of another type that is written to."""
         start = len(self._weights)
-        flat = self._weights[offset : offset + nbytes] if offset < start else self.state[offset - start :][:nbytes]
-        return flat.view(getattr(torch, dtype)).view(shape)
+        base, at = (self._weights, offset) if offset < start else (self.state, offset - start)
+        raw: Any = base.numpy()
+        return torch.frombuffer(memoryview(raw)[at : at + nbytes], dtype=getattr(torch, dtype)).view(shape)
 
     def view(self, offset: int, nbytes: int) -> memoryview:
         """Bytes of KV or inputs, by their offset in the arena."""
