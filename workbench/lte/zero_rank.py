@@ -51,6 +51,9 @@ def _train(job: dict[str, Any], pipe: TextIO) -> None:
     from workbench.lte.deepspeed import ZeroTrainer
     from workbench.lte.train import drive
 
+    # Only inference uses this native op. Its build takes minutes, and one that is ended leaves a lock behind for which
+    # every later process waits without end.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     _say(pipe, {"is": "beat"})
     deepspeed.init_distributed(
         "gloo",

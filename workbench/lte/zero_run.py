@@ -21,7 +21,7 @@ from workbench.child import Child, ChildDied
 from workbench.lte.config import LteConfig
 from workbench.lte.train import Diverged, Step
 
-START_S = 300.0  # imports, DeepSpeed's first compilation on a machine, loading
+START_S = 300.0  # imports on a slow machine, loading
 SILENCE_S = 180.0  # a step of a slow machine, or a collective's own timeout
 BEAT_S = 0.05
 ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
