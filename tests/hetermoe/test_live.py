@@ -125,5 +125,5 @@ def test_turns_begin_with_another_way_each_round():
     assert order(["a", "b", "c"], 2) == ["a", "b", "c", "b", "c", "a"]
     timed = points(SYSTEM.make("small", length=1024.0, tokens=4096))
     assert timed["lengths"] == [256, 1024]
-    assert max(timed["tokens"]) >= 1024
+    assert {1024, 2048} <= set(timed["tokens"])  # one sequence, and a micro-batch
     assert backends.backend("sim").available

@@ -124,7 +124,8 @@ def points(config: HeterMoEConfig) -> dict[str, list[int]]:
     micro = max(here, batch // (config.attention * config.micro_batches))
     share = max(16, batch * config.top_k // (config.experts * config.micro_batches))  # of an expert
     lengths = sorted({max(64, here // 4), here})
-    return {"lengths": lengths, "tokens": sorted({share, micro, max(16, min(share, micro) // 4)})}
+    # also one sequence, as EP's ranks may have: naive scores of two of them no longer fit the caches, and take longer
+    return {"lengths": lengths, "tokens": sorted({share, micro, here, max(16, min(share, micro) // 4)})}
 
 
 def jobs_of(
