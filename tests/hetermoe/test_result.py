@@ -226,7 +226,7 @@ def test_what_is_done_by_hand_is_in_the_stream_and_the_result(held):
     asked, said = queue.SimpleQueue(), []
     for name in ("to experts 0", "longer", "done"):
         asked.put(name)
-    shown = (1.0, ["a lane"])
+    shown = (1.0, ["2 x new, attention", "2 x old, experts", "dispatch, messages", "combine, messages"])
     done = hand.by_hand(held.config, held.setting, held.arm, said.append, tick, asked, shown)
     assert [one.what for one, _ in done][1:] == ["sequences of 8,192 tokens"]
     answered = [e.name for e in said if isinstance(e, Offer)]
@@ -235,6 +235,7 @@ def test_what_is_done_by_hand_is_in_the_stream_and_the_result(held):
     spans = [e for e in said if isinstance(e, Span)]
     assert min(s.start_s for s in spans) == pytest.approx(1.0)
     assert max(s.end_s for s in spans) == pytest.approx(1.0 + sum(one.step_s for one, _ in done), rel=1e-3)
+    assert {s.lane for s in spans} == {f"predicted: {lane}" for lane in shown[1]}  # ranks may differ now, lanes do not
     steps = [e.y for e in said if isinstance(e, Point) and e.series == "zebra: a step (ms)"]
     assert steps[1:] == pytest.approx([1e3 * one.step_s for one, _ in done])
     assert any("a step takes" in e.text for e in said if isinstance(e, Note))

@@ -192,7 +192,7 @@ def test_failure_while_cleaning_up_is_kept(monkeypatch):
 
 
 def test_wrong_calls_are_named():
-    with pytest.raises(KeyError, match="no system is called 'nosuch'; there are rlboost, hetermoe, plato, cake"):
+    with pytest.raises(KeyError, match=r"no system is called 'nosuch'; there are .*plato, cake"):
         wb.run("nosuch")
     with pytest.raises(ValueError, match="no preset 'nosuch'; it has tiny, small, paper"):
         wb.run("contract_toy", preset="nosuch")

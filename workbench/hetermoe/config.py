@@ -29,6 +29,14 @@ class HeterMoEConfig(Config):
     attention: int = Field(1, ge=1, le=64, description="Ranks that run attention, on the new kind of device (M)")
     expert: int = Field(1, ge=1, le=64, description="Ranks that run experts alone, on the old kind (N)")
     length: float = Field(1024.0, ge=64, le=65_536, description="Tokens of a sequence; rounded to whole ones")
+    moved_pct: int | None = Field(
+        None,
+        ge=0,
+        le=100,
+        json_schema_extra={"none": "as the planner says"},
+        description="Share of all experts that lie on attention ranks, spread evenly over layers; drag it and see the "
+        "bubbles of the Model tab move",
+    )
     tokens: int = Field(
         4096, ge=64, le=1 << 20, description="Tokens of an attention rank's batch, in whole sequences, at least one "
         "for each micro-batch",
@@ -39,14 +47,6 @@ class HeterMoEConfig(Config):
         description="Who decides how many experts go to attention ranks (Asym-EA). search: by simulation, for any M:N; "
         "greedy: the paper's gather and squeeze; printed: with its formula as it is printed, where n1 and n2 are "
         "exchanged",
-    )
-    moved_pct: int | None = Field(
-        None,
-        ge=0,
-        le=100,
-        json_schema_extra={"none": "as the planner says"},
-        description="Share of all experts that lie on attention ranks, spread evenly over layers; drag it and see the "
-        "bubbles of the Model tab move",
     )
     # -- the model of a measured run, and of a simulated one of your own
     layers: int = Field(3, ge=1, le=64, description="Layers", json_schema_extra=MEASURED)

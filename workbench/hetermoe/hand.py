@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import queue
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -27,7 +27,7 @@ GROUPS = 12  # of layers that are moved together where there are more: two butto
 SHORTEST, LONGEST = 64, 65_536
 STEPS_LEFT = 1000  # that a new placement has to pay for itself in
 DRIFTED = 1.0  # skew of a routing that has drifted
-PLACE, LENGTH, ROUTING, END = "Move an expert of", "Sequences", "Routing", "Planner"
+PLACE, LENGTH, ROUTING, END = "Move an expert of layer", "Sequences", "Routing", "Planner"
 
 
 @dataclass
@@ -68,7 +68,7 @@ def by_hand(
         else:
             say(Note(f"{what}: a step takes {1e3 * hand.arm.line.step_s:.4g} ms"))
             done.append((_moved(hand, what), hand.arm))
-            at_s += _draw(say, hand.arm, at_s)
+            at_s += _draw(say, hand.arm, at_s, shown[1])
             _tell_counts(say, len(done), hand.arm)
         say(offers[name])
         deadline = time.monotonic() + config.hand_s
@@ -78,15 +78,15 @@ def by_hand(
 def offered(layers: int) -> Iterator[Offer]:
     """All that may be done."""
     for first, last in groups(layers):
-        told = f"layer {first}" if first == last else f"layers {first} to {last}"
-        yield Offer(f"to attention {first}", f"{told} to attention ranks", PLACE, "the least asked of the fullest rank")
-        yield Offer(f"to experts {first}", f"{told} back to expert ranks", PLACE, "from the fullest attention rank")
-    yield Offer("longer", "twice as long", LENGTH, "attention grows with the length, experts do not")
-    yield Offer("shorter", "half as long", LENGTH)
-    yield Offer("drift", "let the routing drift", ROUTING, "other experts are asked more often, in every layer")
-    yield Offer("replan", "place the experts anew", ROUTING, f"where it pays within {STEPS_LEFT} steps")
-    yield Offer("search", "as the planner has it", END, "searched for this length and routing")
-    yield Offer("done", "done", END, "end the run with what is placed now")
+        told = f"{first}" if first == last else f"{first}-{last}"
+        yield Offer(f"to attention {first}", f"{told} to attention", PLACE, "the least asked")
+        yield Offer(f"to experts {first}", f"{told} to experts", PLACE, "of the fullest rank")
+    yield Offer("longer", "twice as long", LENGTH, "attention grows")
+    yield Offer("shorter", "half as long", LENGTH, "attention shrinks")
+    yield Offer("drift", "drift", ROUTING, "others are asked")
+    yield Offer("replan", "place anew", ROUTING, f"pays in {STEPS_LEFT} steps?")
+    yield Offer("search", "search", END, "as the planner has it")
+    yield Offer("done", "done", END, "end the run")
 
 
 def groups(layers: int) -> list[tuple[int, int]]:
@@ -178,11 +178,16 @@ def _moved(hand: Hand, what: str) -> Moved:
     )  # fmt: skip
 
 
-def _draw(say: Say, arm: Arm, at_s: float) -> float:
-    """The step behind those before; its seconds."""
+def _draw(say: Say, arm: Arm, at_s: float, lanes: Sequence[str]) -> float:
+    """The step behind those before, in the lanes of the first: of each side its busiest rank. Its seconds."""
     picture = drawn(arm, "modelled", arm.line.spans, arm.line.step_s, arm.line.utilisation)
-    for span in picture.spans():
-        say(replace(span, start_s=span.start_s + at_s, end_s=span.end_s + at_s))
+    for name in lanes:
+        side = name.rpartition(", ")[2]
+        alike = [at for at, own in enumerate(picture.lanes) if own.rpartition(", ")[2] == side]
+        computing = [at for at in alike if at < len(picture.used)]
+        chosen = max(computing, key=lambda at: picture.used[at]) if computing else picture.lanes.index(name)
+        for span in picture.spans(chosen, name):
+            say(replace(span, start_s=span.start_s + at_s, end_s=span.end_s + at_s))
     return picture.step_s
 
 

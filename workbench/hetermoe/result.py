@@ -81,10 +81,11 @@ class Drawn(BaseModel):
     used: list[float]
     boxes: list[Box]
 
-    def spans(self) -> list[Span]:
-        """For a timeline."""
+    def spans(self, only: int | None = None, lane: str = "") -> list[Span]:
+        """For a timeline: all lanes, or only one of them, under another name."""
         word = "predicted" if self.badge == "modelled" else "measured"
-        return [_span(box, f"{word}: {self.lanes[box[0]]}", word) for box in self.boxes]
+        boxes = self.boxes if only is None else [box for box in self.boxes if box[0] == only]
+        return [_span(box, f"{word}: {lane or self.lanes[box[0]]}", word) for box in boxes]
 
 
 def _span(box: Box, lane: str, how: str) -> Span:
