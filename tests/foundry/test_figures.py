@@ -26,7 +26,7 @@ ASKED = {
 
 @pytest.fixture(scope="module")
 def simulated():
-    done = runner.Run(SYSTEM, SYSTEM.make("paper", steps=5), record=False).start().wait(120)
+    done = runner.Run(SYSTEM, SYSTEM.make("paper", steps=7), record=False).start().wait(120)
     assert done.error is None, done.error
     return done
 

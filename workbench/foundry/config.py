@@ -34,7 +34,7 @@ class FoundryConfig(Config):
         "smollm2", description="smollm2: SmolLM2-135M-Instruct in float32; tiny: a random Llama for tests"
     )
     layers: int | None = Field(
-        2,
+        1,
         ge=1,
         le=30,
         description="First layers of the model that the step has; None: all. torch compiles each layer again",
@@ -73,7 +73,7 @@ class FoundryConfig(Config):
     )
     threads: int = Field(1, ge=1, le=64, description="Compute threads, of every way", json_schema_extra=ADVANCED)
     steps: int = Field(
-        12, ge=1, le=1000, description="Timed steps of each batch size and way", json_schema_extra=ADVANCED
+        5, ge=1, le=1000, description="Timed steps of each batch size and way", json_schema_extra=ADVANCED
     )
     reuse: bool = Field(
         False,
@@ -170,7 +170,7 @@ PRESETS = {
         verify="all",
     ),
     "small": FoundryConfig(),
-    "real": FoundryConfig(layers=None, compare="eager", steps=5),
+    "real": FoundryConfig(layers=None, compare="eager"),
     "paper": FoundryConfig(backend="sim"),
 }  # fmt: skip
 

@@ -52,7 +52,7 @@ def grid(fig: go.Figure, result: FoundryResult, row: int, col: int = 1) -> None:
     panel = fig.get_subplot(row, col)
     fig.add_annotation(
         text=_key(), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper", xanchor="left",
-        yanchor="bottom", yshift=3, showarrow=False, font={"size": 12, "color": theme.INK},
+        yanchor="bottom", yshift=3, showarrow=False, font={"size": 12, "color": theme.INK}, align="left",
     )  # fmt: skip
 
 
@@ -83,7 +83,8 @@ def _key() -> str:
         f'<span style="color:{theme.series(place).colour}"><b>■</b></span>&nbsp;{letter}&nbsp;{words}'
         for letter, words, place in KINDS.values()
     ]
-    return "&nbsp;&nbsp; ".join([*boxes, f"<b>{DIFFERS}</b>&nbsp;not the same at every batch size"])
+    boxes.append(f"<b>{DIFFERS}</b>&nbsp;not the same at every batch size")
+    return "<br>".join("&nbsp;&nbsp; ".join(line) for line in (boxes[:3], boxes[3:]))
 
 
 def picture(result: FoundryResult) -> go.Figure:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
@@ -26,7 +27,7 @@ PHASES: Mapping[str, tuple[str, int]] = {  # phase -> (what the legend says, pla
 LOOK = {"foundry": 2, "cold": 0, "warm": 5, "mega": 4, "aoti": 1, "eager": 6}  # way -> place in theme.STYLES
 PATTERNS = {"": "■", "/": "▨", ".": "▒", "\\": "▧", "x": "▩", "-": "▤", "|": "▥"}
 DASHES = {"solid": "━━", "dash": "╍╍", "dot": "┉┉", "dashdot": "━╍", "longdash": "━ ━", "longdashdot": "━ ╍"}
-GAP = 92  # px between two rows: axis titles below, a line of keys above
+GAP = 104  # px between two rows: axis titles below, a line of keys above
 
 
 def overview(result: FoundryResult) -> go.Figure:
@@ -47,7 +48,7 @@ def overview(result: FoundryResult) -> go.Figure:
     _ladder(fig, result)
     _steps(fig, result)
     grid(fig, result, row=3)
-    _keys(fig, ((1, 1), (2, 1), (2, 2)))
+    _keys(fig, {(1, 1): 3, (2, 1): 4})  # the other panel of the row has the same ways
     s = result.summary()
     title = f"Ready in {theme.number(s['load_s'])} s: {len(result.sizes)} decode steps from an archive (measured)"
     if "reduction_vs_cold" in s:
@@ -194,9 +195,9 @@ def _spread(sizes: Sequence[int]) -> list[int]:
 
 
 def _log(low: float, high: float) -> dict[str, Any]:
-    """A logarithmic axis with labels at 1, 2, 5 of each decade in sight."""
-    import math
-
+    """A logarithmic axis with labels at 1, 2, 5 of each decade in sight; a plain one where values are alike."""
+    if high < 4 * low:
+        return {"rangemode": "tozero"}
     ticks = [m * 10.0**e for e in range(-3, 5) for m in (1, 2, 5)]
     seen = [t for t in ticks if low / 1.6 <= t <= high * 1.6]
     ends = [math.log10(low / 1.5), math.log10(high * 1.5)]
@@ -206,14 +207,13 @@ def _log(low: float, high: float) -> dict[str, Any]:
 # -- keys ------------------------------------------------------------------------------------------------------------
 
 
-def _keys(fig: go.Figure, places: Sequence[tuple[int, int]]) -> None:
-    """Lines above each panel that name what is drawn in it; plotly's legends wrap to half of a figure."""
-    for row, col in places:
+def _keys(fig: go.Figure, places: Mapping[tuple[int, int], int]) -> None:
+    """Lines above panels that name what is drawn there, so many a line; plotly's legends wrap to half of a figure."""
+    for (row, col), per in places.items():
         panel = fig.get_subplot(row, col)
         own = panel.xaxis.plotly_name.replace("axis", "")
         named = [t for t in fig.data if t.name and (t.xaxis or "x") == own]
         signs = [f'<span style="color:{c}"><b>{sign}</b></span>&nbsp;{t.name}' for t in named for sign, c in [_mark(t)]]
-        per = 5 if row == 1 else 3
         lines = ["&nbsp;&nbsp; ".join(signs[i : i + per]) for i in range(0, len(signs), per)]
         fig.add_annotation(
             text="<br>".join(lines), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper",

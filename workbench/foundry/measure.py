@@ -157,10 +157,9 @@ class Measure:
         each = (COMPARED - self._done) / (rounds * len(names) + ("aoti" in names))
         ear, began_s = None, 0.0
 
-        def said(what: str) -> None:
+        def said(way: str, making: bool) -> None:
             nonlocal ear, began_s
-            making, way = what.startswith("making "), what.rsplit(" ", 1)[-1]
-            lane = f"{WAYS[what.split()[1]]}: build" if making else WAYS[way]
+            lane = f"{WAYS[way]}: build" if making else WAYS[way]
             began_s, ear = self._now(), self._ear(lane, self._done + each)
 
         def hear(fields: dict[str, Any]) -> None:

@@ -338,7 +338,7 @@ class FoundryResult(Result):
 def _model(config: FoundryConfig) -> str:
     if config.model == "tiny":
         return "a tiny random Llama"
-    return "SmolLM2-135M" + (f" ({config.layers} layers)" if config.layers else "")
+    return "SmolLM2-135M" + (f" ({config.layers} layer{'s' * (config.layers > 1)})" if config.layers else "")
 
 
 def _snake(way: str) -> str:

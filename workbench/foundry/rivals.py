@@ -65,7 +65,7 @@ def compare(
     steps: int = STEPS,
     folder: str | Path | None = None,
     timeout_s: float = 3600.0,
-    said: Callable[[str], None] = lambda _: None,
+    said: Callable[[str, bool], None] = lambda *_: None,
     heard: Callable[[str, Measured | None], None] = lambda *_: None,
     hear: procs.Hear = lambda _: None,
     stop: Flag | None = None,
@@ -73,8 +73,9 @@ def compare(
     """Measure each way `rounds` times over the sizes and model of an archive, interleaved; by way, in order.
 
     What warm, mega and aoti need is made first, in `folder` (kept there) or a temporary one; a cold run makes it for
-    warm and mega where one is asked for. `said` is told what begins, `hear` what a child says meanwhile, `heard` each
-    way's name and numbers, None where it only made something. Errors are those of `procs.ask`.
+    warm and mega where one is asked for. `said` is told which way begins, and whether it is only made what that loads;
+    `hear` what a child says meanwhile, `heard` a way's name and its numbers, None where it only made something. Errors
+    are those of `procs.ask`.
     """
     unknown = [w for w in ways if w not in WAYS]
     if unknown:
@@ -84,15 +85,15 @@ def compare(
     with tempfile.TemporaryDirectory(prefix="foundry-ways-") as temporary:
         place = Path(folder or temporary)
         place.mkdir(parents=True, exist_ok=True)
-        for i in range(rounds):
+        for _ in range(rounds):
             for way in ways:
                 made = _needed(way, place)
                 for what in [made] if made else []:
-                    said(f"making what {way} loads")
+                    said(way, True)
                     _child(archive, what, "make", place, steps, threads, timeout_s, hear, stop)
                     (place / f"{what}.made").touch()
                     heard(what, None)
-                said(f"round {i + 1} of {rounds}: {way}")
+                said(way, False)
                 one = from_json(_child(archive, way, "way", place, steps, threads, timeout_s, hear, stop))
                 found[way].append(one)
                 heard(way, one)
