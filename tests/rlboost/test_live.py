@@ -299,6 +299,29 @@ def test_twenty_random_schedules_leave_every_position_once(fleet):
     assert sum(row.migrations for row in rows) >= steps / 4
 
 
+class Fall(Chaos):
+    """The raylet of the first instance is killed behind everybody's back while its engine starts."""
+
+    fell = ""
+
+    def _meet(self, live):
+        super()._meet(live)
+        if not self.fell and live.manager.instances:
+            self.fell = next(iter(live.manager.instances))
+            [raylet] = self.fleet.nodes[self.fell].all_processes["raylet"]
+            raylet.process.kill()
+            raylet.process.wait(30)
+
+
+def test_a_raylet_that_dies_by_itself_is_replaced(fleet):
+    happened = []
+    chaos = Fall(fleet, nodes=1, every=True)
+    rows, live = run(fleet, replace(ORDERED, steps=1), chaos, told=happened.append)
+    assert [one.who for one in happened if one.what == "lost"] == [chaos.fell]
+    assert chaos.fell not in fleet.nodes and rows[0].instances > 0
+    assert live.manager.join_s > max(one.at_s for one in happened)  # nobody waited for it to join
+
+
 def test_kills_are_spread_over_the_steps():
     assert schedule(3, 4) == {1: 1, 2: 1, 3: 1}
     assert schedule(2, 1) == {0: 2}

@@ -155,7 +155,10 @@ class Chaos:
                 live.manager.notice(name)
 
     def _meet(self, live: Live) -> None:
-        """Nodes that have started become instances."""
+        """Nodes that have started become instances; one whose raylet ended by itself is cleared away."""
+        for name in self.fleet.fallen():
+            self.fleet.kill(name)
+            live.manager.gone(name)
         for name, coming in list(self._coming.items()):
             if coming.done():
                 del self._coming[name]

@@ -117,11 +117,18 @@ class Live:
             yield row
 
     def close(self) -> None:
-        """End the actors; the fleet stays."""
+        """End the actors; the fleet stays, but for nodes whose engine is still starting.
+
+        A raylet now and then dies of ray.kill of an actor that is being created (Ray 2.60), and what joins it later
+        would wait in vain.
+        """
         import ray
 
         for one in self.manager.instances.values():
-            ray.kill(one.actor)
+            if one.version < 0 and one.name in self.fleet.nodes:
+                self.fleet.kill(one.name)
+            else:
+                ray.kill(one.actor)
         ray.kill(self.agent)
 
     # -- a step --------------------------------------------------------------------------------------------------

@@ -146,6 +146,11 @@ class Manager:
         self.say(name, "notice", f"{len(one.requests)} responses move")
         self._take(one, list(one.requests))
 
+    def gone(self, name: str) -> None:
+        """Its node is known to be gone: what it has goes on elsewhere, without waiting for its stream to break."""
+        if one := self.instances.get(name):
+            self._lost(one, "its node is gone")
+
     def active(self) -> dict[str, _Instance]:
         """Those that take requests of this version."""
         return {
