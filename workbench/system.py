@@ -22,7 +22,8 @@ if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
 
-NAMES = ("rlboost", "hetermoe", "plato", "cake", "lte", "mm2")  # the catalogue, in the order it is shown: packages of workbench
+# the catalogue, in the order it is shown: packages of workbench
+NAMES = ("foundry", "rlboost", "hetermoe", "plato", "cake", "lte", "mm2")
 
 Badge = Literal["measured", "modelled", "paper", "set"]  # set: a setting of the run, shown among its numbers
 Why = Mapping[str, float | str]

@@ -18,7 +18,6 @@ HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "tra
 
 # What a system may stand on, beside lm and kernels.
 HOUSE = {"system", "backends", "child", "dag", "leash", "published", "pump", "tables", "theme", "trace"}
-COMING = ("foundry",)  # packages that are not in the catalogue yet
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
     "__init__": {"records", "runner", "system", "ui"},
@@ -46,7 +45,7 @@ MAY = {  # part -> parts of workbench that it may import, wherever in its files 
     "benches": {"backends"},
     "cli": {"backends", "bar", "benches", "doctor", "flags", "lazy", "lm", "records", "runner", "sigterm", "system"}
     | {"terminal", "ui"},
-} | {name: HOUSE | {"lm", "kernels"} for name in (*NAMES, *COMING)}
+} | {name: HOUSE | {"lm", "kernels"} for name in NAMES}
 
 
 def part_of(path):

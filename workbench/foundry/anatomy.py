@@ -69,7 +69,7 @@ def cells(found: Capture, key: str) -> tuple[list[str], list[int], list[Cell]]:
                     position=position,
                     kind=kind,
                     of=of,
-                    differs=len(set(column)) > 1,  # type: ignore[arg-type]
+                    differs=len(set(column)) > 1,
                     values=[values[size][slot + position] - (found.base if address else 0) for size in shown],
                 )
             )

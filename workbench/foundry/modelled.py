@@ -21,6 +21,7 @@ NAMES: dict[sim.Arm, str] = {
     "foundry": "foundry start",
     "checkpoint": "checkpoint",
 }
+IN_BURSTS: tuple[sim.Arm, ...] = ("capture", "eager", "foundry")
 LADDERS = (1, 8, 16, 35, 51, 83, 128, 256, 512)
 
 
@@ -64,9 +65,9 @@ def modelled(config: FoundryConfig, say: Callable[[Event], None], stop: Flag) ->
             say(Point(f"{NAMES[arm]}: time to ladder (s)", float(count), ready_s))
     traffic = fleet.Traffic(rate_s=config.sim_rate_s, burst=config.sim_burst, seed=config.seed)
     bursts = []
-    for i, arm in enumerate(("capture", "eager", "foundry")):
-        tick(0.2 + 0.2 * i, f"a burst: {NAMES[arm]}")
-        bursts.append(_burst(NAMES[arm], fleet.fleet_of(setting, traffic, fleet.Fleet(), arm)))
+    for i, way in enumerate(IN_BURSTS):
+        tick(0.2 + 0.2 * i, f"a burst: {NAMES[way]}")
+        bursts.append(_burst(NAMES[way], fleet.fleet_of(setting, traffic, fleet.Fleet(), way)))
     tick(0.8, "the paper's numbers")
     table = list(claims.everything(lambda share: tick(0.8 + 0.19 * share, "the paper's numbers")))
     facts: dict[str, Any] = {

@@ -32,7 +32,7 @@ SIMULATED: Mapping[str, str] = {
     "checkpoint": "process checkpoint, one GPU",
 }
 COLUMNS = {
-    "way": "; ".join(f"{name}: {said}" for name, said in (WAYS | SIMULATED).items()),
+    "way": "; ".join(f"{name}: {said}" for name, said in {**WAYS, **SIMULATED}.items()),
     "round": "repetition; every way starts a process of its own each time",
     "size": "batch size: sequences of the decode step; modelled: how many sizes the ladder has",
     "ready_s": "from the start of the process until this size and all before it had run once, s; imports included; "
