@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from workbench.foundry import archive, cuda_explore
+from workbench.foundry import archive, cuda_explore, explore
 from workbench.foundry.archive import Archive, Refused, canonical
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import is_cuda, moved, pieces
@@ -170,6 +170,20 @@ def test_explored(done, tmp_path):
         "arena_bytes": {"first": SIZE, "second": 2 * SIZE},
         "graphs": {4: "only in the first"},
     }
+
+
+def test_one_explorer_takes_both_backends(done, tmp_path):
+    path, other = tmp_path / "a.foundry", tmp_path / "cpu.foundry"
+    archive.write(path, done.sections())
+    archive.write(other, cpu().sections())
+    assert explore.inspect(path) == cuda_explore.inspect(path)
+    assert explore.parameters(path, 2) == cuda_explore.parameters(path, 2)
+    assert explore.between_sizes(path, 1, 2) == cuda_explore.between_sizes(path, 1, 2)
+    assert explore.diff(path, path) == {} and explore.inspect(other)["backend"] == "cpu"
+    with pytest.raises(Refused, match="holds graphs of a GPU") as told:
+        explore.diff(path, other)
+    assert told.value.cause == "foreign"
+    assert explore.verify(path, replay=False)["cause"] == "foreign"
 
 
 def test_verify_says_why(done, tmp_path):

@@ -1,4 +1,7 @@
-"""What is in an archive, what two differ in, and whether one may be used here. Plain dicts, for any front end."""
+"""What is in an archive, what two differ in, and whether one may be used here. Plain dicts, for any front end.
+
+Archives of the CUDA backend are handed on to cuda_explore.py, which gives the same dicts.
+"""
 
 from __future__ import annotations
 
@@ -7,8 +10,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.foundry import archive
+from workbench.foundry import archive, cuda_explore
 from workbench.foundry.archive import Refused
+from workbench.foundry.cuda_graph import is_cuda
 from workbench.foundry.fingerprint import NoLibrary, differences, machine
 from workbench.foundry.graph import READ, WRITE, Capture, Graph, Template, decode
 
@@ -18,6 +22,8 @@ ACCESS = {READ: "read", WRITE: "write", READ | WRITE: "read and write"}
 def inspect(path: str | Path) -> dict[str, Any]:
     """Everything about an archive but its bytes. Refused when it is damaged."""
     raw = archive.read(path)
+    if is_cuda(raw):
+        return cuda_explore.inspect(path)
     found = decode(raw)
     regions = Counter[str]()
     for t in found.tensors:
@@ -77,7 +83,10 @@ def depth(template: Template) -> int:
 
 def parameters(path: str | Path, size: int) -> list[dict[str, Any]]:
     """Every parameter of a graph: node, label, position, value, and whether it is an address, of what and how used."""
-    found = decode(archive.read(path))
+    raw = archive.read(path)
+    if is_cuda(raw):
+        return cuda_explore.parameters(path, size)
+    found = decode(raw)
     if size not in found.graphs:
         raise ValueError(f"no graph of batch {size} was captured; there are {sorted(found.graphs)}")
     return _parameters(found, found.graphs[size])
@@ -109,6 +118,8 @@ def between_sizes(path: str | Path, first: int, second: int) -> list[dict[str, A
 
     ValueError when a size is not there or the two have different templates.
     """
+    if is_cuda(archive.read(path)):
+        return cuda_explore.between_sizes(path, first, second)
     a, b = parameters(path, first), parameters(path, second)
     graphs = decode(archive.read(path)).graphs
     if graphs[first].template != graphs[second].template:
@@ -117,8 +128,11 @@ def between_sizes(path: str | Path, first: int, second: int) -> list[dict[str, A
 
 
 def diff(first: str | Path, second: str | Path) -> dict[str, Any]:
-    """In what two archives differ: {} when they hold the same. Refused when one is damaged."""
-    a, b = (decode(archive.read(p)) for p in (first, second))
+    """In what two archives of one backend differ: {} when they hold the same. Refused when one is damaged."""
+    raws = [archive.read(p) for p in (first, second)]
+    if all(map(is_cuda, raws)):
+        return cuda_explore.diff(first, second)
+    a, b = map(decode, raws)
     found: dict[str, Any] = {}
     for name in ("fingerprint", "model", "weights"):
         if changed := _changed(getattr(a, name), getattr(b, name)):
@@ -159,7 +173,10 @@ def verify(path: str | Path, *, replay: bool = True) -> dict[str, Any]:
     """
     checked: list[str] = []
     try:
-        found = decode(archive.read(path))
+        raw = archive.read(path)
+        if replay and is_cuda(raw):
+            return cuda_explore.verify(path)
+        found = decode(raw)
         checked += ["checksums", "structure"]
         if why := differences(found.fingerprint, machine()):
             raise Refused("foreign", "; ".join(why))

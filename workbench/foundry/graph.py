@@ -160,7 +160,10 @@ def _plain(graph: Graph) -> dict[str, Any]:
 def decode(archive: Archive) -> Capture:
     """The typed view of an archive, after every check that needs no machine. Refused says what does not fit."""
     check = Check(archive.where)
-    raw = check.record(archive.json("manifest"), "manifest", _MANIFEST)
+    said = archive.json("manifest")
+    if isinstance(said, dict) and said.get("backend") == "cuda":
+        refuse("foreign", f"{archive.where} holds graphs of a GPU (backend cuda): this is the CPU's")
+    raw = check.record(said, "manifest", _MANIFEST)
     if not raw["graphs"]:
         refuse("malformed", f"{archive.where} holds no graph")
     if raw["format"] != "foundry":
