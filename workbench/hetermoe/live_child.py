@@ -12,6 +12,7 @@ import signal
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -98,23 +99,35 @@ def _profile(
         say({"is": "doing", "text": "timing messages", "share": 0.12})
         message = message_seconds(job, SIZES)
 
-    def body(_: int, tell: Say) -> None:
-        tokens = config.tokens_of_sequence
-        tell({"is": "routing", "shares": first_routing(model, config.seed, max(1, min(4, 4096 // tokens)), tokens)})
-        if known is None:
-            tell({"is": "profile", "profile": measure(job, tell, message).to_json()})
+    kinds = list(job["kinds"])
 
-    found, shares = known, list[list[float]]()
-    for told in watch(fork_ranks(["profiler"], body), config.timeout_s, stdin):
+    def body(rank: int, tell: Say) -> None:
+        if rank == 0:
+            rows = max(1, min(4, 4096 // config.tokens_of_sequence))
+            tell({"is": "routing", "shares": first_routing(model, config.seed, rows, config.tokens_of_sequence)})
+        if known is None:
+            own = job | {"kinds": {kinds[rank]: job["kinds"][kinds[rank]]}}
+            tell({"is": "profile", "profile": measure(own, tell, message).to_json()})
+
+    parts, shares = dict[int, Profile](), list[list[float]]()
+    for told in watch(fork_ranks([f"profiler of {kind}" for kind in kinds], body), config.timeout_s, stdin):
         if told["is"] == "routing":
             shares = told["shares"]
         elif told["is"] == "profile":
-            found = Profile.from_json(told["profile"])
-        elif told["is"] == "point":
+            parts[told["rank"]] = Profile.from_json(told["profile"])
+        elif told["is"] == "point" and told["rank"] == len(kinds) - 1:
             share = 0.14 + 0.2 * told["done"] / told["total"]
             say({"is": "doing", "text": f"timing stages, round {told['done']} of {told['total']}", "share": share})
-    assert found is not None
+    found = known or joined([parts[rank] for rank in range(len(kinds))])
     return found if config.old_share is None else limited(found, OLD, config.old_share), shares
+
+
+def joined(parts: Sequence[Profile]) -> Profile:
+    """One profile of kinds that were timed at once, each on its core, as they will run: cores that share caches, or are
+    threads of one, are slower together than alone.
+    """
+    memory = max((part.memory for part in parts), key=lambda memory: memory.activation)
+    return replace(parts[0], devices=tuple(device for part in parts for device in part.devices), memory=memory)
 
 
 def points(config: HeterMoEConfig) -> dict[str, list[int]]:
