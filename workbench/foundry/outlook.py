@@ -128,7 +128,9 @@ def preview(config: FoundryConfig) -> go.Figure:
             for arm in arms_of(config)
         }
         here, words, look = config.sim_graphs, SIMULATED, LOOK
-        about = f"{config.sim_model} on {config.sim_ranks} GPUs: cost model fitted to the paper's numbers; none ran here"
+        about = (
+            f"{config.sim_model} on {config.sim_ranks} GPUs: cost model fitted to the paper's numbers; none ran here"
+        )
     else:
         curves = expected.curves(config)
         here, words, look = len(config.sizes), WAYS, ESTIMATED
@@ -140,7 +142,8 @@ def preview(config: FoundryConfig) -> go.Figure:
     fig.add_vline(x=here, line={"color": theme.QUIET, "width": 1.2, "dash": "dash"})
     fig.update_xaxes(title_text="ladder: batch sizes (count)")
     _keys(fig, {(1, 1): 3})
-    title = f"Modelled: a ladder of {here} is ready in {theme.number(at[ours])} s instead of {theme.number(at[theirs])} s"
+    took, instead = theme.number(at[ours]), theme.number(at[theirs])
+    title = f"Modelled: a ladder of {here} is ready in {took} s instead of {instead} s"
     notes = _note(about)
     fig.update_layout(showlegend=False, margin={"t": 100 + 17 * len(notes), "b": 64})
     text = f"{title}: {words[ours]} against {words[theirs]}; {about}."
