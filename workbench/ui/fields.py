@@ -156,11 +156,11 @@ def _float_widget(lo: float | None, hi: float | None, tip: str) -> tuple[Callabl
     if lo > 0 and hi / lo >= 100:
         ends = math.log10(lo), math.log10(hi)
         return _round, widgets.FloatLogSlider(
-            min=ends[0], max=ends[1], step=0.02, value=lo, continuous_update=False, readout_format=".3g", tooltip=tip
+            min=ends[0], max=ends[1], step=0.02, value=lo, continuous_update=False, readout_format=".6", tooltip=tip
         )
     step = 10 ** math.floor(math.log10((hi - lo) / 50))
     return _round, widgets.FloatSlider(
-        min=lo, max=hi, step=step, value=lo, continuous_update=False, readout_format=".3g", tooltip=tip
+        min=lo, max=hi, step=step, value=lo, continuous_update=False, readout_format=".6", tooltip=tip
     )
 
 
