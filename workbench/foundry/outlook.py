@@ -35,7 +35,8 @@ def overview(result: FoundryResult) -> go.Figure:
     )  # fmt: skip
     _phases(fig, phases)
     curves = {way: sorted((r.size, r.ready_s) for r in result.rows if r.way == way) for way in result.phases}
-    _curves(fig, curves, SIMULATED, LOOK, row=2)
+    short = {way: words.split(",")[0] for way, words in SIMULATED.items()}
+    _curves(fig, curves, short, LOOK, row=2)
     fig.update_xaxes(title_text="ladder: decode graphs (count)", row=2, col=1)
     _burst(fig, result)
     _keys(fig, {(1, 1): 5, (2, 1): 2, (2, 2): 1})
