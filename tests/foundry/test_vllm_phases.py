@@ -274,13 +274,15 @@ def test_a_real_start_of_smollm2():
     found = measure(folder, prompt=prompt, tokens=3, dtype="float32")
     passed_s = time.monotonic() - began
     order = [
-        "interpreter", "import torch", "import vLLM", "configure", "engine", "workers", "build the model",
+        "interpreter", "import torch", "import vLLM", "configure", "workers", "build the model",
         "load weights", "pack weights", "KV cache", "first token",
     ]  # fmt: skip
-    assert [name for name in found.seconds if name != "other"] == order
+    in_several_places = ("engine", "other")
+    assert [name for name in found.seconds if name not in in_several_places] == order
+    assert found.seconds["engine"] > 0
     assert sum(found.seconds.values()) == pytest.approx(found.total_s)
-    assert 0.7 * passed_s < found.total_s < passed_s  # the rest: two more tokens, and the end of the process
-    assert found.seconds.get("other", 0.0) < 0.05 * found.total_s
+    assert found.total_s + sum(found.steps_s) < passed_s  # the rest is the end of the process
+    assert found.seconds.get("other", 0.0) < 0.2 * found.total_s
     assert not set(GRAPHABLE) & set(found.seconds)  # eager: nothing that an archive could spare
     assert " Paris" in tokenizer.decode(found.tokens)
     assert (len(found.tokens), len(found.steps_s)) == (3, 2)
