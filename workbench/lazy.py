@@ -1,16 +1,29 @@
-"""A group of commands that lies in a module of its own and is loaded when one of them is asked for."""
+"""What is loaded when it is first asked for: a function of another module, a group of commands."""
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
-import typer
-from typer.core import TyperGroup
+if TYPE_CHECKING:
+    import typer
+
+
+def later(target: str) -> Callable[..., Any]:
+    """The function that "package.module:name" names; its module is imported with the first call."""
+    module, _, name = target.partition(":")
+
+    def call(*given: Any, **named: Any) -> Any:
+        return getattr(importlib.import_module(module), name)(*given, **named)
+
+    return call
 
 
 def group(module: str, about: str) -> typer.Typer:
     """The commands of `module.app`, a typer app; `about` stands in the list of commands above it."""
+    import typer
+    from typer.core import TyperGroup
 
     class Group(TyperGroup):
         def list_commands(self, ctx: Any) -> list[str]:
@@ -23,6 +36,8 @@ def group(module: str, about: str) -> typer.Typer:
 
 
 def _loaded(module: str) -> Any:
+    import typer
+
     return typer.main.get_command(importlib.import_module(module).app)
 
 

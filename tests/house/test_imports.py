@@ -17,7 +17,7 @@ CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
 # What a system may stand on, beside lm and kernels.
-HOUSE = {"system", "backends", "child", "dag", "leash", "published", "pump", "tables", "theme", "trace"}
+HOUSE = {"system", "backends", "child", "dag", "lazy", "leash", "published", "pump", "tables", "theme", "trace"}
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
     "__init__": {"records", "runner", "system", "ui"},

@@ -9,33 +9,10 @@ engine.py    the embedded engine                 vllm*.py    scheduler and conne
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from workbench.cake.config import BASELINES, PRESETS, CakeConfig
 from workbench.cake.result import COLUMNS, CakeResult
-from workbench.system import Span, System, Work
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-def _work(config: CakeConfig) -> Work:
-    from workbench.cake.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.cake.figures import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.cake.figures import explain
-
-    return explain(span)
-
+from workbench.lazy import later
+from workbench.system import System
 
 SYSTEM = System(
     name="cake",
@@ -47,11 +24,11 @@ SYSTEM = System(
     ),
     config=CakeConfig,
     result=CakeResult,
-    work=_work,
+    work=later("workbench.cake.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.cake.figures:preview"),
+    detail=later("workbench.cake.figures:explain"),
 )

@@ -2,33 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 from workbench.foundry.config import BASELINES, PRESETS, FoundryConfig
 from workbench.foundry.result import COLUMNS, FoundryResult
-from workbench.system import Span, System, Work
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-def _work(config: FoundryConfig) -> Work:
-    from workbench.foundry.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.foundry.outlook import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.foundry.why import explain
-
-    return explain(span)
-
+from workbench.lazy import later
+from workbench.system import System
 
 SYSTEM = System(
     name="foundry",
@@ -43,11 +20,11 @@ SYSTEM = System(
     ),
     config=FoundryConfig,
     result=FoundryResult,
-    work=_work,
+    work=later("workbench.foundry.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.foundry.outlook:preview"),
+    detail=later("workbench.foundry.why:explain"),
 )

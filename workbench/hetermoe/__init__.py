@@ -13,11 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from workbench.hetermoe.config import BASELINES, PRESETS, HeterMoEConfig
 from workbench.hetermoe.result import COLUMNS, HeterMoEResult
-from workbench.system import Span, System, Work
+from workbench.lazy import later
+from workbench.system import System
 
 if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
     from workbench.hetermoe.model import MoE, MoEConfig
     from workbench.hetermoe.plan import Plan
     from workbench.hetermoe.training import Training
@@ -28,24 +27,6 @@ def train(model: MoE | MoEConfig, plan: Plan, **asked: Any) -> Training:
     from workbench.hetermoe import training
 
     return training.train(model, plan, **asked)
-
-
-def _work(config: HeterMoEConfig) -> Work:
-    from workbench.hetermoe.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.hetermoe.preview import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.hetermoe.why import explain
-
-    return explain(span)
 
 
 SYSTEM = System(
@@ -61,11 +42,11 @@ SYSTEM = System(
     ),
     config=HeterMoEConfig,
     result=HeterMoEResult,
-    work=_work,
+    work=later("workbench.hetermoe.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.hetermoe.preview:preview"),
+    detail=later("workbench.hetermoe.why:explain"),
 )

@@ -11,14 +11,12 @@ speed.py, decode.py  kernel, tokens    activity.py  the experts of a text    sim
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from workbench.lazy import later
 from workbench.lte.config import BASELINES, PRESETS, LteConfig
 from workbench.lte.result import COLUMNS, LteResult
-from workbench.system import Span, System, Work
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
+from workbench.system import Span, System
 
 
 def sparsify(model: Any, data: Any, target: float = 0.8, **options: Any) -> Any:
@@ -26,18 +24,6 @@ def sparsify(model: Any, data: Any, target: float = 0.8, **options: Any) -> Any:
     from workbench.lte.sparsify import sparsify as whole
 
     return whole(model, data, target, **options)
-
-
-def _work(config: LteConfig) -> Work:
-    from workbench.lte.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.lte.preview import preview
-
-    return preview(config)
 
 
 def _detail(span: Span) -> str:
@@ -57,11 +43,11 @@ SYSTEM = System(
     ),
     config=LteConfig,
     result=LteResult,
-    work=_work,
+    work=later("workbench.lte.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
+    preview=later("workbench.lte.preview:preview"),
     detail=_detail,
 )

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from workbench.lazy import later
 from workbench.mm2.config import BASELINES, PRESETS, Mm2Config
 from workbench.mm2.result import COLUMNS, Mm2Result
-from workbench.system import Span, System, Work
+from workbench.system import System
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import plotly.graph_objects as go
 
     from workbench.mm2.paf import Hit
 
@@ -31,24 +30,6 @@ def map(reads: Any, reference: Any, preset: str = "map-ont", **options: Any) -> 
     from workbench.mm2.mapper import map_hits
 
     return map_hits(reads, reference, preset, **options)
-
-
-def _work(config: Mm2Config) -> Work:
-    from workbench.mm2.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.mm2.gantt import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.mm2.why import explain
-
-    return explain(span)
 
 
 SYSTEM = System(
@@ -63,11 +44,11 @@ SYSTEM = System(
     ),
     config=Mm2Config,
     result=Mm2Result,
-    work=_work,
+    work=later("workbench.mm2.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "cuda", "hip", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.mm2.gantt:preview"),
+    detail=later("workbench.mm2.why:explain"),
 )

@@ -9,33 +9,10 @@ tasks.py       queries with known answers         quality.py     scores without 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from workbench.lazy import later
 from workbench.plato.config import BASELINES, PRESETS, PlatoConfig
 from workbench.plato.result import COLUMNS, PlatoResult
-from workbench.system import Span, System, Work
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-def _work(config: PlatoConfig) -> Work:
-    from workbench.plato.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.plato.figures import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.plato.why import explain
-
-    return explain(span)
-
+from workbench.system import System
 
 SYSTEM = System(
     name="plato",
@@ -48,11 +25,11 @@ SYSTEM = System(
     ),
     config=PlatoConfig,
     result=PlatoResult,
-    work=_work,
+    work=later("workbench.plato.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.plato.figures:preview"),
+    detail=later("workbench.plato.why:explain"),
 )

@@ -13,33 +13,10 @@ The policies hold no clock, no threads and no engine: time and what was seen are
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
+from workbench.lazy import later
 from workbench.rlboost.config import BASELINES, PRESETS, RLBoostConfig
 from workbench.rlboost.result import COLUMNS, RLBoostResult
-from workbench.system import Span, System, Work
-
-if TYPE_CHECKING:
-    import plotly.graph_objects as go
-
-
-def _work(config: RLBoostConfig) -> Work:
-    from workbench.rlboost.work import work
-
-    return (yield from work(config))
-
-
-def _preview(config: Any) -> go.Figure:
-    from workbench.rlboost.figures import preview
-
-    return preview(config)
-
-
-def _detail(span: Span) -> str:
-    from workbench.rlboost.why import explain
-
-    return explain(span)
-
+from workbench.system import System
 
 SYSTEM = System(
     name="rlboost",
@@ -54,11 +31,11 @@ SYSTEM = System(
     ),
     config=RLBoostConfig,
     result=RLBoostResult,
-    work=_work,
+    work=later("workbench.rlboost.work:work"),
     presets=PRESETS,
     baselines=BASELINES,
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
-    preview=_preview,
-    detail=_detail,
+    preview=later("workbench.rlboost.figures:preview"),
+    detail=later("workbench.rlboost.why:explain"),
 )
