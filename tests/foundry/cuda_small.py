@@ -12,11 +12,12 @@ from dataclasses import replace
 from double_code import image
 from driver_double import Double
 
+from workbench.foundry import cuda
 from workbench.foundry.archive import write
 from workbench.foundry.cuda_assemble import Assembly, sealed
 from workbench.foundry.cuda_binaries import Image
 from workbench.foundry.cuda_graph import Probe
-from workbench.foundry.cuda_memory import DeviceArena, outcome, probing
+from workbench.foundry.cuda_memory import DeviceArena, outcome, pattern, probing
 from workbench.foundry.cuda_walk import DISTANCE, Declared
 from workbench.foundry.driver import Child, Edge, Empty, Kernel, Memcpy, Memset
 from workbench.foundry.graph import Tensor
@@ -150,3 +151,17 @@ def stored(path, done):
     """Written to a file."""
     write(path, done.sections())
     return path
+
+
+def rebuilt(path, double=None, **options):
+    """Its ladder on this double, or on a fresh one. options: of cuda.load."""
+    double = double or Double()
+    return cuda.load(path, double, **{"here": double.about(), "weights": fill} | options)
+
+
+def run(ladder, n):
+    """Logits of the probe's step, from the KV of the probe."""
+    ladder.write("s", pattern("float32", 4 * n * WIDTH + 8)[8:])
+    ladder.write("ids", probe(n).raw)
+    ladder.replay(n)
+    return ladder.read("logits", n)

@@ -4,6 +4,7 @@ import random
 import struct
 import sys
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,7 @@ from workbench.foundry.cuda_binaries import Image
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import Probe, Rank, Template
 from workbench.foundry.cuda_ladder import Ladder
-from workbench.foundry.cuda_memory import DeviceArena, load_weights, pattern, store_weights
+from workbench.foundry.cuda_memory import DeviceArena, load_weights, store_weights
 from workbench.foundry.cuda_walk import DISTANCE
 from workbench.foundry.driver import Edge, Empty, Kernel, Memcpy, Memset
 
@@ -34,8 +35,9 @@ from cuda_small import (
     captured,
     fill,
     i4,
-    probe,
     q,
+    rebuilt,
+    run,
     stored,
 )  # fmt: skip
 from double_code import image
@@ -54,17 +56,7 @@ def path(small, tmp_path_factory):
     return stored(tmp_path_factory.mktemp("cuda") / "small.foundry", small[0])
 
 
-def loaded(path, double=None, **options):
-    double = double or Double()
-    return cuda.load(path, double, **{"here": double.about(), "weights": fill, "verify": "all"} | options)
-
-
-def run(ladder, n):
-    """Logits of the probe's step, from the KV of the probe."""
-    ladder.write("s", pattern("float32", 4 * n * WIDTH + 8)[8:])
-    ladder.write("ids", probe(n).raw)
-    ladder.replay(n)
-    return ladder.read("logits", n)
+loaded = partial(rebuilt, verify="all")
 
 
 def refused(done, tmp_path, **options):

@@ -2,18 +2,17 @@
 
 import sys
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
 
-from workbench.foundry import cuda
 from workbench.foundry.archive import Refused
 from workbench.foundry.cuda_build import Build, Cancelled, split
-from workbench.foundry.cuda_memory import pattern
 from workbench.foundry.driver import Child, DriverError, Edge, Kernel, Memcpy, Memset, UpdateRefused
 
 sys.path.insert(0, str(Path(__file__).parent))
-from cuda_small import BASE, SIZE, WIDTH, captured, code, fill, probe, step, stored
+from cuda_small import BASE, SIZE, captured, code, rebuilt, run, step, stored
 from driver_double import Double
 
 
@@ -27,16 +26,7 @@ def path(small, tmp_path_factory):
     return stored(tmp_path_factory.mktemp("cuda") / "small.foundry", small[0])
 
 
-def loaded(path, double=None, **options):
-    double = double or Double()
-    return cuda.load(path, double, **{"here": double.about(), "weights": fill, "verify": "never"} | options)
-
-
-def run(ladder, n):
-    ladder.write("s", pattern("float32", 4 * n * WIDTH + 8)[8:])
-    ladder.write("ids", probe(n).raw)
-    ladder.replay(n)
-    return ladder.read("logits", n)
+loaded = partial(rebuilt, verify="never")
 
 
 def test_only_what_differs_is_set(small, path):

@@ -15,13 +15,12 @@ bits. What of all this has never run on a GPU is in `NEVER_RAN`.
 from __future__ import annotations
 
 import importlib.metadata
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from workbench.foundry import archive
-from workbench.foundry.archive import Refused, refuse
+from workbench.foundry.archive import refuse
 from workbench.foundry.cuda_build import Way
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import CudaCapture
@@ -29,6 +28,7 @@ from workbench.foundry.cuda_ladder import Ladder, check_rank, smallest
 from workbench.foundry.cuda_memory import DeviceArena, load_weights
 from workbench.foundry.driver import Driver
 from workbench.foundry.fingerprint import differences
+from workbench.foundry.phases import Clock, or_again
 
 Verify = Literal["all", "templates", "first use", "never"]
 BUILD_TIMEOUT_S = 120.0
@@ -76,7 +76,7 @@ def load(
     thread and nothing is verified before its first use; `ladder.start_build` was called. way: see cuda_build.Built.
     What is in state and input tensors after a load is not defined.
     """
-    path, clock = Path(path), _Clock(phase)
+    path, clock = Path(path), Clock(phase)
     raw = archive.read(path)
     if expect is not None and raw.id != expect:
         refuse("foreign", f"{path.name} is not the archive that was asked for: its id is {raw.id}, not {expect}")
@@ -113,18 +113,6 @@ def load(
     return ladder
 
 
-class _Clock:
-    """Says how long each phase took."""
-
-    def __init__(self, phase: Callable[[str, float], None]) -> None:
-        self._phase, self._last = phase, time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self._phase(name, now - self._last)
-        self._last = now
-
-
 def load_or_capture(
     path: str | Path, driver: Driver, again: Callable[[], object], **options: Any
 ) -> tuple[Ladder, str]:
@@ -132,12 +120,7 @@ def load_or_capture(
 
     `again` writes a new archive at `path`. What it raises goes to the caller: then neither way works.
     """
-    try:
-        return load(path, driver, **options), ""
-    except Refused as error:
-        why = f"{error.cause}: {error}"
-    again()
-    return load(path, driver, **options), why
+    return or_again(lambda: load(path, driver, **options), again)
 
 
 def status() -> dict[str, Any]:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import contextlib
 import threading
-import time
 from array import array
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -23,6 +22,7 @@ from workbench.foundry.archive import Refused, refuse
 from workbench.foundry.fingerprint import NoLibrary, differences, machine, torch_cpu
 from workbench.foundry.graph import KINDS, Capture, Function, Graph, decode, relocate
 from workbench.foundry.memory import load_weights, make_arena
+from workbench.foundry.phases import Clock, or_again
 from workbench.foundry.shape import Shape
 
 if TYPE_CHECKING:
@@ -171,7 +171,7 @@ def load(
     origin is not trusted: it holds machine code. here: the fingerprint to compare with, this machine's when None.
     `phase` hears (name, seconds) of each phase.
     """
-    path, clock = Path(path), _Clock(phase)
+    path, clock = Path(path), Clock(phase)
     raw = archive.read(path)
     if expect is not None and raw.id != expect:
         refuse("foreign", f"{path.name} is not the archive that was asked for: its id is {raw.id}, not {expect}")
@@ -240,26 +240,9 @@ def _to_verify(found: Capture, verify: Verify) -> list[int]:
     return sorted(smallest.values())
 
 
-class _Clock:
-    """Says how long each phase took."""
-
-    def __init__(self, phase: Callable[[str, float], None]) -> None:
-        self._phase, self._last = phase, time.perf_counter()
-
-    def __call__(self, name: str) -> None:
-        now = time.perf_counter()
-        self._phase(name, now - self._last)
-        self._last = now
-
-
 def load_or_capture(path: str | Path, again: Callable[[], Any], **options: Any) -> tuple[Runner, str]:
     """The archive's graphs, or, where it is refused, those of a new capture: (runner, "" or why it was refused).
 
     `again` writes a new archive at `path`. What it raises goes to the caller: then neither way works.
     """
-    try:
-        return load(path, **options), ""
-    except Refused as error:
-        why = f"{error.cause}: {error}"
-    again()
-    return load(path, **options), why
+    return or_again(lambda: load(path, **options), again)

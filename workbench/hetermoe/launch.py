@@ -250,13 +250,17 @@ def free_port(port: int) -> str:
 
 def main() -> None:
     """Read the job, fork its ranks, pass on what they say."""
+    answer(_serve)
+
+
+def answer(serve: Callable[[dict[str, Any], Say, int], None]) -> None:
+    """A child's main: serve(what stdin's first line asks, how to say something, stdin); failures are told."""
     source = os.fdopen(os.dup(0), "rb", buffering=0)
     line = b""
     while not line.endswith(b"\n"):
         if not (piece := source.read(1)):
             return
         line += piece
-    asked = json.loads(line)
     with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as out:
 
         def say(told: dict[str, Any]) -> None:
@@ -264,8 +268,7 @@ def main() -> None:
             out.flush()
 
         try:
-            _serve(asked, say, source.fileno())
-            say({"is": "done"})
+            serve(json.loads(line), say, source.fileno())
         except Closed:
             return
         except Exception as error:
@@ -286,6 +289,7 @@ def _serve(asked: dict[str, Any], say: Say, stdin: int) -> None:
     say({"is": "up", "pids": [r.pid for r in ranks]})
     for told in watch(ranks, job.timeout_s, stdin):
         say(told)
+    say({"is": "done"})
 
 
 def _body(asked: dict[str, Any], job: Any, meet: str) -> Callable[[int, Say], None]:

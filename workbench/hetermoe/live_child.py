@@ -6,7 +6,6 @@ each kind of core, then the ranks. Lines: "doing", "note", "profile", "proof", "
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import sys
@@ -19,7 +18,7 @@ from typing import Any
 from workbench.hetermoe.arms import Arm
 from workbench.hetermoe.baselines import Model
 from workbench.hetermoe.config import HeterMoEConfig
-from workbench.hetermoe.launch import Closed, Say, end, fork_ranks, free_port, watch
+from workbench.hetermoe.launch import Say, answer, end, fork_ranks, free_port, watch
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Profile
 from workbench.hetermoe.setting import NEW, OLD, limited, of_profile, profile_of
@@ -32,28 +31,12 @@ LR = 1e-5  # so small that the routing stays what was planned for; a step takes 
 
 def main() -> None:
     """Read what is asked, do it, say how it went."""
-    source = os.fdopen(os.dup(0), "rb", buffering=0)
-    line = b""
-    while not line.endswith(b"\n"):
-        if not (piece := source.read(1)):
-            return
-        line += piece
-    asked = json.loads(line)
+    answer(_serve)
+
+
+def _serve(asked: dict[str, Any], say: Say, stdin: int) -> None:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as out:
-
-        def say(told: Mapping[str, Any]) -> None:
-            out.write(json.dumps(told) + "\n")
-            out.flush()
-
-        try:
-            config = HeterMoEConfig.model_validate(asked["config"])
-            serve(config, Path(asked["folder"]), asked["cores"], say, source.fileno())
-        except Closed:
-            return
-        except Exception as error:
-            say({"is": "failed", "kind": getattr(error, "kind", type(error).__name__), "text": str(error)})
-            raise
+    serve(HeterMoEConfig.model_validate(asked["config"]), Path(asked["folder"]), asked["cores"], say, stdin)
 
 
 def serve(config: HeterMoEConfig, folder: Path, cores: Sequence[int], say: Say, stdin: int) -> None:

@@ -127,11 +127,7 @@ class Fleet:
 
     def fallen(self) -> list[str]:
         """Nodes started here whose raylet has ended by itself: Ray takes 15 s to miss them, and leaves them to us."""
-        return [
-            name
-            for name, node in self.nodes.items()
-            if any(kind == "raylet" for kind, _ in node.dead_processes())
-        ]  # fmt: skip
+        return [n for n, node in self.nodes.items() if any(kind == "raylet" for kind, _ in node.dead_processes())]
 
     def drain(self, name: str, notice_s: float) -> None:
         """Say to Ray that the node will be preempted in notice_s: no new actors go there, running ones go on."""
