@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import zlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING, Any
@@ -113,6 +114,25 @@ def template() -> go.layout.Template:
         "bargap": 0.35,
     }
     return go.layout.Template(layout=layout)
+
+
+def keys(
+    fig: go.Figure, row: int, col: int, marks: Sequence[tuple[str, str, str]], *, head: str = "", per: int = 99
+) -> None:  # fmt: skip
+    """Lines above a panel that name what is drawn there; plotly's legends wrap to half of a figure.
+
+    marks: (sign, colour, name) each, `per` of them a line; a bold `head` counts as one. Nothing without a panel.
+    """
+    panel = fig.get_subplot(row, col)
+    if panel is None:
+        return
+    said = [f'<span style="color:{colour}"><b>{sign}</b></span>&nbsp;{name}' for sign, colour, name in marks]
+    said = [f"<b>{head}</b>", *said] if head else said
+    lines = ["&nbsp;&nbsp; ".join(said[i : i + per]) for i in range(0, len(said), per)]
+    fig.add_annotation(
+        text="<br>".join(lines), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper",
+        xanchor="left", yanchor="bottom", yshift=3, showarrow=False, align="left", font={"size": 12, "color": INK},
+    )  # fmt: skip
 
 
 def finish(fig: go.Figure, title: str, text: str, *, x: str = "", y: str = "", height: int | None = None) -> go.Figure:

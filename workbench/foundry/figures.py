@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 PHASES: Mapping[str, tuple[str, int]] = {  # phase -> (what the legend says, place in theme.STYLES)
     "import": ("interpreter and imports", 6),
     "load": ("load: weights, packages, archive", 1),
-    "first": ("first run of each batch size, compiling included", 0),
+    "first": ("first run of each size, compiling too", 0),
     "capture": ("capture: compile, record at two places", 3),
     "rest": ("replay, compare, write", 2),
 }
@@ -208,18 +208,12 @@ def _log(low: float, high: float) -> dict[str, Any]:
 
 
 def _keys(fig: go.Figure, places: Mapping[tuple[int, int], int]) -> None:
-    """Lines above panels that name what is drawn there, so many a line; plotly's legends wrap to half of a figure."""
+    """Lines above panels that name what is drawn there, so many a line."""
     for (row, col), per in places.items():
         panel = fig.get_subplot(row, col)
         own = panel.xaxis.plotly_name.replace("axis", "")
         named = [t for t in fig.data if t.name and (t.xaxis or "x") == own]
-        signs = [f'<span style="color:{c}"><b>{sign}</b></span>&nbsp;{t.name}' for t in named for sign, c in [_mark(t)]]
-        lines = ["&nbsp;&nbsp; ".join(signs[i : i + per]) for i in range(0, len(signs), per)]
-        fig.add_annotation(
-            text="<br>".join(lines), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper",
-            xanchor="left", yanchor="bottom", yshift=3, showarrow=False, font={"size": 12, "color": theme.INK},
-            align="left",
-        )  # fmt: skip
+        theme.keys(fig, row, col, [(*_mark(t), t.name) for t in named], per=per)
 
 
 def _mark(trace: Any) -> tuple[str, str]:

@@ -41,7 +41,7 @@ def overview(result: HeterMoEResult) -> go.Figure:
     _measured_ratio(fig, result, row + 1)
     over_ratios(fig, result.ratios, result.config.expert, row + 2, priced)
     keys(fig, steps, row + 1)
-    _key(fig, row + 2, 1, "<b>Over ratio</b>", [("◯", theme.BLUE, "this run's")])
+    theme.keys(fig, row + 2, 1, [("◯", theme.BLUE, "this run's")], head="Over ratio")
     s = result.summary()
     badge = "measured" if result.live else "modelled"
     title = f"HeterMoE: {s['tokens_per_s']:,.0f} tokens per second ({badge})"
@@ -71,7 +71,7 @@ def grid(panels: Sequence[int], tall: Sequence[int | float]) -> go.Figure:
 
 def finish(fig: go.Figure, title: str, text: str, tall: Sequence[int | float]) -> go.Figure:
     """Margins for the lines of the title, the house's look, the height."""
-    top = 84 + 17 * title.count("<br>")
+    top = 100 + 17 * title.count("<br>")
     fig.update_layout(barmode="overlay", showlegend=False, margin={"t": top, "b": 60}, bargap=0.3)
     return theme.finish(fig, title, text, height=round(sum(tall) + GAP * (len(tall) - 1) + top + 60))
 
@@ -242,12 +242,13 @@ def keys(fig: go.Figure, steps: Sequence[Drawn], lengths_row: int) -> None:
         there = {box[1] for box in one.boxes}
         names = [said for stage, (said, _, _) in gantt.STAGES.items() if stage in there]
         word = {"measured": "Measured", "modelled": "Predicted"}[one.badge] + (", by hand" if one.arm == "hand" else "")
-        _key(fig, row, 1, f"<b>{word}</b>", [(*gantt.mark(name), name) for name in (*names, gantt.BUBBLE)])
+        marks = [(*gantt.mark(name), name) for name in (*names, gantt.BUBBLE)]
+        theme.keys(fig, row, 1, marks, head=word, per=5)
     two = lengths_row - 1
     diamond = [("◇", theme.VERMILLION, "predicted")] if len(steps) > 1 and steps[-1].badge == "measured" else []
-    _key(fig, two, 1, "<b>Utilisation</b>", diamond)
-    _key(fig, two, 2, "<b>Ways</b>", diamond)
-    _key(fig, lengths_row, 1, "<b>Over length</b>", _length_keys(fig))
+    theme.keys(fig, two, 1, diamond, head="Utilisation")
+    theme.keys(fig, two, 2, diamond, head="Ways")
+    theme.keys(fig, lengths_row, 1, _length_keys(fig), head="Over length", per=5)
 
 
 def _length_keys(fig: go.Figure) -> list[tuple[str, str, str]]:
@@ -259,18 +260,6 @@ def _length_keys(fig: go.Figure) -> list[tuple[str, str, str]]:
         elif name.startswith("over "):
             found.append((DASHES[trace.line.dash], trace.line.color, name))
     return [*found, ("┊", theme.QUIET, "this length")]
-
-
-def _key(fig: go.Figure, row: int, col: int, head: str, marks: Sequence[tuple[str, str, str]]) -> None:
-    panel = fig.get_subplot(row, col)
-    if panel is None:
-        return
-    signs = [f'<span style="color:{colour}"><b>{sign}</b></span> {name}' for sign, colour, name in marks]
-    fig.add_annotation(
-        text="&nbsp;&nbsp; ".join([head, *signs]), x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper",
-        yref="paper", xanchor="left", yanchor="bottom", yshift=3, showarrow=False, align="left",
-        font={"size": 12, "color": theme.INK},
-    )  # fmt: skip
 
 
 def preview(config: HeterMoEConfig) -> go.Figure:

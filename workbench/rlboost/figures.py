@@ -78,18 +78,12 @@ def _note(text: str) -> list[str]:
 
 
 def _keys(fig: go.Figure, places: Sequence[tuple[int, int]]) -> None:
-    """A line above each panel that names what is drawn in it; plotly's legends wrap to half of a figure."""
+    """A line above each panel that names what is drawn in it."""
     for row, col in places:
         panel = fig.get_subplot(row, col)
         own = panel.xaxis.plotly_name.replace("axis", "")
         named = [t for t in fig.data if t.name and (t.xaxis or "x") == own and t.x]
-        text = "&nbsp;&nbsp; ".join(
-            f'<span style="color:{mark[1]}"><b>{mark[0]}</b></span> {t.name}' for t in named for mark in [_mark(t)]
-        )
-        fig.add_annotation(
-            text=text, x=panel.xaxis.domain[0], y=panel.yaxis.domain[1], xref="paper", yref="paper", xanchor="left",
-            yanchor="bottom", yshift=3, showarrow=False, font={"size": 12, "color": theme.INK}, align="left",
-        )  # fmt: skip
+        theme.keys(fig, row, col, [(*_mark(t), t.name) for t in named])
 
 
 def _mark(trace: Any) -> tuple[str, str]:
