@@ -1,7 +1,7 @@
 # make lab   sets up whatever is missing and opens JupyterLab at the tour
 # make test  sets up whatever is missing and runs every test
 #            (two processes, each with whole files of tests; WORKERS=1 on a machine with one core or less than 8 GB)
-# Others: setup, lint, format, notebooks, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
+# Others: setup, lint, format, notebooks, pictures, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
 EXTRA ?= auto
 PYTHON ?=
 WORKERS ?= 2
@@ -16,7 +16,7 @@ ifeq ($(filter auto $(shell cat .venv/.extra 2>/dev/null),$(EXTRA)),)
 SOURCES += FORCE  # another vLLM than the one set up was asked for; plain `make` keeps what is there
 endif
 
-.PHONY: FORCE setup lab test lint format notebooks bench report clean
+.PHONY: FORCE setup lab test lint format notebooks pictures bench report clean
 .DEFAULT_GOAL := setup
 export OMP_NUM_THREADS ?= 1
 # where it is set, each of the many processes compiles torch, vLLM and Ray from their sources, every time
@@ -47,12 +47,18 @@ format: setup
 	$(BIN)/ruff format .
 
 # Executes every notebook in place, top to bottom, with an empty history of its own (yours is nobody's business), and
-# leaves out the state of widgets (megabytes for one figure) and when each cell ran.
+# leaves out the state of widgets (megabytes for one figure), when each cell ran, and spaces within figures.
 notebooks: setup
 	home=$$(mktemp -d) && trap 'rm -rf "$$home"' EXIT && export WORKBENCH_HOME="$$home" && \
 	$(BIN)/jupyter nbconvert --to notebook --execute --inplace --ExecutePreprocessor.store_widget_state=False \
 	  --ExecutePreprocessor.record_timing=False --ExecutePreprocessor.timeout=900 $(NOTEBOOKS)
 	$(BIN)/nbstripout --keep-output --keep-count $(NOTEBOOKS)
+	$(BIN)/python tools/pack_notebooks.py $(NOTEBOOKS)
+
+# The README's pictures, drawn anew from the shipped records (those: workbench claims --run --keep).
+pictures: setup
+	@tools/setup.sh browser
+	$(BIN)/python tools/pictures.py $(ARGS)
 
 bench: setup
 	$(BIN)/workbench bench $(ARGS)

@@ -16,8 +16,9 @@ LAST = ("model", "slow", "notebook", "browser", "lmcache", "vllm")  # dear tests
 MAY_SKIP = "gpu"
 # What takes minutes, longest first: begun last, it would be waited for by a process that has nothing left to do.
 LONG = ("notebooks/04", "ray", "tests/cake/test_vllm_bench", "notebooks/05", "tests/plato/test_endpoint_vllm",
-        "tests/rlboost/test_vllm", "tests/plato/test_quality", "notebooks/06", "notebooks/01", "notebooks/03",
-        "notebooks/07", "tests/browser",
+        "tests/browser/test_every_panel",
+        "tests/rlboost/test_vllm", "tests/plato/test_quality", "notebooks/06", "notebooks/09", "notebooks/01",
+        "notebooks/03", "notebooks/07", "tests/browser", "tests/contract/test_soak",
         "tests/plato/test_vllm", "tests/hetermoe", "tests/foundry", "tests/plato", "tests/cake", "notebooks",
         "tests/kernels", "tests/contract")  # fmt: skip
 RAY = ("tests/rlboost/test_kuberay", "tests/rlboost/test_live", "tests/rlboost/test_manager", "notebooks/02_rlboost")

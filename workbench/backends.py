@@ -81,6 +81,14 @@ def choose(requested: str, supported: Collection[str]) -> str:
     return requested
 
 
+def need(engine: str, otherwise: str = "") -> None:
+    """BackendUnavailable where an engine is not here, with the reason and the way out; `otherwise` is another one."""
+    found = backend(engine)
+    if not found.available:
+        way_out = f"{found.how}; {otherwise}" if otherwise else found.how
+        raise BackendUnavailable(f"engine {engine!r} is not available: {found.detail}; {way_out}")
+
+
 def version(package: str) -> str:
     """Installed version of a distribution, "" when it is not installed. Imports only its metadata."""
     from importlib import metadata

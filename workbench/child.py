@@ -5,8 +5,8 @@
     for fields in child.read(0.05): ...        # [] when nothing came; ChildDied names what it was doing and its log
     child.end()                                # it, and all that it started
 
-The number of the pipe is the last word of its command. `serve_lines` is the other side's reading end: what it started
-is ended when this side is gone, however that went.
+The number of the pipe is the last word of its command. `serve` is the other side's main; `serve_lines` alone is its
+reading end: what it started is ended when this side is gone, however that went.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import queue
 import selectors
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -28,7 +30,10 @@ from workbench import leash
 
 END_S = 1.0  # a process whose pipe has ended gets so long to end itself
 SEND_S = 30.0  # for the other side to take a line
+FIRST_S = 60.0  # in the child: until its first line has come
 _PIECE = 1 << 20
+Lines = queue.SimpleQueue[dict[str, Any]]
+Say = Callable[[Mapping[str, Any]], None]
 
 
 class ChildDied(RuntimeError):
@@ -156,3 +161,38 @@ def serve_lines(source: int, take: Callable[[dict[str, Any]], None]) -> threadin
     thread = threading.Thread(target=listen, name="lines", daemon=True)
     thread.start()
     return thread
+
+
+def serve(go: Callable[[dict[str, Any], Lines, Say], None]) -> NoReturn:
+    """In the child: its main, `go(first line, those after it, say)`; `say` sends a line to the other side.
+
+    What `go` raises is logged and said as {"is": "error", "text"}. Then everything that this process started is ended
+    and it ends itself, without the seconds that an engine's threads and memory would take to be given back.
+    """
+    lines: Lines = queue.SimpleQueue()
+    serve_lines(0, lines.put)
+    with os.fdopen(int(sys.argv[-1]), "w", encoding="utf-8") as pipe:
+
+        def say(fields: Mapping[str, Any]) -> None:
+            pipe.write(json.dumps(fields) + "\n")
+            pipe.flush()
+
+        code = 0
+        try:
+            go(_first(lines), lines, say)
+        except Exception as error:  # noqa: BLE001  all that can be done is to say it
+            import traceback
+
+            code = 1
+            traceback.print_exc()
+            say({"is": "error", "text": f"{type(error).__name__}: {error}"})
+        for one in psutil.Process().children():
+            leash.end(one)
+    os._exit(code)
+
+
+def _first(lines: Lines) -> dict[str, Any]:
+    try:
+        return lines.get(timeout=FIRST_S)
+    except queue.Empty:
+        raise TimeoutError(f"no settings came within {FIRST_S:.0f} s") from None

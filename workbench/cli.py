@@ -1,4 +1,4 @@
-"""The command `workbench`: lab, list, doctor, run, bench, report, mm2, foundry. Results to stdout, all else to stderr.
+"""The command `workbench`: lab, list, doctor, run, bench, report, claims, mm2, foundry. Results go to stdout alone.
 
 Exit codes: 0 done, 1 the work failed, 2 the call was wrong, 130 cancelled by Ctrl-C, 143 by SIGTERM.
 """
@@ -10,14 +10,14 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-from workbench import sigterm
+from workbench import sigterm, streams
 from workbench.lazy import group
 
 if TYPE_CHECKING:
@@ -29,7 +29,7 @@ DEBUG = Annotated[bool, typer.Option("--debug", help="Show the traceback of a fa
 AS_JSON = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else on stdout")]
 
 CANCELLED, TERMINATED = 130, 143  # 128 and the signal's number, as shells have it
-CANCELLABLE = ("run", "report", "bench")  # they start runs; the others leave SIGTERM to end them at once, as is usual
+CANCELLABLE = ("run", "report", "bench", "claims")  # they start runs; SIGTERM ends the others at once, as is usual
 
 
 class Wrong(typer.TyperException):
@@ -43,7 +43,7 @@ def main(args: Sequence[str] | None = None) -> None:
     args = sys.argv[1:] if args is None else args
     code = call(args)
     if "--json" in args:  # what a library says at exit is no part of the answer
-        _flush(sys.stdout)
+        streams.flush(sys.stdout)
         os.dup2(2, 1)
     sys.exit(code)
 
@@ -224,7 +224,7 @@ def _run(target: System, preset: str, changes: dict[str, Any], out: Path | None,
         raise Wrong(str(error)) from error
     if out is not None:
         _make_folder(out)
-    with _stdout_to_stderr() if as_json else contextlib.nullcontext():
+    with streams.stdout_to_stderr() if as_json else contextlib.nullcontext():
         going = runner.start(target.name, config)
         result = runner.follow(going, _say)
         files, refused = _export(result, out, target.name) if out is not None else ([], "")
@@ -247,29 +247,6 @@ def _make_folder(folder: Path) -> None:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise Wrong(f"--out: nothing can be written to {folder}: {error.strerror}") from error
-
-
-@contextlib.contextmanager
-def _stdout_to_stderr() -> Iterator[None]:
-    """What an engine, its children or a C library print goes to stderr, so that stdout holds the answer alone."""
-    ours = sys.stdout
-    ours.flush()  # of Python alone: what C holds is not ours
-    kept = os.dup(1)
-    try:
-        os.dup2(2, 1)
-        with contextlib.redirect_stdout(sys.stderr):
-            yield
-    finally:
-        _flush(ours)  # who kept sys.stdout, or prints in C, has it in a buffer that would come out after the answer
-        os.dup2(kept, 1)
-        os.close(kept)
-
-
-def _flush(python: TextIO) -> None:
-    import ctypes
-
-    python.flush()
-    ctypes.CDLL(None).fflush(None)  # all streams of C
 
 
 def _say(event: Event) -> None:
@@ -336,7 +313,7 @@ def bench(
         raise Wrong(f"no benchmark is called {', '.join(unknown)}; there are {', '.join(found) or 'none'}")
     for name in names or found:
         print(f"bench {name}", file=sys.stderr)
-        with _stdout_to_stderr():
+        with streams.stdout_to_stderr():
             path = benches.measure(name)
         print(path)
 
@@ -365,12 +342,39 @@ def report(
     results, failed = [], {}
     for name, each in systems().items():
         try:
-            with _stdout_to_stderr():
+            with streams.stdout_to_stderr():
                 results.append(runner.follow(runner.start(name, preset=preset), _say))
         except Exception as error:  # noqa: BLE001  the others are still worth their page
             failed[each.title] = f"{type(error).__name__}: {error}"
             _fail(f"{name}: {failed[each.title]}", 1)
     for path in export.save_report(results, out, failed):
         print(path)
+    if failed:
+        raise typer.Exit(1)
+
+
+@app.command()
+def claims(
+    names: Annotated[list[str] | None, typer.Argument(help="Of which systems; of all when none is named")] = None,
+    run: Annotated[bool, typer.Option("--run", help="First run small and paper where this machine has not")] = False,
+    keep: Annotated[bool, typer.Option("--keep", help="Write this machine's results as the shipped records")] = False,
+) -> None:
+    """Print every published number beside ours as CSV, from this machine's records, else from the shipped ones."""
+    from workbench import claimed, runner
+    from workbench.system import NAMES
+
+    if unknown := sorted(set(names or ()) - set(NAMES)):
+        raise Wrong(f"no system is called {', '.join(unknown)}; there are {', '.join(NAMES)}")
+    failed = False
+    with streams.stdout_to_stderr():
+        for name, preset, why in claimed.run_missing(runner.follow, names or ()) if run else ():
+            failed |= bool(why)
+            _fail(f"{name} {preset}: {why or 'recorded'}", 1)
+        found = claimed.claims()
+        for path in claimed.keep_all(names or ()) if keep else ():
+            print(f"wrote {path}", file=sys.stderr)
+    frame = found.to_frame()
+    print((frame[frame["system"].isin(names)] if names and len(frame) else frame).to_csv(index=False), end="")
+    print("\n".join([found.sentence(), *found.skipped]), file=sys.stderr)
     if failed:
         raise typer.Exit(1)

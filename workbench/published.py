@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.system import Claim
+
 
 @dataclass(frozen=True)
 class Published:
@@ -36,3 +38,12 @@ class Published:
             "error (%)": round(100 * self.error), "how": "fitted" if self.fitted else "predicted",
             "source": self.source,
         }  # fmt: skip
+
+    def claim(self) -> Claim:
+        """As a claim of a result: modelled, with how it was had and how far off it is in the note."""
+        off = f"{100 * self.error:+.0f} {'points' if self.unit == '%' else '%'}"
+        note = f"{'fitted' if self.fitted else 'predicted'}, {off}" + (f"; {self.note}" if self.note else "")
+        return Claim(
+            what=self.what, paper=self.paper, ours=self.value, unit=self.unit, badge="modelled", source=self.source,
+            note=note, fitted=self.fitted,
+        )  # fmt: skip

@@ -1,6 +1,6 @@
 """Runs on disk: one folder a run, written aside and renamed when whole, so a killed kernel loses no finished run.
 
-runs/<system>/<id>/  record.json  result.json  frame.parquet  events.jsonl
+runs/<system>/<id>/  record.json  headline.json  result.json  frame.parquet  events.jsonl
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from workbench.runner import Run
 
 FORMAT = 1
+WAY_OUT = "free some space there, or set WORKBENCH_HOME to a folder that can be written"
+MOST_READ = 2_000_000  # bytes of a result that is read for its headline alone
 _KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in get_args(Event)}
 
 
@@ -35,6 +37,20 @@ def home() -> Path:
     """Folder of all runs: $WORKBENCH_HOME/runs, else the user's data folder."""
     given = os.environ.get("WORKBENCH_HOME")
     return Path(given or platformdirs.user_data_dir("ml-systems-workbench")) / "runs"
+
+
+@dataclass(frozen=True)
+class Headline:
+    """What a run came to, for lists of runs: its sentence, its few numbers, and how each of them was had."""
+
+    sentence: str
+    summary: dict[str, float]
+    badges: dict[str, str]
+
+    @classmethod
+    def of(cls, result: Result) -> Headline:
+        """The headline of a result."""
+        return cls(result.sentence(), result.summary(), dict(result.provenance.badges))
 
 
 @dataclass(frozen=True)
@@ -64,6 +80,21 @@ class Record:
         self._must_have("result")
         with self._told("result.json"):
             return read_result(system(self.system), self._read("result.json"))
+
+    def headline(self) -> Headline:
+        """What the run came to, without reading its result. ValueError says so when it had none or the file is damaged.
+
+        A run that was kept before there were headlines has its result read instead, unless that is large.
+        """
+        self._must_have("result")
+        if (self.path / "headline.json").exists():
+            with self._told("headline.json"):
+                return _headline(json.loads(self._read("headline.json")))
+        with self._told("result.json"):
+            size = (self.path / "result.json").stat().st_size
+        if size > MOST_READ:
+            raise ValueError(f"run {self.id} was kept without a headline and its result is large; open it")
+        return Headline.of(self.result())
 
     def events(self) -> list[tuple[float, Event]]:
         """Everything the run said: (seconds since start, event). ValueError names a file that is damaged."""
@@ -113,13 +144,21 @@ def read_result(target: System, text: str) -> Result:
         raise ValueError(f"not a {target.name} result of this version: {_why(error)}") from error
 
 
+def _headline(data: Any) -> Headline:
+    """The headline that lies in a file. ValueError or TypeError when it is none."""
+    found = Headline(**data)
+    if not (isinstance(found.sentence, str) and isinstance(found.summary, dict) and isinstance(found.badges, dict)):
+        raise ValueError("a headline is a sentence, numbers and badges")
+    return Headline(found.sentence, {k: float(v) for k, v in found.summary.items()}, found.badges)
+
+
 def _why(error: Exception) -> str:
     """What was wrong with a file, in words: the error's own, after its kind where they mean nothing without it."""
     return str(error) if isinstance(error, OSError | ValueError) else f"{type(error).__name__}: {error}"
 
 
 def save(run: Run, state: str, begun: float) -> Record:
-    """Write a run that has ended. OSError when the folder cannot be written; nothing half-written stays.
+    """Write a run that has ended. OSError with cause and way out when that cannot be; nothing half-written stays.
 
     The first of a process also removes what killed ones left half-written.
     """
@@ -148,11 +187,14 @@ def save(run: Run, state: str, begun: float) -> Record:
             out.writelines(json.dumps(_line(at, event)) + "\n" for at, event in run.events)
         if run.result is not None:
             (aside / "result.json").write_text(run.result.to_json(), encoding="utf-8")
+            headline = json.dumps(dataclasses.asdict(Headline.of(run.result)))
+            (aside / "headline.json").write_text(headline, encoding="utf-8")
             run.result.to_frame().to_parquet(aside / "frame.parquet")
         aside.rename(folder / name)
-    except BaseException:
-        shutil.rmtree(aside, ignore_errors=True)
-        raise
+    except OSError as error:
+        raise OSError(error.errno, f"{folder} cannot be written: {error.strerror or error}; {WAY_OUT}") from error
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)  # has its name by now, unless something failed
     return record
 
 
@@ -221,7 +263,11 @@ def history(name: str | None = None) -> History:
 
 
 def _load(path: Path) -> Record:
-    facts = json.loads((path / "record.json").read_text(encoding="utf-8"))
+    text = (path / "record.json").read_text(encoding="utf-8")
+    try:
+        facts = json.loads(text)
+    except ValueError as error:
+        raise ValueError(f"record.json is damaged: {error}") from error
     if not isinstance(facts, dict) or facts.pop("format", None) != FORMAT:
         raise ValueError("record.json is damaged or of another version")
     facts.pop("config")

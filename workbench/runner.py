@@ -9,6 +9,7 @@ import ast
 import contextlib
 import threading
 import time
+import warnings
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench import records
@@ -144,7 +145,7 @@ class Run:
         try:
             self.record = records.save(self, state, self._begun)
         except OSError as error:  # read-only home, full disk: the result is still here
-            self.unrecorded = f"not recorded: {error}"
+            self.unrecorded = f"not recorded: {error.strerror or error}"
         except Exception as error:  # noqa: BLE001  an event or a table that cannot be stored must not leave a run without end
             self.unrecorded = f"not recorded, by a fault in {self.system.name}: {type(error).__name__}: {error}"
 
@@ -172,9 +173,14 @@ def run(
 ) -> Result:
     """Run and return the result, with a progress bar on stderr. Raises what the run raised.
 
-    Ctrl-C, and an `on_event` that raises, cancel the run and come out of here once it has ended.
+    Ctrl-C, and an `on_event` that raises, cancel the run and come out of here once it has ended. A result that is not
+    on disk comes with a warning that says why.
     """
-    return follow(start(name, config, preset=preset, **changes), on_event)
+    going = start(name, config, preset=preset, **changes)
+    result = follow(going, on_event)
+    if going.unrecorded:
+        warnings.warn(going.unrecorded, RuntimeWarning, stacklevel=2)
+    return result
 
 
 def follow(going: Run, on_event: Callable[[Event], None] | None = None) -> Result:

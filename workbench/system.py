@@ -10,17 +10,19 @@ from __future__ import annotations
 import hashlib
 import importlib
 import json
-from collections.abc import Callable, Collection, Generator, Mapping
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
 
 if TYPE_CHECKING:
     import pandas as pd
     import plotly.graph_objects as go
+
+    from workbench.lanes import Board
 
 # the catalogue, in the order it is shown: packages of workbench
 NAMES = ("foundry", "rlboost", "hetermoe", "plato", "cake", "lte", "mm2")
@@ -38,6 +40,10 @@ class Config(BaseModel):
     backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
         "auto", description="Where the work runs; auto takes the best that this machine has"
     )
+
+    def changed(self, names: Iterable[str]) -> list[str]:
+        """Those of these settings that differ from their defaults."""
+        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +227,7 @@ class Claim(BaseModel):
     badge: Badge
     source: str  # table or figure of the paper
     note: str = ""
+    fitted: bool = False  # the paper's number went into our constants: coming near it says nothing
 
 
 class Result(BaseModel):
@@ -233,6 +240,21 @@ class Result(BaseModel):
 
     config: SerializeAsAny[Config]
     provenance: Provenance
+
+    @property
+    def measured(self) -> bool:
+        """Whether it was measured here; else it was simulated."""
+        return self.provenance.backend != "sim"
+
+    @property
+    def badge(self) -> Badge:
+        """The same as a badge: of its rows, where they have no other."""
+        return "measured" if self.measured else "modelled"
+
+    def badged(self, measured: bool, known: Mapping[str, Badge] = MappingProxyType({})) -> Self:
+        """The same with a badge for each number of its summary: as `known` says, else measured or modelled."""
+        badges = {name: known.get(name, "measured" if measured else "modelled") for name in self.summary()}
+        return self.model_copy(update={"provenance": self.provenance.model_copy(update={"badges": badges})})
 
     def to_json(self, indent: int | None = None) -> str:
         """All fields as JSON text, which `workbench.records.read_result` reads again to an equal result."""
@@ -300,6 +322,12 @@ class System:
     columns: Mapping[str, str] = field(default_factory=dict)  # of to_frame(): name -> meaning and unit
     preview: Callable[[Any], go.Figure] | None = None  # cheap model of a config, redrawn as its form changes
     detail: Callable[[Span], str] | None = None  # a span's decision in words
+    board: Callable[[Any], Board] | None = None  # what of a config is moved from lane to lane, above its preview
+
+    @property
+    def short(self) -> str:
+        """The name that the title begins with, as the paper writes it."""
+        return self.title.partition(":")[0]
 
     def make(self, /, preset: str | None = None, **changes: Any) -> Config:
         """A config: the preset's (tiny, small, paper, ...) with `changes`. ValueError names what is wrong in it.

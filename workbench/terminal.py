@@ -34,8 +34,12 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def error_pct(claim: Claim) -> float | None:
-    """By how much ours is off the paper's, in percent of the paper's; None where that means nothing."""
-    if claim.ours is None or claim.paper == 0 or not math.isfinite(claim.ours):
+    """By how much ours is off the paper's: in per cent of it, of per cent in points; None where that means nothing."""
+    if claim.ours is None or not math.isfinite(claim.ours):
+        return None
+    if claim.unit == "%":
+        return claim.ours - claim.paper
+    if claim.paper == 0:
         return None
     return 100 * (claim.ours - claim.paper) / abs(claim.paper)
 
@@ -48,7 +52,7 @@ def _claims(title: str, claims: Sequence[Claim]) -> str:
         mark = f" [{notes.index(c.note) + 1}]" if c.note else ""
         ours = "not in this run" if c.ours is None else f"{c.ours:.4g} {c.unit}"
         error = error_pct(c)
-        off = "" if error is None else f"{error:+.1f} %"
+        off = "" if error is None else f"{error:+.1f} {'points' if c.unit == '%' else '%'}"
         rows.append((c.what + mark, f"{c.paper:.4g} {c.unit}", ours, off, c.badge, c.source))
     head = (f"claim of {title}", "paper", "ours", "error", "how ours was had", "source")
     width = min(MOST_COLUMNS, shutil.get_terminal_size((100, 24)).columns)

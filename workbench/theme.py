@@ -22,6 +22,8 @@ BLUE, VERMILLION, GREEN, PURPLE = "#0072B2", "#D55E00", "#009E73", "#CC79A7"
 ORANGE, SKY, GREY = "#BB8100", "#3592C9", "#7A7A7A"  # the first two darkened from #E69F00 and #56B4E9
 PALETTE = (BLUE, VERMILLION, GREEN, PURPLE, ORANGE, SKY, GREY)
 PAPER, INK, QUIET, GRID = "#FFFFFF", "#1F2328", "#59636E", "#E3E6EA"  # a figure is a light card, whatever is around it
+_HEAD = 26  # pixels from the top of a figure to the foot of its title
+PALE = ((0.0, PAPER), (1.0, SKY))  # a heat map with numbers in it: ink holds 4.5:1 on all of it
 SURFACES = {"light": "#FFFFFF", "dark": "#111111"}  # JupyterLab's cell background in its two themes
 FONT = "system-ui, -apple-system, 'Segoe UI', Helvetica, Arial, sans-serif"
 
@@ -148,7 +150,14 @@ def finish(fig: go.Figure, title: str, text: str, *, x: str = "", y: str = "", h
         fig.update_yaxes(title_text=y)
     if height is not None:
         fig.update_layout(height=height)
+    if "<br>" in title:  # plotly sets the first of several lines by its foot, which a low figure has no room for
+        fig.update_layout(title_pad_t=max(0.0, _HEAD - 0.03 * (fig.layout.height or 450)))
     return fig
+
+
+def quiet(line: str) -> str:
+    """A quiet line to put behind a figure's title, below it."""
+    return f'<br><span style="font-size:12px;color:{QUIET}">{line}</span>'
 
 
 def problems(fig: go.Figure) -> list[str]:

@@ -32,13 +32,6 @@ def server(tmp_path_factory):
 
 @pytest.fixture
 def page(chromium, server):
-    """A page that keeps what went wrong in it and whom it asked for anything."""
-    page = chromium.new_page(viewport={"width": 1400, "height": 1300})
-    page.set_default_timeout(60_000)
-    page.faults, page.asked = [], []
-    page.on("console", lambda said: page.faults.append(said.text) if said.type == "error" else None)
-    page.on("pageerror", lambda error: page.faults.append(str(error)))
-    page.on("request", lambda request: page.asked.append(request.url))
-    page.on("websocket", lambda socket: page.asked.append(socket.url))
+    page = lab.watched(chromium)
     yield page
     page.close()

@@ -58,6 +58,18 @@ def server(root: Path, home: Path, theme: str = "JupyterLab Light", timeout_s: f
             process.wait(20)
 
 
+def watched(chromium, height: int = 1300, patience_s: float = 60):
+    """A page that keeps what went wrong in it (`faults`) and whom it asked for anything (`asked`)."""
+    page = chromium.new_page(viewport={"width": 1400, "height": height})
+    page.set_default_timeout(1000 * patience_s)
+    page.faults, page.asked = [], []
+    page.on("console", lambda said: page.faults.append(said.text) if said.type == "error" else None)
+    page.on("pageerror", lambda error: page.faults.append(str(error)))
+    page.on("request", lambda request: page.asked.append(request.url))
+    page.on("websocket", lambda socket: page.asked.append(socket.url))
+    return page
+
+
 def _answers(url: str, process: subprocess.Popen, log: Path, timeout_s: float) -> None:
     until = time.monotonic() + timeout_s
     while time.monotonic() < until and process.poll() is None:

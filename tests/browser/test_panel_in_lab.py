@@ -56,7 +56,8 @@ def open_and_run_all(page, address, name, limit_s):
     expect(last).to_have_text(re.compile(r"\[\d+\]:"), timeout=limit_s * 1000)
     expect(page.locator(".jp-RenderedText[data-mime-type*=error]")).to_have_count(0)
     panel = page.locator(".wb-panel").first
-    panel.scroll_into_view_if_needed()
+    if panel.count():
+        panel.scroll_into_view_if_needed()
     return panel
 
 
@@ -169,6 +170,10 @@ def saved_without_a_kernel(path):
     assert path.stat().st_size < 200_000
 
 
+# anywidget gives a model 2 s to start, and says so where plotly's 5 MB take longer: many figures on two busy cores.
+LATE = "[anywidget] Failed to initialize model."
+
+
 def test_cake_notebook(page, server):
     source = REPO / "notebooks" / "05_cake.ipynb"
     address, root = server
@@ -182,7 +187,9 @@ def test_cake_notebook(page, server):
     press_run_with_keys(page, panel)
     state(panel, "running")
     state(panel, "done", 180)
-    expect(panel.locator(".js-plotly-plot .main-svg").first).to_be_visible()
+    for title in ("Model", "Figure"):  # also where anywidget said that its model was late
+        tab(panel, title)
+        expect(panel.locator(".js-plotly-plot .main-svg:visible").first).to_be_visible()
     tab(panel, "Table")
     expect(panel.locator(".wb-table").first).to_contain_text("TTFT")
     panel.locator(".wb-preset select").select_option("small")
@@ -190,8 +197,25 @@ def test_cake_notebook(page, server):
     state(panel, "running")
     panel.get_by_role("button", name="Cancel").click()
     state(panel, "cancelled", 120)
-    assert page.faults == []
+    assert [fault for fault in page.faults if fault != LATE] == []
     stayed_here(page, address)
+
+
+def test_a_pane_that_loaded_late_hears_all_the_same(page, server):
+    """Where the page is slow anywidget gives a model up: here each, at once. What is said before and after is shown."""
+    address, root = server
+    page.add_init_script(
+        "const wait = AbortSignal.timeout.bind(AbortSignal); window.givenUp = 0;"
+        "AbortSignal.timeout = (ms) => { window.givenUp += ms === 2000; return wait(ms === 2000 ? 0 : ms); };"
+    )
+    hears = "pane.on_pick(lambda _: setattr(pane, 'html', '<p class=heard>after</p>'))"
+    first = f"from workbench.ui.view import View\npane = View()\n{hears}\npane"
+    write(root / "late.ipynb", first, "pane.html = '<button class=heard data-pick=it>before</button>'")
+    open_and_run_all(page, address, "late.ipynb", 90)
+    expect(page.locator(".heard")).to_have_text("before")
+    assert page.evaluate("window.givenUp")  # the control: the model had no time
+    page.locator(".heard").click()
+    expect(page.locator(".heard")).to_have_text("after")
 
 
 def test_report_page_draws_offline(page, tmp_path):

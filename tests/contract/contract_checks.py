@@ -296,7 +296,7 @@ def cancel(s):
             assert not last_try, f"cancelled after {after} events: ended in {took:.1f} s, left {left or 'nothing'}"
 
 
-def _cancelled(system, after):
+def _cancelled(system, after, patience_s=1.0):
     """Cancel one run after so many events: seconds until it had ended, and what was left behind."""
     with tempfile.TemporaryDirectory() as fresh, _tmp(fresh):
         before = set(threading.enumerate()), _children()
@@ -311,16 +311,19 @@ def _cancelled(system, after):
         took = time.monotonic() - asked
         assert run.state in ("cancelled", "done"), f"ended {run.state}: {run.error}"
         assert after > 0 or run.state == "cancelled", "cancelled at once, and yet it worked on to the end"
-        return took, _left(before, Path(fresh))
+        return took, _left(before, Path(fresh), patience_s)
 
 
-def _left(before, folder):
-    """Threads, processes and files that outlive a run, looked for again for a second: some take a moment to end."""
+TORCHS = "torchinductor_"  # torch's own cache, made when it is first imported
+
+
+def _left(before, folder, patience_s):
+    """Threads, processes and files that outlive a run, looked for again for a while: some take a moment to end."""
     left = []
     gc.collect()
-    for _ in range(20):
+    for _ in range(round(patience_s / 0.05)):
         threads = {t.name for t in set(threading.enumerate()) - before[0] if t.is_alive() and "tqdm" not in repr(t)}
-        files = [str(p.relative_to(folder)) for p in folder.rglob("*")]
+        files = [name for p in folder.rglob("*") if not (name := str(p.relative_to(folder))).startswith(TORCHS)]
         left = [*sorted(threads), *sorted(_children() - before[1]), *files]
         if not left:
             break

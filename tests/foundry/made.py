@@ -5,7 +5,9 @@ from small import small
 from workbench import backends
 from workbench.foundry import anatomy
 from workbench.foundry.config import FoundryConfig
-from workbench.foundry.result import Damaged, Facts, FoundryResult, Held, Process, Row, Size, summary_badges
+from workbench.foundry.parts import Damaged, Facts, Process, Row, Size
+from workbench.foundry.result import FoundryResult
+from workbench.held import Held
 
 SIZES = (1, 2)
 READY = {"foundry": 1.0, "cold": 100.0, "warm": 20.0, "aoti": 8.0, "eager": 5.0}
@@ -54,9 +56,7 @@ def made(ways=tuple(READY), **changed) -> FoundryResult:
         "capture_s": 44.0,
         "said": "00",
     }  # fmt: skip
-    draft = FoundryResult(**(fields | changed))
-    badges = summary_badges(list(draft.summary()), measured=True)
-    return draft.model_copy(update={"provenance": backends.provenance("cpu", badges)})
+    return FoundryResult(**(fields | changed)).badged(True)
 
 
 REFUSED = Damaged(

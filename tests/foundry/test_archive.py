@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from workbench import aside
 from workbench.foundry import archive, explore
 from workbench.foundry.archive import Archive, Refused
 from workbench.foundry.graph import decode, relocate
@@ -222,7 +223,7 @@ def test_disk_full(tmp_path, monkeypatch):
             return real("/dev/full", "wb", **more)
         return real(name, mode, **more)
 
-    monkeypatch.setattr(archive, "open", full, raising=False)
+    monkeypatch.setattr(aside, "open", full, raising=False)
     with pytest.raises(OSError, match="free some space") as caught:
         archive.write(path, small(model={"name": "other"}).sections())
     assert caught.value.errno == errno.ENOSPC

@@ -31,9 +31,10 @@ WAIT_S = 280
 
 @pytest.fixture(scope="module")
 def done(tmp_path_factory):
-    """A run of the tiny preset beside eager, with a damaged copy, whose archive is kept; in it one takes the place."""
+    """A run of the tiny preset beside cold and eager, a copy damaged, the archive kept; in it one takes the place."""
     kept = tmp_path_factory.mktemp("kept")
-    run = runner.Run(SYSTEM, SYSTEM.make("tiny", keep=str(kept), damage="bit", compare="eager"), record=False).start()
+    config = SYSTEM.make("tiny", keep=str(kept), damage="bit", compare="cold", reuse=False)
+    run = runner.Run(SYSTEM, config, record=False).start()
     limit = time.monotonic() + WAIT_S
     while not run.offers and run.state == "running":
         assert time.monotonic() < limit, "it offers nothing"
@@ -103,24 +104,27 @@ def test_what_it_tells_on_the_way(done):
     told = [event for _, event in done.events]
     assert {s.lane for s in told if isinstance(s, Span)} == {
         "capture", "fresh process", "damaged copy 1", "place taken", "Foundry, CPU analogue", "torch eager",
+        "steps, by turns",
     }  # fmt: skip
     notes = [p.note for p in told if isinstance(p, Progress)]
     assert {"capture: import torch", "capture: batch 8", "fresh process: the control"} <= set(notes)
-    assert len([p for p in told if isinstance(p, Point)]) == 6  # two ways, three sizes
+    assert len([p for p in told if isinstance(p, Point)]) == 9  # three ways, three sizes
     offers = [e for e in told if isinstance(e, Offer)]
     assert {e.name for e in offers if e.open} == set(OFFERS) == {e.name for e in offers if not e.open}
 
 
 def test_ways_are_measured_in_processes_of_their_own(done):
     result = done.result
-    (ours,), (eager,) = result.of("foundry"), result.of("eager")
-    for each in (ours, eager):
+    (ours,), (eager,), (cold,) = (result.of(way) for way in ("foundry", "eager", "cold"))
+    for each in (ours, eager, cold):
         assert 0 < each.import_s < each.load_s < each.ready_s
         assert list(result.step_us(each.way)) == [2, 3, 8]
     assert set(ours.phases) == {"archive", "weights", "graphs", "verify"}
     assert ours.peak_mb < eager.peak_mb
-    assert all(r.equal for r in result.rows if r.way == "foundry")
+    assert all(r.equal for r in result.rows if r.way != "eager")
     assert result.summary()["load_s"] == ours.ready_s
+    assert cold.ready_s < result.capture_s  # one process: it is ready as the cold way, and captures then
+    assert all(r.step_us <= r.median_us for r in result.rows)
     with pytest.raises(ValueError, match="no way is called slow"):
         rivals.compare("none.foundry", ways=("slow",))
 
@@ -146,7 +150,12 @@ def test_each_damage_has_its_cause(copied, tmp_path, kind, cause_):
 
 
 def ask(job, folder, **more):
-    return procs.ask({"seed": 0, "taken": 0, "again": {}, "verify": "all", **job}, folder, "a loader", **more)
+    return procs.ask(
+        {"seed": 0, "taken": 0, "again": {}, "verify": "all", "prompt": [], "tokens": 0, **job},
+        folder,
+        "a loader",
+        **more,
+    )
 
 
 def test_a_process_that_takes_too_long_is_named_and_ended(tmp_path):

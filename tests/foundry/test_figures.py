@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from workbench import records, runner, theme
-from workbench.foundry import SYSTEM, anatomy
+from workbench.foundry import SYSTEM, anatomy, engine_figure
 from workbench.foundry.config import FoundryConfig, ladder
 from workbench.foundry.explorer import KINDS, said
+from workbench.foundry.parts import Engine
 from workbench.foundry.result import COLUMNS, SIMULATED, WAYS
 from workbench.foundry.why import explain
 from workbench.system import Note
@@ -54,13 +55,13 @@ def test_exact_needs_the_bits_and_the_control(where):
     assert made(elsewhere=True, damages=[REFUSED]).exact
 
 
-def test_medians_over_rounds_and_the_least_step():
+def test_medians_over_rounds():
     one = made()
     twice = [p.model_copy(update={"round": 1, "ready_s": p.ready_s * 3}) for p in one.processes]
-    slow = [r.model_copy(update={"round": 1, "step_us": r.step_us * 3}) for r in one.rows]
+    slow = [r.model_copy(update={"round": 1, "median_us": r.median_us * 3}) for r in one.rows]
     both = made(processes=[*one.processes, *twice], rows=[*one.rows, *slow])
     assert both.summary()["load_s"] == pytest.approx(2 * READY["foundry"])
-    assert both.step_us("aoti") == one.step_us("aoti")
+    assert both.step_us("aoti") == pytest.approx({size: 2 * us for size, us in one.step_us("aoti").items()})
 
 
 def test_a_result_is_read_again(simulated):
@@ -93,6 +94,40 @@ def test_the_start_is_drawn_as_it_was_measured():
     assert "corrupt" not in fig.layout.title.text
 
 
+ENGINE = Engine(
+    lane="vLLM 9.9, eager", mode="eager", layers=1, total_s=20.0, graphable_s=3.0, steps_s=[0.1], about={},
+    phases=[("interpreter", 0.0, 1.0), ("import vLLM", 1.0, 12.0), ("engine", 12.0, 13.0), ("warm-up", 13.0, 16.0),
+            ("engine", 16.0, 18.0), ("first token", 18.0, 20.0)],
+    tokens=[5, 6], ours=[5, 6],
+)  # fmt: skip
+
+
+def test_an_engines_start_is_drawn_where_it_lay():
+    result = made(engines=[ENGINE])
+    for fig in (result.figure(), result.engine_figure()):
+        assert theme.problems(fig) == []
+        parts = [
+            (base, x, said)
+            for t in fig.data
+            if t.type == "bar" and t.base is not None
+            for lane, base, x, said in zip(t.y, t.base, t.x, t.customdata, strict=True)
+            if lane == ENGINE.lane
+        ]
+        assert sorted((base, base + x) for base, x, _ in parts) == [(a, b) for _, a, b in ENGINE.phases]
+        assert f"{ENGINE.lane}, warm-up: 3.00 s" in {said for _, _, said in parts}
+        assert "say the same tokens" in fig.layout.title.text
+    ours = [b for name, _, b in engine_figure.lanes(result)[WAYS["foundry"]] if name == "first runs"]
+    assert ours == [READY["foundry"]]
+    s = result.summary()
+    assert (s["vllm_eager_first_token_s"], s["vllm_eager_graphable_s"], s["vllm_same_tokens"]) == (20.0, 3.0, 1.0)
+    other = made(engines=[ENGINE.model_copy(update={"ours": [5, 7]})])
+    assert other.summary()["vllm_same_tokens"] == 0.0
+    assert "OTHER tokens" in other.sentence()
+    assert "do NOT say the same tokens" in other.engine_figure().layout.title.text
+    with pytest.raises(ValueError, match="take vllm='eager'"):
+        made().engine_figure()
+
+
 def test_every_parameter_is_drawn_as_what_it_is():
     labels, shown, cells = anatomy.cells(small(), next(iter(small().templates)))
     assert labels == ["first", "second", "third"]
@@ -123,7 +158,7 @@ def test_what_templates_share():
 def test_a_simulated_run(simulated):
     result = simulated.result
     s = result.summary()
-    assert result.modelled
+    assert not result.measured
     assert s["start_capture_s"] > 4 * s["start_foundry_s"]
     assert s["start_one_by_one_s"] > s["start_foundry_s"]
     assert {r.badge for r in result.rows} == {"modelled"}
@@ -159,8 +194,8 @@ def run_of(**changed):
 
 
 def test_a_ladder_rises_and_can_be_ones_own():
-    assert ladder(8) == (1, 2, 4, 8, 12, 16, 24, 32)
-    assert ladder(10)[-2:] == (40, 48)
+    assert ladder(7) == (1, 2, 4, 8, 16, 24, 32)
+    assert ladder(9)[-2:] == (40, 48)
     assert FoundryConfig(ladder=3).sizes == (1, 2, 4)
     assert FoundryConfig(batches=" 8, 2,2").sizes == (2, 8)
 
@@ -175,7 +210,8 @@ def test_a_ladder_rises_and_can_be_ones_own():
         ({"model": "tiny", "layers": 4}, "layers: tiny has 3"),
         ({"damage": "parameter", "verify": "first use"}, "verify: "),
         ({"damage": "hammer"}, "damage: "),
-        ({"backend": "cuda"}, "backend: "),
+        ({"backend": "tpu"}, "backend: "),
+        ({"model": "tiny", "layers": 1, "vllm": "eager"}, "vllm: "),
         ({"patience_s": 0}, "patience_s: "),
     ],
 )

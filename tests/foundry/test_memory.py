@@ -4,6 +4,7 @@ import errno
 
 import pytest
 
+from workbench import aside
 from workbench.foundry import memory
 from workbench.foundry.archive import Refused
 
@@ -61,7 +62,7 @@ def test_disk_full(stored, tmp_path, monkeypatch):
         real(name, mode).close()
         return real("/dev/full", "wb", **more)
 
-    monkeypatch.setattr(memory, "open", full, raising=False)
+    monkeypatch.setattr(aside, "open", full, raising=False)
     with pytest.raises(OSError, match="free some space") as caught:
         memory.store_weights(arena, N, folder)
     assert caught.value.errno == errno.ENOSPC

@@ -2,14 +2,17 @@
 
 import contextlib
 import itertools
-import json
 import sys
 import threading
 import time
 import types
+from pathlib import Path
 
 import psutil
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+from vllm_stand_in import in_vllms_place
 
 from workbench.backends import Backend, BackendUnavailable
 from workbench.foundry import vllm_phases
@@ -70,22 +73,17 @@ def test_nothing_is_no_phase_and_unknown_parts_are_others():
 # -- the tracer ------------------------------------------------------------------------------------------------------
 
 
-class Pipe:
-    def __init__(self):
-        self.said = []
-
-    def write(self, line):
-        self.said.append(json.loads(line))
-
-    def flush(self): ...
+@pytest.fixture
+def said():
+    return []
 
 
 @pytest.fixture
-def tracer():
-    return Tracer(time.monotonic(), Pipe())
+def tracer(said):
+    return Tracer(time.monotonic(), said.append)
 
 
-def test_a_decorated_function_is_a_part_also_when_it_raises(tracer):
+def test_a_decorated_function_is_a_part_also_when_it_raises(tracer, said):
     def inner(fails):
         if fails:
             raise KeyError("x")
@@ -99,7 +97,7 @@ def test_a_decorated_function_is_a_part_also_when_it_raises(tracer):
     assert [name for name, _, _ in tracer.parts] == ["Load weights", "Load model"] * 2
     (_, inner_start, inner_end), (_, start, end) = tracer.parts[:2]
     assert 0 <= start <= inner_start <= inner_end <= end
-    assert [line["name"] for line in tracer._pipe.said] == ["Load model", "Load weights"] * 2
+    assert [line["name"] for line in said] == ["Load model", "Load weights"] * 2
 
 
 def test_other_threads_and_coroutines_are_left_alone(tracer):
@@ -170,16 +168,7 @@ def model(tmp_path):
 @pytest.fixture
 def child(tmp_path, monkeypatch):
     """A process in vLLM's place that does what a script says with `say`; it is not asked to be vLLM."""
-    monkeypatch.setattr(vllm_phases.backends, "backend", lambda name: Backend(name, True, "there"))
-
-    def put(script):
-        file = tmp_path / "child.py"
-        head = "import json, os, sys, time\nasked = json.loads(sys.stdin.readline())\n"
-        head += "pipe = os.fdopen(int(sys.argv[1]), 'w', 1)\ndef say(**f): print(json.dumps(f), file=pipe)\n"
-        file.write_text(head + script)
-        monkeypatch.setattr(vllm_phases, "COMMAND", (sys.executable, str(file)))
-
-    return put
+    return in_vllms_place(tmp_path, monkeypatch)
 
 
 DONE = {"is": "done", "tokens": [5], "steps_s": [], "about": {"version": "9.9"}}

@@ -27,9 +27,16 @@ class Pluggable:
         return self
 
 
+class Own:
+    """torch's own allocator."""
+
+    def alloc(self, nbytes, device, stream):
+        return NOW.driver.malloc(nbytes)
+
+
 class MemPool:
-    def __init__(self, allocator):
-        self.allocator, self.id = allocator, (0, id(self))
+    def __init__(self, allocator=None):
+        self.allocator, self.id = allocator or Own(), (0, id(self))
 
 
 class Stream:
@@ -37,8 +44,7 @@ class Stream:
 
 
 class CUDAGraph:
-    def __init__(self, keep_graph):
-        assert keep_graph
+    def __init__(self, keep_graph=False):
         self.handle = self.executable = 0
 
     def raw_cuda_graph(self):
@@ -98,6 +104,14 @@ def empty(*shape):
     return Tensor(address, shape)
 
 
+def zeros(shape, dtype, device):
+    """Of torch's own memory."""
+    nbytes = 8 if dtype == "int64" else 4
+    for n in shape:
+        nbytes *= n
+    return Tensor(NOW.driver.malloc(nbytes), shape, dtype)
+
+
 class Hook:
     """Triton's HookChain."""
 
@@ -114,7 +128,7 @@ class Hook:
 HOOK = Hook()
 
 
-def pool(allocator):
+def pool(allocator=None):
     NOW.last = MemPool(allocator)
     return NOW.last
 
@@ -135,7 +149,7 @@ def install(driver):
     torch, inductor, triton = (types.ModuleType(n) for n in ("torch", "torch._inductor", "triton"))
     torch.__dict__.update(
         cuda=cuda, Tensor=Tensor, OutOfMemoryError=OutOfMemoryError, device=null, inference_mode=null,
-        _C=name(_cuda_clearCublasWorkspaces=clear), _inductor=inductor,
+        _C=name(_cuda_clearCublasWorkspaces=clear), _inductor=inductor, zeros=zeros, float32="float32", int64="int64",
     )  # fmt: skip
     inductor.config = name(patch=null)
     triton.__spec__ = importlib.util.find_spec("triton")  # where CUPTI's headers are

@@ -1,7 +1,9 @@
-"""Profiles by hand for the planner's tests: two kinds of device with round numbers. Imports no torch."""
+"""Profiles and plans by hand for the planner's tests: two kinds of device with round numbers. Imports no torch."""
 
+import numpy as np
 import pytest
 
+from workbench.hetermoe.plan import expert_parallel, zebra
 from workbench.hetermoe.profile import Curve, Device, Load, Memory, Profile, Surface
 
 KEY = "by hand"
@@ -39,3 +41,16 @@ def load(**changes):
 def hand():
     """Both makers."""
     return profile, load
+
+
+@pytest.fixture(scope="session")
+def plans():
+    """Of three layers, each with the load it is run on: even and skewed, experts without a token, mixed kinds."""
+    shares = np.random.default_rng(3).dirichlet(np.ones(12), 3)
+    empty = np.array([[0.5, 0.5] + [0.0] * 10] * 3)
+    even, found = zebra(4, 3, 2, 3, 12, 2, KEY), []
+    for plan in (even, even.with_offload((0, 5, 12)), zebra(2, 4, 3, 3, 12, 2, KEY).with_offload((4, 1, 0))):
+        found += [(plan, load()), (plan, load().with_shares(shares)), (plan, load().with_shares(empty))]
+    mixed = load(kinds=("new", "old", "old", "new", "new"))
+    found.append((expert_parallel(5, 3, 12, 2, 2, KEY), mixed))
+    return [*found, (expert_parallel(5, 3, 12, 2, 1, KEY), mixed.with_shares(shares))]

@@ -3,6 +3,7 @@
 import itertools
 import socket
 import time
+from types import SimpleNamespace
 
 import psutil
 import pytest
@@ -12,6 +13,7 @@ from workbench.hetermoe import SYSTEM
 from workbench.hetermoe.launch import PortTaken, RankFailed
 from workbench.hetermoe.live import Heard
 from workbench.hetermoe.live_child import order, points
+from workbench.hetermoe.live_rows import Told
 from workbench.hetermoe.plan import Plan, PlanError
 from workbench.hetermoe.profile import Profile
 from workbench.pump import Clock
@@ -127,3 +129,20 @@ def test_turns_begin_with_another_way_each_round():
     assert timed["lengths"] == [256, 1024]
     assert {1024, 2048} <= set(timed["tokens"])  # one sequence, and a micro-batch
     assert backends.backend("sim").available
+
+
+def test_a_rank_that_has_nothing_to_do_runs_ahead():
+    """All experts on attention ranks: both of the expert rank's steps are told before the other's first."""
+
+    def told(rank, step, start, end):
+        loss = None if rank else 1.0
+        return {"is": "step", "way": "plain", "rank": rank, "step": step, "loss": loss, "start_s": start, "end_s": end,
+                "spans": []}  # fmt: skip
+
+    plan = SimpleNamespace(attention=1, expert=1, micro_batches=2, offload=(4, 4))
+    arm = SimpleNamespace(plan=plan, load=SimpleNamespace(length=64), tokens_per_s=5.0)
+    turns = SimpleNamespace(sequence=["plain"], world=2, jobs={"plain": None}, wait=[1, 2])
+    rows = Told({"plain": arm}, turns, 100, 1, lambda _: None)
+    ahead = [told(1, 0, 0.0, 0.1), told(1, 1, 0.1, 0.2), told(0, 0, 0.0, 2.0), told(0, 1, 2.0, 5.0)]
+    rows.follow([{"is": "connected"}] * 2 + ahead, lambda rank: None)
+    assert [(way, row.step, row.seconds) for way, _, row in rows.kept] == [("plain", 1, 3.0)]

@@ -12,10 +12,11 @@ from workbench import runner, theme
 from workbench.hetermoe import SYSTEM, gantt, hand
 from workbench.hetermoe.plan import Plan, PlanError
 from workbench.hetermoe.profile import Load, Profile
-from workbench.hetermoe.result import ARMS, SHORT, Drawn, Proof, summary_badges
+from workbench.hetermoe.result import ARMS, BADGES, SHORT, Drawn, Proof
 from workbench.hetermoe.setting import arm_of, placed, simulated
 from workbench.hetermoe.sim import simulate
 from workbench.system import Act, Note, Offer, Point, Span
+from workbench.ui.show import figure_json
 
 SUMMARY = {
     "tokens_per_s", "ep_tokens_per_s", "deepspeed_tokens_per_s", "speedup_vs_ep", "predicted_speedup",
@@ -48,7 +49,8 @@ def live(result):
     measured = result.drawn[0].model_copy(update={"badge": "measured", "used": [0.5] * 2 + [0.9] * 2})
     proof = Proof(max_rel_param_error=0.0, control=0.2, bits=True, steps=3, parameters=1000, told="2:2")
     drawn = [result.drawn[0], measured]
-    return result.model_copy(update={"rows": rows, "drawn": drawn, "proof": proof, "notes": ["a note"]})
+    here = {"provenance": result.provenance.model_copy(update={"backend": "cpu"}), "notes": ["a note"]}
+    return result.model_copy(update={"rows": rows, "drawn": drawn, "proof": proof, **here})
 
 
 def test_the_numbers_of_a_simulated_run_are_the_simulators(result):
@@ -74,7 +76,8 @@ def test_a_measured_run_has_every_number_of_the_summary(live):
     assert s["speedup_vs_ep"] == 1.5
     assert s["predicted_speedup"] == pytest.approx(1.5)
     assert (s["utilisation_attention"], s["utilisation_expert"]) == (0.5, 0.9)
-    badges = summary_badges(list(s), live=True)
+    badges = live.badged(True, BADGES).provenance.badges
+    assert set(badges) == SUMMARY
     assert {n for n, badge in badges.items() if badge == "modelled"} == {"predicted_speedup", "offloaded_experts"}
     assert "2.00 times DeepSpeed-MoE" in live.sentence()
     assert "bit for bit those of one process" in live.sentence()
@@ -95,7 +98,8 @@ def test_a_result_is_a_figure_that_stands_alone(request, which):
     assert theme.problems(fig) == []
     assert len(fig.to_json()) < BYTES
     assert fig.layout.meta["text"] == one.sentence()
-    assert "prices" in fig.layout.title.text
+    assert fig.layout.title.text.count("$") >= 2  # prices,
+    assert figure_json(fig)["config"]["typesetMath"] is False  # and what lies between two is no formula
     for trace in fig.data:
         if trace.name and trace.showlegend is not False and trace.x:
             assert trace.name in keys(fig), "it is drawn and not named"
@@ -125,6 +129,16 @@ def test_the_prediction_stands_beside_what_was_measured(live):
     assert list(busy.x) == pytest.approx([100 * u for u in live.drawn[0].used], abs=0.01)
     assert dict(zip(speed.y, speed.x, strict=True))["DeepSpeed-MoE"] == pytest.approx(0.9 * 150 * 1.1, abs=0.1)
     assert list(speed.y) == [SHORT[arm] for arm in live.arms()]
+
+
+def test_what_was_measured_lies_within_its_axis(live):
+    """However far it is from what the model has."""
+    slow = [r.model_copy(update={"tokens_per_s": 20.0}) if r.arm == "distep" else r for r in live.rows]
+    fig = live.model_copy(update={"rows": slow}).figure()
+    (over,) = (t for t in fig.data if t.name == "over DistEP")
+    mark = max(y for t in fig.data if (t.hovertemplate or "").startswith("measured:") for y in t.y)
+    assert mark == 15.0 > max(over.y)
+    assert fig.layout[f"yaxis{over.yaxis[1:]}"].range[1] > mark
 
 
 def test_lengths_ratios_and_crossovers_are_drawn_as_they_are(result):

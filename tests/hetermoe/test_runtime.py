@@ -8,6 +8,7 @@ import time
 
 import pytest
 import torch
+from endings import drained
 
 from workbench.hetermoe import routing
 from workbench.hetermoe.costs import resolve
@@ -129,13 +130,7 @@ def test_the_profiler_gives_what_the_planner_wants():
     cores = sorted(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else [0]
     kinds = {"new": Kind("fused", (cores[0],)), "old": Kind("naive", (cores[-1],), capacity_bytes=2**30)}
     going = profiling(CONFIG, kinds, lengths=(16, 768), tokens=(32, 768), rounds=3, message_bytes=(1 << 10, 1 << 20))
-    shares = []
-    while True:
-        try:
-            shares.append(next(going))
-        except StopIteration as done:
-            profile = done.value
-            break
+    shares, profile = drained(going)
     told = [share for share in shares if share is not None]
     assert told == sorted(told)
     assert told[-1] == 1.0

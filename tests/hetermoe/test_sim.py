@@ -4,7 +4,6 @@ import itertools
 import random
 from dataclasses import replace
 
-import numpy as np
 import pytest
 
 from workbench.hetermoe.costs import balanced, resolve
@@ -95,23 +94,12 @@ def test_a_search_that_is_too_large_says_so():
         in_order(case, (0, 1))
 
 
-def some_plans(load):
-    shares = np.random.default_rng(3).dirichlet(np.ones(12), 3)
-    empty = np.array([[0.5, 0.5] + [0.0] * 10] * 3)
-    even = zebra(4, 3, 2, 3, 12, 2, KEY)
-    for plan in (even, even.with_offload((0, 5, 12)), zebra(2, 4, 3, 3, 12, 2, KEY).with_offload((4, 1, 0))):
-        yield from ((plan, load()), (plan, load().with_shares(shares)), (plan, load().with_shares(empty)))
-    mixed = Load(96, 64, "new", kinds=("new", "old", "old", "new", "new"))
-    yield expert_parallel(5, 3, 12, 2, 2, KEY), mixed
-    yield expert_parallel(5, 3, 12, 2, 1, KEY), mixed.with_shares(shares)
-
-
 @pytest.mark.parametrize("joined", [False, True])
-def test_collapsed_is_full_and_streams_do_one_thing_at_a_time(joined, hand):
-    profile, load = hand
+def test_collapsed_is_full_and_streams_do_one_thing_at_a_time(joined, hand, plans):
+    profile, _ = hand
     given = profile(0.5, 0.8, 1.0, 0.05, 0.1, memory=Memory(8, 8), joined=joined)
     given = replace(given, devices=tuple(replace(d, update_s_byte=0.5) for d in given.devices))
-    for plan, what in some_plans(load):
+    for plan, what in plans:
         full = simulate(plan, given, what, spans=True, collapse=False)
         short = simulate(plan, given, what, spans=True)
         assert short.step_s == pytest.approx(full.step_s)

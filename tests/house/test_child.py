@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from endings import alive, wait_for
 
 from workbench import child as child_module
 from workbench.child import Child, ChildDied
@@ -44,18 +45,8 @@ def lines(child, count=1, seconds=20.0):
     return found
 
 
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
 def gone(pids, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while any(map(alive, pids)) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(map(alive, pids))
+    return wait_for(lambda: not any(map(alive, pids)), seconds)
 
 
 def test_lines_go_both_ways(start):
@@ -118,6 +109,28 @@ def test_a_dead_one_is_named_by_the_read_not_by_the_send(start):
     child.send({"n": 1})
     with pytest.raises(ChildDied, match="code 5"):
         lines(child)
+
+
+SERVE = """
+from workbench import child
+def go(first, others, say):
+    say({"first": first, "then": others.get()})
+    raise ValueError("enough")
+"""
+
+
+def test_serve_answers_and_says_what_was_raised(start):
+    child = start(SERVE + "child.serve(go)")
+    child.send({"n": 1})
+    child.send({"n": 2})
+    assert lines(child, 2) == [{"first": {"n": 1}, "then": {"n": 2}}, {"is": "error", "text": "ValueError: enough"}]
+    with pytest.raises(ChildDied, match=r"code 1 .*ValueError: enough"):
+        lines(child)
+
+
+def test_serve_names_settings_that_do_not_come(start):
+    child = start(SERVE + "child.FIRST_S = 0.2\nchild.serve(go)")
+    assert lines(child) == [{"is": "error", "text": "TimeoutError: no settings came within 0 s"}]
 
 
 def test_end_leaves_nothing_and_twice_is_no_error(start):

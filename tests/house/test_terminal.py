@@ -31,6 +31,12 @@ def test_error_is_ours_against_the_papers(paper, ours, error):
     assert terminal.error_pct(claim("a", paper, ours)) == error
 
 
+def test_of_per_cent_the_error_is_in_points(monkeypatch):
+    two = Claim(what="gain", paper=2.0, ours=10.9, unit="%", badge="modelled", source="Fig. 1")
+    assert terminal.error_pct(two) == pytest.approx(8.9)  # not four times as much
+    assert "+8.9 points" in words(monkeypatch, [two])
+
+
 def test_claims_have_an_error_and_their_notes(monkeypatch):
     said = words(
         monkeypatch,

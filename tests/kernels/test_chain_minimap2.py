@@ -60,7 +60,7 @@ def seen(reference, reads, skip, join, preset="map-ont"):
 @pytest.fixture(scope="session")
 def human(tmp_path_factory):
     reference = oracle.data("grch37_chrX_58-68Mb.fa.gz")
-    return reference, simulated(reference, tmp_path_factory.mktemp("reads"), (10_000, 80_000), 400_000, 0.95, 7)
+    return reference, simulated(reference, tmp_path_factory.mktemp("reads"), (10_000, 80_000), 200_000, 0.95, 7)
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ from workbench.kernels import sparse_mlp
 
 SOURCE = Path(sparse_mlp.__file__).parent
 SECONDS = 5
-COMMON = ["-std=c++20", "-O1", "-g", "-Wall", "-Wextra", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
+COMMON = ["-std=c++20", "-O1", "-g1", "-Wall", "-Wextra", "-fsanitize=address,undefined", "-fno-sanitize-recover=all"]
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mfma"]
 SETS = {
     "avx2": ["-mavx2", "-mfma"],

@@ -34,12 +34,12 @@ def cut(model, seed=0):
     return [kmeans_groups(b.mlp.gate_proj.weight.detach().numpy(), seed + i) for i, b in enumerate(model.model.layers)]
 
 
-def tiny_sparse(seed=0, rank=4):
+def tiny_sparse(seed=0, rank=4, stand_in=0):
     model = tiny_llama(seed)
     groups = cut(model)
     if rank:
         lora.add(model, rank, 2.0 * rank, seed=seed)
-    return SparseModel(model, groups, seed=seed)
+    return SparseModel(model, groups, seed=seed, stand_in=stand_in)
 
 
 def toy(n=400, seed=0):

@@ -13,6 +13,7 @@ pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make setup"
 from workbench import backends
 from workbench.lte import SYSTEM, arms, zero_run
 from workbench.lte.train import train
+from workbench.system import ConfigError
 
 pytestmark = [pytest.mark.timeout(580)]
 
@@ -45,7 +46,7 @@ def alone(asked, rows=None):
 
         task = type("Part", (type(task),), {"batch": part})(task.parts, task.words)
     steps = list(train(sparse, task, settings))
-    return steps, sparse.model_parameters(asked.tune) | sparse.router_parameters()
+    return steps, sparse.model_parameters(asked.tune) | sparse.router_parameters() | sparse.stand_ins()
 
 
 def apart(found, own):
@@ -59,18 +60,23 @@ def two_ranks():
     return {stage: drained(zero_run.run(config(zero=stage), "LTE")) for stage in ("1", "2")}
 
 
+@pytest.fixture(scope="module")
+def one():
+    """One process with whole batches, and the control: with half of each."""
+    return alone(config()), alone(config(), rows=slice(0, None, 2))
+
+
 @pytest.mark.parametrize("stage", ["1", "2"])
-def test_two_processes_do_the_steps_of_one(two_ranks, stage):
+def test_two_processes_do_the_steps_of_one(two_ranks, one, stage):
     """All three stages, routers started and moved from outside; the control is one process with half of each batch."""
     steps, found = two_ranks[stage]
-    wanted, own = alone(config())
+    (wanted, own), (_, half) = one
     assert [s.stage for s in steps] == [s.stage for s in wanted]
     for mine, theirs in zip(steps, wanted, strict=True):
         assert mine.loss == pytest.approx(theirs.loss, rel=1e-4), mine
         assert mine.sparsity == pytest.approx(theirs.sparsity, abs=1e-4), mine
     assert set(found) == set(own)
     assert apart(found, own) < 1e-3
-    _, half = alone(config(), rows=slice(0, None, 2))
     assert apart(found, half) > 0.02
 
 
@@ -95,8 +101,9 @@ def test_goes_on_from_its_checkpoint_after_a_rank_was_killed(tmp_path, two_ranks
 
 
 def test_what_cannot_be_is_named(monkeypatch):
-    with pytest.raises(zero_run.RankFailed, match="7 texts are not shared evenly by 2 processes"):
-        drained(zero_run.run(config(batch=7), "dense"))
+    with pytest.raises(ConfigError, match="batch: 7 texts are not shared evenly by 2 processes"):
+        config(batch=7)
+    assert config(batch=7, zero="off").batch == 7
     missing = backends.Backend("deepspeed", False, "deepspeed is not installed", "pip install it")
     monkeypatch.setattr(backends, "backend", lambda _: missing)
     with pytest.raises(backends.BackendUnavailable, match="zero='2' needs DeepSpeed"):

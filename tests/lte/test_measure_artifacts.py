@@ -2,7 +2,6 @@
 
 import csv
 import json
-from pathlib import Path
 
 import pytest
 from lte_toys import tiny_sparse, toy
@@ -40,30 +39,29 @@ def test_a_row_that_cannot_be_written_loses_none_before(tmp_path, monkeypatch):
     book.row("one", lambda: (found, 0.0))
     before = (tmp_path / "results.json").read_text()
 
-    def half(path, text, **more):
-        with path.open("w") as stream:
-            stream.write(text[: len(text) // 2])
+    def killed(_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(Path, "write_text", half)
+    monkeypatch.setattr("os.fsync", killed)  # all is written aside by then
     with pytest.raises(KeyboardInterrupt):
         book.row("two", lambda: (found, 0.0))
     assert (tmp_path / "results.json").read_text() == before
     assert [p.name for p in tmp_path.iterdir()] == ["results.json"]
 
 
-def test_curves_hold_every_step(tmp_path):
+def test_curves_hold_every_step_and_keep_the_other_arm(tmp_path):
     steps = [Step(i, "warm", 1.0 / i, 0.5, 0.0, 1.0, None if i % 2 else 0.75, 0.1) for i in range(1, 5)]
-    measure_artifacts.write_curves(tmp_path / "c.csv", {"lte": steps, "dense": steps[:2]})
+    for arm, done in (("lte", steps), ("dense", steps[:1]), ("dense", steps[:2])):  # an arm's new steps replace its old
+        measure_artifacts.write_curves(tmp_path / "c.csv", arm, done)
     with (tmp_path / "c.csv").open() as stream:
         rows = list(csv.DictReader(stream))
-    assert [r["arm"] for r in rows] == ["lte"] * 4 + ["dense"] * 2
-    assert rows[2]["loss"] == "0.33333"
-    assert [r["score"] for r in rows[:2]] == ["", "0.75"]
+    assert [r["arm"] for r in rows] == ["dense"] * 2 + ["lte"] * 4
+    assert rows[4]["loss"] == "0.33333"
+    assert [r["score"] for r in rows[2:4]] == ["", "0.75"]
 
 
 def test_an_arm_that_is_not_at_its_end_is_not_saved(tmp_path, monkeypatch):
-    monkeypatch.setattr(measure_artifacts, "prepare", lambda task, seed: (tiny_sparse(), toy()))
+    monkeypatch.setattr(measure_artifacts, "prepare", lambda task, arm, seed: (tiny_sparse(), toy()))
     monkeypatch.setattr(measure_artifacts, "runs", lambda: tmp_path)
     short = TrainConfig(warm_steps=1, soft_steps=1, hard_steps=1)
     monkeypatch.setattr(type(RECIPES["sentiment"]), "config", lambda self, arm, seed: short)

@@ -242,7 +242,7 @@ class TestShipped:
 
     def test_both_are_small(self, task):
         for arm in ("dense", "lte"):
-            assert (shelf.ARTIFACTS / shelf.FOLDERS[task] / arm / save.WEIGHTS).stat().st_size < 8e6
+            assert (shelf.ARTIFACTS / shelf.FOLDERS[task] / arm / save.WEIGHTS).stat().st_size < 1e7
 
 
 @pytest.mark.model
@@ -251,9 +251,10 @@ def test_what_is_said_of_the_shipped_model():
     rows = recorded.rows("sentiment")
     lte = next(r for r in rows if r.name == "LTE" and r.x >= 0.8)
     dense = next(r for r in rows if r.name == "dense")
-    rest = [r.value for r in rows if r.name not in ("LTE", "dense") and r.x > 0.75]
+    bare = next(r for r in rows if r.name == recorded.NAMES["bare"])
+    rest = [r.value for r in rows if r.name not in ("LTE", "dense", bare.name) and r.x > 0.75]
     assert len(rest) >= 4
-    assert max(rest) + 0.15 < lte.value < dense.value
-    assert dense.value - lte.value < 0.1
+    assert max(rest) + 0.15 < bare.value < lte.low < lte.value < dense.value
+    assert dense.value - lte.value < 0.06
     assert lte.low < lte.value < lte.high
     assert CHANCE not in {r.name for r in recorded.rows()}

@@ -25,13 +25,14 @@ FAST = replace(SHORT, warm_steps=4, soft_steps=12, hard_steps=8, validate_every=
 
 def fingerprint(sparse):
     digest = hashlib.sha256()
-    for name, p in sorted((sparse.model_parameters("lora") | sparse.router_parameters()).items()):
+    own = sparse.model_parameters("lora") | sparse.router_parameters() | sparse.stand_ins()
+    for name, p in sorted(own.items()):
         digest.update(name.encode() + p.detach().numpy().tobytes())
     return digest.hexdigest()
 
 
-def trained(config, folder=None, seed=0):
-    sparse = tiny_sparse(seed)
+def trained(config, folder=None, seed=0, stand_in=0):
+    sparse = tiny_sparse(seed, stand_in=stand_in)
     steps = list(train(sparse, toy(), config, folder))
     return sparse, steps
 
@@ -71,6 +72,21 @@ def test_routers_are_frozen_in_stage_2_and_unheld_the_sparsity_drifts(task):
     assert abs(measure(sparse, task, task.examples("test")).mean_sparsity - 0.5) > 0.05
 
 
+def test_stand_ins_wait_for_stage_1_are_solved_for_and_learn():
+    zeros, seen = tiny_sparse(stand_in=4).stand_ins(), {}
+    sparse = tiny_sparse(stand_in=4)
+    config = replace(FAST, router_start="activations", controller=ControllerOptions(steer="bias", start=0.5))
+    for step in train(sparse, toy(), config):
+        seen[step.step] = {n: p.detach().clone() for n, p in sparse.stand_ins().items()}
+    assert all(torch.equal(seen[FAST.warm_steps][n], p) for n, p in zeros.items())
+    first, last = seen[FAST.warm_steps + 1], seen[FAST.steps]
+    assert all(first[n].any() for n in zeros)
+    assert not any(torch.equal(last[n], first[n]) for n in zeros)
+    dense = tiny_sparse(stand_in=4)
+    list(train(dense, toy(), replace(FAST, arm="dense")))
+    assert all(not p.any() for p in dense.stand_ins().values())
+
+
 def test_same_seed_same_weights():
     assert fingerprint(trained(FAST)[0]) == fingerprint(trained(FAST)[0])
     assert fingerprint(trained(FAST)[0]) != fingerprint(trained(replace(FAST, seed=1))[0])
@@ -78,10 +94,10 @@ def test_same_seed_same_weights():
 
 @pytest.mark.slow
 def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path):
-    whole = fingerprint(trained(FAST)[0])
+    whole = fingerprint(trained(FAST, stand_in=4)[0])
     program = (
         "import sys, time; sys.path.insert(0, sys.argv[2]); from test_train import *\n"
-        "for s in train(tiny_sparse(), toy(), FAST, Path(sys.argv[1])):\n"
+        "for s in train(tiny_sparse(stand_in=4), toy(), FAST, Path(sys.argv[1])):\n"
         "    print(s.step, flush=True); time.sleep(0.2 if s.step > 11 else 0)\n"
     )
     child = subprocess.Popen(
@@ -99,13 +115,15 @@ def test_killed_and_resumed_is_the_same_to_the_bit(tmp_path):
         child.wait(timeout=60)
     assert (tmp_path / checkpoint.FILE).is_file(), "killed in stage 1, after the checkpoint of step 10"
     begun = time.monotonic()
-    sparse = tiny_sparse()
+    sparse = tiny_sparse(stand_in=4)
     shown = [s.step for s in train(sparse, toy(), FAST, tmp_path)]
     assert shown[0] == 11
     assert fingerprint(sparse) == whole
     assert time.monotonic() - begun < 120
-    fresh = tiny_sparse()  # whatever the adapters were before: all that is trained comes out of the checkpoint
-    for parameter in fresh.model_parameters("lora").values():
+    fresh = tiny_sparse(
+        stand_in=4
+    )  # whatever the adapters were before: all that is trained comes out of the checkpoint
+    for parameter in (fresh.model_parameters("lora") | fresh.stand_ins()).values():
         parameter.data.normal_()
     assert list(train(fresh, toy(), FAST, tmp_path)) == []
     assert fingerprint(fresh) == whole

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import queue
-import sys
 import time
-import types
 from collections import deque
 from functools import partial
 
 import toy
 from pydantic import Field
 
-from workbench import records, system
 from workbench.pump import listen, pump
 from workbench.system import Offer, Progress, Provenance, Span, System, Work
 
@@ -122,13 +119,4 @@ SYSTEM = System(
 )
 
 
-def install(patch=setattr) -> System:
-    """Put this toy into the catalogue, by `patch(object, name, value)`."""
-    module = types.ModuleType("workbench.acts_toy")
-    module.SYSTEM = SYSTEM
-    sys.modules["workbench.acts_toy"] = module
-    system.system.cache_clear()
-    system.systems.cache_clear()
-    patch(system, "NAMES", ("acts_toy",))
-    patch(records, "NAMES", ("acts_toy",))
-    return SYSTEM
+install = partial(toy.install, one=SYSTEM)

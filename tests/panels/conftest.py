@@ -9,16 +9,12 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 import toy
 
-import workbench.system
 from workbench.ui.panel import Panel
 
 
 @pytest.fixture
 def system(monkeypatch):
-    yield toy.install(monkeypatch.setattr)
-    monkeypatch.undo()
-    workbench.system.system.cache_clear()
-    workbench.system.systems.cache_clear()
+    yield from toy.installed(monkeypatch)
 
 
 @pytest.fixture

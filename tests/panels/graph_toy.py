@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import types
+from functools import partial
 
 import toy
 from pydantic import Field
 
-from workbench import dag, records, system
+from workbench import dag
 from workbench.system import Progress, Provenance, Span, System, Text, Vertex, Work
 
 PLAN = """1: What does the first source say about the harvest of 1840?
@@ -101,13 +100,4 @@ SYSTEM = System(
 )
 
 
-def install(patch=setattr) -> System:
-    """Put this toy into the catalogue, by `patch(object, name, value)`."""
-    module = types.ModuleType("workbench.graph_toy")
-    module.SYSTEM = SYSTEM
-    sys.modules["workbench.graph_toy"] = module
-    system.system.cache_clear()
-    system.systems.cache_clear()
-    patch(system, "NAMES", ("graph_toy",))
-    patch(records, "NAMES", ("graph_toy",))
-    return SYSTEM
+install = partial(toy.install, one=SYSTEM)

@@ -5,9 +5,8 @@ from dataclasses import replace
 
 import acts_toy
 import pytest
-from toy import set_fields
+from toy import installed, set_fields
 
-import workbench.system
 from workbench import records
 from workbench.system import Act, Offer
 from workbench.ui.acts import REST_S, Acts, Board, buttons_html, by_hand, marks_html
@@ -18,11 +17,8 @@ ONE, TWO = Offer("1", "Kill <1>", "spot"), Offer("2", "Kill 2", "spot", "busy & 
 
 
 @pytest.fixture
-def panel(monkeypatch):
-    yield Panel(acts_toy.install(monkeypatch.setattr))
-    monkeypatch.undo()
-    workbench.system.system.cache_clear()
-    workbench.system.systems.cache_clear()
+def system(monkeypatch):
+    yield from installed(monkeypatch, acts_toy.SYSTEM)
 
 
 def until(true, what):

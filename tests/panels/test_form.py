@@ -4,6 +4,7 @@ import ipywidgets as widgets
 import pytest
 import toy
 
+from workbench.ui.fold import Fold
 from workbench.ui.form import Form
 
 
@@ -104,9 +105,12 @@ def test_preset_follows_and_leads(form, system):
 
 
 def test_advanced_settings_are_folded(form):
-    groups = [child for child in form.children if isinstance(child, widgets.Accordion)]
-    assert [g.titles for g in groups] == [("Advanced",)]
-    assert groups[0].selected_index is None
+    groups = [child for child in form.children if isinstance(child, Fold)]
+    assert [group.title for group in groups] == ["Advanced"]
+    assert (groups[0].unfolded, groups[0].body.layout.display) == (False, "none")
+    groups[0].head._handle_custom_msg({"pick": "fold"}, [])
+    assert (groups[0].unfolded, groups[0].body.layout.display) == (True, "")
+    assert 'aria-expanded="true"' in groups[0].head.html
 
 
 def test_other_config_is_refused(form):

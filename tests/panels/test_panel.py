@@ -70,7 +70,7 @@ def test_failure_stands_beside_its_cause_and_stays(panel):
     assert "the disk is full at chunk 3; free some room" in panel.live.head.html
     assert "Traceback" in panel.trace.value
     assert panel.trouble.layout.display == ""
-    assert panel.trouble.selected_index is None  # folded
+    assert not panel.trouble.unfolded
     assert panel.result is good
     assert "last good result" in panel.caption.html
     assert "wb-dim" in panel.results.head._dom_classes

@@ -7,7 +7,6 @@ import graph_toy
 import pytest
 import toy
 
-import workbench.system
 from workbench import dag, records
 from workbench.runner import Run
 from workbench.system import MOST_VERTICES, Note, Text, Vertex
@@ -20,10 +19,7 @@ WAIT_S = 60
 
 @pytest.fixture
 def system(monkeypatch):
-    yield graph_toy.install(monkeypatch.setattr)
-    monkeypatch.undo()
-    workbench.system.system.cache_clear()
-    workbench.system.systems.cache_clear()
+    yield from toy.installed(monkeypatch, graph_toy.SYSTEM)
 
 
 @pytest.fixture
@@ -160,7 +156,7 @@ def test_the_graph_of_a_run_is_edited_and_run_again(done):
     assert done.config.plan is None
     done.live.parts.edit.click()
     assert dag.read(done.config.plan) == dag.read(graph_toy.PLAN)  # sizes too
-    assert done.form.wide.children[0].selected_index == 0
+    assert done.form.wide.children[0].unfolded
     edit = done.form.fields["plan"].input
     edit.drawn._handle_custom_msg({"pick": "2"}, [])
     edit.drawn._handle_custom_msg({"pick": "4"}, [])

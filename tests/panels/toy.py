@@ -117,16 +117,28 @@ SYSTEM = System(
 )
 
 
-def install(patch=setattr) -> System:
-    """Put the toy into the catalogue, by `patch(object, name, value)`."""
-    module = types.ModuleType("workbench.toy")
-    module.SYSTEM = SYSTEM
-    sys.modules["workbench.toy"] = module
+def install(patch=setattr, one: System = SYSTEM) -> System:
+    """Put a toy into the catalogue, alone, by `patch(object, name, value)`."""
+    module = types.ModuleType(f"workbench.{one.name}")
+    module.SYSTEM = one
+    sys.modules[module.__name__] = module
+    forget()
+    patch(system, "NAMES", (one.name,))
+    patch(records, "NAMES", (one.name,))
+    return one
+
+
+def forget():
+    """The catalogue is asked for its systems anew."""
     system.system.cache_clear()
     system.systems.cache_clear()
-    patch(system, "NAMES", ("toy",))
-    patch(records, "NAMES", ("toy",))
-    return SYSTEM
+
+
+def installed(monkeypatch, one: System = SYSTEM):
+    """A toy in the catalogue, as a fixture yields it; afterwards the catalogue is as it was."""
+    yield install(monkeypatch.setattr, one)
+    monkeypatch.undo()
+    forget()
 
 
 def set_fields(panel, **values):

@@ -99,6 +99,8 @@ class BadServer:
 
     def text(self, body):
         last = body["messages"][-1]["content"]
+        if "Reply with one word only" in last:
+            return "A"
         if "response_format" in body or ("I split" in last and "as JSON" in last):
             return JSON_PLAN
         return PLAN if "I split" in last else ANSWER
@@ -108,7 +110,11 @@ class BadServer:
         if kind == "silent":
             time.sleep(3)
         h.event({"choices": [{"delta": {"role": "assistant", "content": ""}}]})
-        words = {"endless": ["x "] * 10**6, "stops": ["One.", "\n", "\nPart", " 2: more"]}.get(kind)
+        words = {
+            "endless": ["x "] * 10**6,
+            "stops": ["One.", "\n", "\nPart", " 2: more"],
+            "halves": ["A ", "\ud83d", "\ude00", " and ", "\ude00", "\ud83d"],  # two of one character, two of none
+        }.get(kind)
         words = words or self.text(body).replace(" ", " \0").split("\0")
         limit = body.get("max_tokens", 10**6)
         for k, word in enumerate(words):

@@ -8,27 +8,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from conduct_tools import BRANCHES, PLAN, QUERY, go, starts, tiny_engine
+from conduct_tools import BRANCHES, PLAN, QUERY, go, starts
 
 from workbench.plato.engine import EngineError
 from workbench.plato.graph import plan_of
 from workbench.plato.happen import Settings
 from workbench.plato.layout import STOPS, Layout
 from workbench.plato.planner import Given, Written
-
-
-@pytest.fixture(scope="module")
-def engine():
-    """One for all tests; each conducts from a cold start."""
-    made = tiny_engine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def cold(engine):
-    engine.forget()
-
 
 # -- the ways ------------------------------------------------------------------------------------------------------
 

@@ -17,19 +17,6 @@ from workbench.plato.happen import Settings, Verdict
 from workbench.plato.layout import Layout
 from workbench.plato.planner import Given, Written
 
-
-@pytest.fixture(scope="module")
-def engine():
-    made = tiny_engine()
-    yield made
-    made.close()
-
-
-@pytest.fixture(autouse=True)
-def cold(engine):
-    engine.forget()
-
-
 # -- hedge and verdict ---------------------------------------------------------------------------------------------
 
 
@@ -73,6 +60,18 @@ def test_a_refused_plan_without_a_hedge_starts_the_plain_answer(engine):
     assert (found.answer_tokens, found.plan) == (20, PLAN)
 
 
+@pytest.mark.parametrize(("needs", "refused"), [([(), (1,), (2,)], True), ([(), (1,), (1,)], False)])
+def test_three_lines_of_a_chain_are_enough(engine, needs, refused):
+    """Whatever stands below, which may be wide: its lines are not paid for. The control forks at the third line."""
+    below = [("What is d?", ()), ("What is e?", ()), ("What is f?", ())]
+    plan = plan_of([(f"What is {w}?", n) for w, n in zip("abc", needs, strict=True)] + below, budget=8)
+    found, _ = go(engine, script=Written("script", plan), hedge=True, plain_tokens=200, judge=says(True))
+    written = next(p for p in found.parts if p.kind == "plan").text
+    assert found.verdict.branch is not refused
+    assert ("first 3 lines are a chain" in found.verdict.why) is refused
+    assert ("What is c?" in written) is not refused
+
+
 def test_a_plain_answer_that_ends_first_wins(engine):
     found, _ = go(engine, script=Written("script", PLAN), hedge=True, plain_tokens=3, judge=says(True))
     assert not found.verdict.branch
@@ -101,6 +100,9 @@ class Broken:
 
     def feed(self, text):
         return [self._good.pop(0)] if self._good else []
+
+    def opened(self):
+        return None
 
     def finish(self):
         raise PlanError("no line of it is a part")

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from workbench import lm
 from workbench.plato.cost import KNOTS, Sample, StepCost, fit, shapes
 from workbench.plato.embedded import EmbeddedEngine
-from workbench.plato.measure import WIDTHS, time_engine
+from workbench.plato.engine import Ask, EngineError, Out
+from workbench.plato.opening import TIMED, WIDTHS, time_engine
 from workbench.plato.sim import SimEngine
 
 FLAT = StepCost(tuple([0.02] * len(KNOTS)), 0.001, 1e-6)
@@ -62,6 +63,46 @@ def test_an_engine_timed_from_outside_tells_its_cost() -> None:
         true = OUTSIDE.step_s(rows, rows, rows * context)
         assert fit(samples).step_s(rows, rows, rows * context) == pytest.approx(true, rel=0.05)
     assert fit(samples[: len(WIDTHS)]).kv_s != pytest.approx(OUTSIDE.kv_s, rel=0.5)
+
+
+class Burst:
+    """An engine whose answers come whole, a second after they were asked for."""
+
+    def __init__(self, said: int = 99, ended: str = "budget") -> None:
+        self.said, self.ended, self.clock_s, self.asks = said, ended, 0.0, list[Ask]()
+
+    def now_s(self) -> float:
+        return self.clock_s
+
+    def chat(self, *_: str) -> list[int]:
+        return [1] * 10
+
+    def room(self) -> int:
+        return 1000
+
+    def forget(self) -> None: ...
+
+    def start(self, ask: Ask) -> None:
+        self.asks.append(ask)
+
+    def running(self) -> list[str]:
+        return [ask.name for ask in self.asks]
+
+    def step(self) -> list[Out]:
+        self.clock_s += 1.0
+        outs = [Out(a.name, (1,) * min(a.budget, self.said), self.ended, "no memory") for a in self.asks]  # type: ignore[arg-type]
+        self.asks = []
+        return outs
+
+
+def test_a_server_that_does_not_stream_is_timed_and_one_that_fails_is_not() -> None:
+    """Its steps took no time at all, and a failure counted as an answer."""
+    samples = time_engine(Burst(), threading.Event(), outside=True)  # type: ignore[arg-type]
+    assert {s.seconds for s in samples if s.tokens == s.rows} == {1 / TIMED}
+    assert fit(samples).step_s(1, 1) == pytest.approx(1 / TIMED, rel=0.1)
+    for engine, named in ((Burst(ended="failed"), "failed: no memory"), (Burst(said=0), "answers are empty")):
+        with pytest.raises(EngineError, match=named):
+            time_engine(engine, threading.Event())  # type: ignore[arg-type]
 
 
 def test_noise_shows_as_error() -> None:

@@ -8,17 +8,19 @@ import time
 from pathlib import Path
 
 import pytest
+from endings import drained
 
 sys.path.insert(0, str(Path(__file__).parent))
 
 from bad_server import ANSWER, BadServer
 
 from workbench.plato.conductor import conduct
-from workbench.plato.endpoint import NOTHING, open_endpoint
+from workbench.plato.endpoint import open_endpoint
 from workbench.plato.engine import Ask, Constraint, ContextOverflow, EngineError
 from workbench.plato.examples import EXAMPLES
 from workbench.plato.happen import Settings
 from workbench.plato.layout import Layout
+from workbench.plato.pieces import NOTHING
 from workbench.plato.planner import Given, Written
 
 KEY = "PLATO_TEST_KEY"
@@ -129,6 +131,18 @@ def test_stop_texts_that_come_in_pieces(opened):
     assert outs[-1].ended == "stop"
     engine.start(ask(engine, stop=("\n\n\n", "more and")))  # the control: nothing that only begins like a stop is lost
     assert said(engine, drain(engine)["node 1"]) == "One.\n\nPart 2: more"
+
+
+def test_halves_of_a_character_are_joined_and_what_has_no_other_half_is_no_end(opened):
+    """Such text could not be sent back as part of the next prompt."""
+    engine = opened("halves")
+    for stop in ((), ("\n\n",)):
+        engine.start(ask(engine, stop=stop))
+        outs = drain(engine)["node 1"]
+        assert said(engine, outs) == "A \U0001f600 and \ufffd\ufffd"
+        assert outs[-1].ended == "stop"
+    with pytest.raises(ValueError, match="character 2 is half of a surrogate pair"):
+        engine.chat("s", "q \ud83d")
 
 
 def test_tokens_that_come_together_are_counted(opened):
@@ -324,11 +338,7 @@ def test_a_query_by_every_way(opened, server, way):
 
 
 def run(going):
-    while True:
-        try:
-            next(going)
-        except StopIteration as done:
-            return done.value
+    return drained(going)[1]
 
 
 def test_a_server_without_schemas_plans_all_the_same(opened, server):
@@ -360,10 +370,16 @@ def test_a_run_where_the_server_cannot_write_the_given_plan_lets_its_model_plan(
 
     asked = {"engine": "endpoint", "endpoint_url": server.url, "endpoint_model": "good", "rounds": 1, "node_tokens": 8}
     said = []
-    result = wb.run("plato", on_event=said.append, **asked)
+    result = wb.run("plato", on_event=said.append, judge=True, refuse=False, temperature=0.5, **asked)
+    assert server.seen[-1]["temperature"] == 0.5
+    assert any("compare answer_tokens" in note for note in result.notes)  # it cannot be told exact lengths
+    assert result.judged.swayed  # this one takes whatever stands first
+    assert result.summary()["judge_prefers_it"] == 0
+    assert type(result).model_validate_json(result.to_json()).judged == result.judged
     assert any("its model plans instead" in getattr(e, "text", "") for e in said)
     assert any("its model plans instead" in note for note in result.notes)
     assert result.planned.planner == "model"
     given = wb.run("plato", planner="given", **asked)
     assert given.planned.planner == "given"
     assert not any("its model plans" in note for note in given.notes)
+    assert given.judged is None

@@ -10,6 +10,7 @@ import time
 import urllib.request
 
 import pytest
+from endings import drained
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 
@@ -22,7 +23,7 @@ from workbench.plato.happen import Settings
 from workbench.plato.layout import Layout
 from workbench.plato.parse import PlanReader
 from workbench.plato.planner import Written
-from workbench.plato.vllm_engine import ENVIRONMENT, ON_CPU
+from workbench.vllm_process import ENVIRONMENT, ON_CPU
 
 pytestmark = [pytest.mark.vllm, pytest.mark.model, pytest.mark.timeout(700)]
 
@@ -165,12 +166,7 @@ def test_a_whole_query(engine):
     def answer(way):
         layout, settings = Layout(engine, EXAMPLES["diamond"].query), Settings(way, whole=True)
         engine.forget()
-        going = conduct(engine, layout, Written("script", plan), settings)
-        while True:
-            try:
-                next(going)
-            except StopIteration as done:
-                return done.value
+        return drained(conduct(engine, layout, Written("script", plan), settings))[1]
 
     shared, alone = answer("plato"), answer("independent")
     for outcome in (shared, alone):

@@ -44,7 +44,7 @@ def test_work_on_the_graph_counts() -> None:
 
 def test_the_verdict_says_its_numbers() -> None:
     said = judge(FREE)(standing(WIDE))
-    assert "4 nodes, 4 wide, 1 deep" in said.why
+    assert "4 parts, 4 wide, 1 deep" in said.why
     assert said.graph_s * MARGIN < said.plain_s
 
 
@@ -65,6 +65,18 @@ def test_the_shortcut_agrees_with_the_conductor(plan: Plan) -> None:
     outcome = predict(FREE, Words(), "Tell me of four things.", Given(plan), whole)  # type: ignore[arg-type]
     short = remaining(FREE, plan, {}, frozenset(), front=20, header=8)
     assert outcome.total_s == pytest.approx(short, rel=0.1)
+
+
+def test_a_forecast_pads_as_its_engine_does() -> None:
+    dip = StepCost((0.03, 0.06, 0.07, 0.04, *[0.05] * (len(KNOTS) - 4)), 0.0, 0.0)  # four are faster than two
+
+    class Padding(Words):
+        pad = staticmethod(dip.padded)
+
+    two = plan_of([("a or b?", ()), ("c or d?", ())], 50)
+    whole = Settings("plato", whole=True)
+    took = [predict(dip, like, "Tell me.", Given(two), whole).total_s for like in (Words(), Padding())]  # type: ignore[arg-type]
+    assert took[1] < 0.75 * took[0]
 
 
 def test_before_there_is_a_plan() -> None:

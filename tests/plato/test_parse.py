@@ -255,3 +255,34 @@ def test_long_texts_are_read_in_linear_time():
 
     cost(1000)
     assert cost(40_000) < 8 * cost(10_000) + 0.2
+
+
+# -- a line that is being written ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "opened"),
+    [
+        ("1: Who?\n2 <- 1: What?\n3 <- 2", None),  # 2 may become 20
+        ("1: Who?\n2 <- 1: What?\n3 <- 2, ", None),
+        ("1: Who?\n2 <- 1: What?\n3 <- 2:", (3, (2,))),
+        ("1: Who?\n2 <- 1: What?\n3 <- 1, 2 [", (3, (1, 2))),
+        ("1: Who?\n2 <- 1: What?\n3 <- 2: And then?\n", None),  # complete
+        ("1: Who?\n2 <- 1: What?\n3 <- 4:", None),  # points forward: the rules say what becomes of it
+        ("1: Who?\n2 <- 1: What?\n5 <- 2:", None),  # and of a number that is not its turn
+        ('{"parts": [{"id": 1, "ask": "Who?"}, {"id": 2, "needs": [1],', None),
+    ],
+)
+def test_the_needs_of_a_line_are_known_before_its_question(text, opened):
+    reader = PlanReader()
+    for piece in pieces(text, [3]):
+        reader.feed(piece)
+    assert reader.opened() == opened
+
+
+def test_what_is_said_of_an_open_line_is_what_it_becomes():
+    reader = PlanReader()
+    nodes = reader.feed("1: Who?\n2 <- 1: What?\n3 <- 1, 2: ")
+    said = reader.opened()
+    nodes += reader.feed("And then?\n")
+    assert said == (nodes[2].id, nodes[2].needs) == (3, (1, 2))

@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 
 import pytest
 import torch
+from endings import drained
 from torch.nn import functional as fn
 
 from workbench import lm
@@ -60,6 +61,8 @@ def test_edges_of_a_graph_and_of_a_worse_one():
     assert (same.precision, same.recall, same.f1) == (1, 1, 1) and (same.width, same.depth) == (2, 3)
     chain = marks.edges(DIAMOND.chain(), DIAMOND)
     assert (chain.precision, chain.recall) == pytest.approx((1 / 3, 1 / 3))
+    assert same.exact
+    assert not chain.exact
     assert marks.edges(DIAMOND.flat(), DIAMOND).f1 == 0 and chain.critical_tokens > same.critical_tokens
 
 
@@ -132,15 +135,6 @@ def test_shuffling_moves_every_answer():
 
 
 # -- all ways ------------------------------------------------------------------------------------------------------
-
-
-def drained(going):
-    found = []
-    while True:
-        try:
-            found.append(next(going))
-        except StopIteration as end:
-            return found, end.value
 
 
 @pytest.fixture(scope="module")
@@ -247,7 +241,7 @@ def graded():
     torch.set_num_threads(1)
     model = lm.load("smollm2", dtype=lm.fast_dtype())
     engine = EmbeddedEngine(model)
-    tasks = generate(4, families=("count", "lanes"))
+    tasks = generate(2, families=("count", "lanes"))
     ways = ["plato", "plato, needs", "plato, edges cut"]
     found, scores = drained(quality.assess(engine, tasks, ways, model=model))
     engine.close()

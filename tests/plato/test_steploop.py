@@ -237,7 +237,7 @@ def test_the_same_asks_take_the_same_steps():
 
 def test_widths_are_padded_by_the_table_and_never_cut():
     toy = Toy(pad={1: 1, 2: 4, 3: 4}.get)
-    toy._pad = lambda tokens: {2: 4, 3: 4}.get(tokens, 1)
+    toy.pad = lambda tokens: {2: 4, 3: 4}.get(tokens, 1)
     drain(toy, Ask("a", ids_of(2), 4), Ask("b", ids_of(9, 1), 3))
     assert toy.padded == [11, 4, 4, 1]
     assert toy.counts.tokens == [11, 2, 2, 1]  # what was asked for is counted, not what it was padded to

@@ -12,8 +12,10 @@ import pytest
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 sys.path.insert(0, str(Path(__file__).parent))
 
-from vllm_tools import alive, answer, one
+from endings import alive
+from vllm_tools import answer, one
 
+from workbench import lm
 from workbench.backends import BackendUnavailable
 from workbench.plato.engine import Ask, EngineError
 from workbench.plato.planner import Written
@@ -61,8 +63,8 @@ def test_an_engine_without_room_for_one_sequence_says_so():
 
 @pytest.mark.model
 def test_smollm2_plans_and_answers():
-    """A smoke test of the real thing in bfloat16: it knows a capital, and its own plan under the grammar is decoded."""
-    with_model = open_vllm("smollm2", "bfloat16", lambda _: None, threading.Event())
+    """A smoke test of the real thing: it knows a capital, and its own plan under the grammar is decoded."""
+    with_model = open_vllm("smollm2", lm.fast_dtype(), lambda _: None, threading.Event())
     try:
         capital = with_model.chat("You are a helpful assistant.", "What is the capital of France?")
         assert "Paris" in with_model.decode(one(with_model, tuple(capital), 16)["ids"])

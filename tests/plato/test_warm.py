@@ -99,6 +99,8 @@ def test_a_refused_chain_costs_less_when_the_instructions_are_there():
         took = {way: arms.answer(way, lambda _: None) for way in ("plain", "plato")}
         assert took["plato"].verdict is not None
         assert not took["plato"].verdict.branch
+        written = next(p for p in took["plato"].parts if p.kind == "plan").text
+        assert written.splitlines()[2].startswith("3 <- 2") and "?" not in written.splitlines()[2]
         lost[kept] = took["plato"].total_s / took["plain"].total_s - 1
     assert 0 < lost[True] < 0.6 * lost[False]
 

@@ -6,25 +6,26 @@ import pytest
 
 import workbench as wb
 from workbench import runner
-from workbench.plato import SYSTEM
+from workbench.plato import SYSTEM, opening, planner
 from workbench.plato.arms import COMPARED
-from workbench.plato.engine import Ask
-from workbench.plato.result import WAYS, Piece, PlatoResult, plan_text
+from workbench.plato.engine import Ask, ContextOverflow
+from workbench.plato.result import WAYS, Piece, PlatoResult, plan_lines
 from workbench.plato.simulate import MACHINES, Words, simulated
 from workbench.plato.why import explain
-from workbench.system import Note, Point, Span, Text, Vertex
+from workbench.system import Note, Point, Progress, Span, Text, Vertex
 
 JOIN = "1: What is a?\n2: What is b?\n3 <- 1, 2: What is c?"
 
 
-def run_of(**changes):
-    done = runner.Run(SYSTEM, SYSTEM.make("tiny", **changes), record=False).start().wait(120)
+def run_of(preset="tiny", **changes):
+    done = runner.Run(SYSTEM, SYSTEM.make(preset, **changes), record=False).start().wait(120)
     assert done.error is None, done.error
     return done
 
 
 @pytest.fixture(scope="module")
 def run():
+    opening._kept.clear()  # so that this one calibrates, whatever ran before it
     return run_of(refuse=False)
 
 
@@ -105,7 +106,7 @@ def test_a_refused_plan_leaves_the_plain_answer():
 
 def test_an_own_plan_and_query(run):
     own = run_of(refuse=False, query="What of a, b and c?", plan=JOIN, node_tokens=6).result
-    assert own.planned.text == plan_text(own.planned.plan())
+    assert own.planned.text == plan_lines(own.planned.plan())
     assert own.planned.plan().edges == ((1, 3), (2, 3))
     assert own.query == "What of a, b and c?"
 
@@ -123,6 +124,10 @@ def test_a_plan_by_rules_needs_no_model():
         ({"plan": "1 <- 2: a?"}, "plan: line 1"),
         ({"plan": "not a plan"}, "plan: line 1"),
         ({"plan": "1: a?"}, "question 1 has 2 characters"),
+        ({"plan": "1 [0]: what?"}, "part 1 asks for 0 tokens: a part has 1 to 2048"),
+        ({"query": "half \ud83d"}, "query: character 5 is half of a surrogate pair"),
+        ({"judge": True}, "judge: is a model behind"),
+        ({"way": "nodes", "planner": "model"}, "way: 'nodes' takes a plan that is there before"),
         ({"plan": "\n".join(f"{i}: q?" for i in range(1, 30))}, "29 nodes, where at most 16"),
         ({"backend": "sim", "planner": "model"}, "planner: a simulated run"),
         ({"engine": "endpoint", "endpoint_url": "ftp://x"}, "endpoint_url: must begin"),
@@ -157,9 +162,59 @@ def test_words_come_back_as_they_were():
     assert words.decode(words.encode(text)) == text
 
 
-def test_the_summary_has_the_numbers_that_were_asked_for(paper):
+def test_the_summary_has_the_numbers_that_were_asked_for(paper, run):
     asked = {"total_s", "sequential_s", "sot_s", "speedup_vs_sequential", "token_steps", "critical_path_steps"}
-    assert asked | {"planned_nodes", "plan_valid", "kv_tokens_reused"} <= set(paper.summary())
+    asked |= {"planned_nodes", "plan_valid", "kv_tokens_reused"}
+    assert asked <= set(paper.summary())
+    assert asked | {"predicted_s"} <= set(run.result.summary())  # on a virtual clock it would be the same number twice
+
+
+def test_steps_stand_beside_their_bound(run):
+    s = run.result.summary()
+    faster = min(("plain", "nodes"), key=run.result.median)
+    assert s["token_step_speedup"] == run.result.median(faster, "steps") / s["token_steps"]
+    assert s["token_step_speedup"] < s["token_step_speedup_bound"] == pytest.approx(48 / 36)
+    assert "where the critical path would allow 1.33" in run.result.sentence()
+    refused = run_of("paper", example="chain").result.summary()
+    assert refused["refused"]
+    assert "token_step_speedup_bound" not in refused
+
+
+def test_sequential_ways_are_compared_within_their_rounds(run):
+    """One part after the other was measured once, in a fast minute: that minute is no gain."""
+
+    def of(plain, nodes):
+        rows = [row for row in run.result.rows if row.way not in ("plain", "nodes")]
+        like = run.result.of("plain")[0]
+        for way, seconds in (("plain", plain), ("nodes", nodes)):
+            rows += [like.model_copy(update={"way": way, "round": r, "total_s": s}) for r, s in enumerate(seconds)]
+        return run.result.model_copy(update={"rows": rows})
+
+    assert of([8.0, 11.0, 10.0], [8.2]).sequential() == ("plain", 10.0)
+    assert of([8.0, 11.0, 10.0], [7.2]).sequential() == ("nodes", pytest.approx(9.0))
+    assert of([], [7.0]).sequential() == ("nodes", 7.0)
+    assert of([8.0, 11.0, 10.0], [8.2]).summary()["sequential_s"] == 10.0
+
+
+def test_a_plan_that_was_cut_short_is_not_called_wrong():
+    """The plain answer was done before it."""
+    cut = run_of("paper", example="wide", node_tokens=2).result
+    assert "done before the plan" in cut.chosen.why
+    assert "plan_valid" not in cut.summary()
+    assert "the plan was not finished" in cut.sentence()
+
+
+def test_overheads_are_told_item_by_item(run):
+    told = run.result.overheads().set_index("item")
+    plan = next(p for p in run.result.pieces if p.kind == "plan")
+    assert told.loc["the plan is written", "seconds"] == pytest.approx(plan.end_s - plan.start_s)
+    assert told.loc["of that, before the first part runs", "seconds"] < told.loc["the plan is written", "seconds"]
+    assert told.loc["prompts that were computed", "seconds"] > 0 > told.loc["prompts whose KV was reused", "seconds"]
+    assert told.loc["the plain answer beside the plan, dropped", "tokens"] == 0  # it may not refuse: no hedge
+    given = run_of("paper", example="diamond", planner="given").result.overheads()
+    assert not given["item"].str.contains("the plan is written").any()
+    hedged = run_of("paper", example="wide").result.overheads().set_index("item")
+    assert hedged.loc["the plain answer beside the plan, dropped", "tokens"] > 0
 
 
 def test_spans_are_explained(run):
@@ -181,8 +236,60 @@ def test_an_ask_without_a_prompt_is_refused():
         Ask("a", (), 3)
 
 
-def test_a_plan_of_the_models_with_more_parts_than_the_examples_is_checked_too():
-    result = run_of(planner="model", example="single", refuse=False).result
+def test_a_plan_of_the_models_is_what_the_others_are_compared_over():
+    """Not the example's, which has other parts: their number, their tokens, the critical path that is shown."""
+    run = run_of(planner="model", example="single", refuse=False)
+    result, plan = run.result, run.result.planned.plan()
     assert result.planned.planner == "model"
-    assert max(piece.node for piece in result.pieces) > 1
+    assert len(plan) == max(piece.node for piece in result.pieces) > 1
     assert result.exact is True
+    assert {result.of(way)[0].answer_tokens for way in ("plato", "plain", "nodes")} == {12 * len(plan)}
+    last = {v.name: v for v in events(run, Vertex)}
+    assert [int(name) for name, v in last.items() if v.critical] == plan.critical_path()
+
+
+def test_a_planner_that_writes_no_plan_leaves_a_plain_answer_and_no_crash(monkeypatch):
+    monkeypatch.setattr(planner, "LINE_TOKENS", 4)  # random weights write no plan however long they may
+    run = run_of(planner="free", query="What of it?", refuse=False, node_tokens=4)
+    result = run.result
+    assert "wrote no plan" in result.planned.error
+    assert {row.way for row in result.rows} == set(COMPARED) - {"nodes"}
+    assert result.answer == result.plain_answer
+    assert any("no parts to decode one after the other" in note for note in result.notes)
+
+
+def test_a_query_that_does_not_fit_is_refused_before_anything_is_timed(monkeypatch):
+    monkeypatch.setattr(opening, "_kept", {})  # or there would be nothing left to time
+    done = runner.Run(SYSTEM, SYSTEM.make("tiny", query="long " * 3900, planner="rules"), record=False).start().wait(60)
+    assert isinstance(done.error, ContextOverflow)
+    assert "shorten the query" in str(done.error)
+    assert not any("calibrating" in event.note for event in events(done, Progress))
+
+
+def test_one_process_calibrates_once_and_says_so(run, monkeypatch):
+    def calibrated(**changes):
+        done = run_of(refuse=False, **changes)
+        return any("calibrating" in event.note for event in events(done, Progress)), done.result.machine.source
+
+    told, source = calibrated()
+    assert not told and source.endswith("min before, in this process")
+    assert run.result.machine.source.endswith("measured in this run")
+    assert calibrated(seed=5)[0]  # the control: other weights are timed anew
+    monkeypatch.setattr(opening, "FRESH_S", 0.0)
+    told, source = calibrated()
+    assert told and source.endswith("measured in this run")
+
+
+def test_a_plan_that_is_not_decoded_is_told():
+    said = [note.text for note in events(run_of("paper", plan=JOIN, planner="rules"), Note)]
+    assert any("the one in the settings is not used" in text for text in said)
+    said = [note.text for note in events(run_of("paper", plan=JOIN), Note)]
+    assert not any("in the settings" in text for text in said)
+    assert SYSTEM.make("tiny", engine="endpoint", pad=False).unused() == ["model", "dtype", "pad"]
+
+
+def test_what_the_model_will_plan_is_modelled_with_the_plan_of_the_settings():
+    model, script = (simulated(SYSTEM.make("small", planner=p), MACHINES["flat"]) for p in ("model", "script"))
+    assert {w: o.total_s for w, o in model.items()} == {w: o.total_s for w, o in script.items()}
+    with pytest.raises(ValueError, match="shows when it runs"):
+        simulated(SYSTEM.make("small", planner="model", query="What of it?"), MACHINES["flat"])

@@ -3,7 +3,7 @@
 import random
 import time
 
-import psutil
+from endings import drained
 
 from workbench.plato.conductor import conduct
 from workbench.plato.engine import Ask
@@ -44,17 +44,4 @@ def one(engine, *args, **more):
 def answer(engine, way="plato", script=None, query=QUERY, **settings):
     script = script or (Given(PLAN) if way == "nodes" else Written("script", PLAN))
     how = {"whole": True, "plain_tokens": PLAN.tokens} | settings
-    going = conduct(engine, Layout(engine, query), script, Settings(way, **how))
-    happened = []
-    while True:
-        try:
-            happened.append(next(going))
-        except StopIteration as done:
-            return happened, done.value
-
-
-def alive(pid):
-    try:
-        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return False
+    return drained(conduct(engine, Layout(engine, query), script, Settings(way, **how)))

@@ -6,10 +6,11 @@ import re
 import pytest
 
 from workbench import runner, theme
+from workbench.held import Held
 from workbench.rlboost import SYSTEM, figures, strips
 from workbench.rlboost.chaos import schedule
 from workbench.rlboost.prices import PAPER
-from workbench.rlboost.result import ALONE, TESTED, Held, Moved
+from workbench.rlboost.result import ALONE, TESTED, Moved
 
 BYTES = 60_000
 
@@ -44,7 +45,8 @@ def live(simulated):
     queues = [(20.0, "spot-1", 2, 8), (21.0, "spot-1", 0, 5), (21.0, "reserved", 0, 1)]
     held = [Held(lane=w, start_s=a, end_s=b, label=said, kind=kind) for w, a, b, said, kind in spans]
     new = {"rows": rows, "held": held, "ledger": ledger, "queues": queues, "there": [(0.0, 0), (20.0, 1), (25.0, 0)]}
-    return simulated.model_copy(update=new | {"source": "node of spot-1 in step 2"})
+    here = simulated.provenance.model_copy(update={"backend": "cpu"})
+    return simulated.model_copy(update=new | {"source": "node of spot-1 in step 2", "provenance": here})
 
 
 def traces(fig, name):

@@ -103,6 +103,37 @@ def test_a_request_that_forgets_its_tokens_says_something_else(tiny):
     assert rest([(ids[0] + 1) % 200, *ids[1:8]]) != ids[8:]
 
 
+def test_kv_that_comes_along_is_not_computed_again(tiny):
+    """A response goes on with its KV as with its tokens; with KV of other values it does not (the control)."""
+    ask, first, said = asks(5, tiny)[4], engine(tiny), []
+    first.give(ask)
+    while len(said) < 9:
+        said += [i for piece in first.step() for i in piece.ids]
+    ids, kv = first.filled(ask.request)
+    assert ids == [*ask.prompt, *said[:-1]]  # the next step runs the last one
+
+    def rest(cache):
+        own, found = engine(tiny), []
+        own.give(Ask(ask.request, ask.prompt, tuple(said), 24), cache)
+        while own.running or own.pending:
+            found += [i for piece in own.step() for i in piece.ids]
+        return found, own.prefilled
+
+    expected = whole(tiny, [ask]).entries[ask.request].ids[9:]
+    assert rest(None) == (expected, len(ids) + 1)
+    assert rest(kv.fork()) == (expected, 0)
+    assert rest(kv.fork(None, 20)) == (expected, len(ids) + 1 - 20)  # what it lacks is computed
+    other = kv.fork()
+    other.inject(0, -kv.read(0, len(ids)))
+    assert rest(other)[0] != expected
+    other.mark(3, 4, filled=False)
+    with pytest.raises(ValueError, match="a hole before position"):
+        engine(tiny).give(ask, other)
+    first.take(ask.request)
+    with pytest.raises(KeyError):
+        first.filled(ask.request)
+
+
 def test_logprobs_are_those_of_the_distribution(tiny):
     ask = asks(2, tiny)[1]
     entry = whole(tiny, [ask]).entries[ask.request]

@@ -144,7 +144,7 @@ class CakeConfig(Config):
         measured = ("engine", "model", "store", "prompt_file", "threads", "rounds", "sweep_points", "lmcache_mp")
         simulated = ("sim_hardware", "sim_share", "sim_model")
         names = measured if self.backend == "sim" else simulated
-        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        return self.changed(names)
 
     @model_validator(mode="after")
     def _fits(self) -> CakeConfig:

@@ -42,7 +42,7 @@ GRID_FACTORS = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1, 2, 4, 8, 16)
 
 def overview(result: CakeResult) -> go.Figure:
     """Left: who made which positions ready, when. Right: TTFT over the store's bandwidth, points over the model."""
-    badge = result.rows[0].badge
+    badge = result.badge
     fig = make_subplots(cols=2, column_widths=[0.52, 0.48], horizontal_spacing=0.1)
     s = result.summary()
     slowed = " (throttled)" if badge == "measured" and result.link_mb_s > 0 else ""
@@ -236,7 +236,7 @@ def preview(config: CakeConfig) -> go.Figure:
         f"{'' if ours else ', and by model,'} and bandwidth: at least 1 throughout."
     )
     lines = wrap(said, len(said) // (1 + len(said) // 150) + 12)  # of like length, at most about 150
-    note = "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in lines)
+    note = "".join(theme.quiet(line) for line in lines)
     margin = {"b": 90, "t": 62 + 17 * len(lines)}
     fig.update_layout(legend=BELOW, margin=margin)
     return theme.finish(fig, title + note, text, height=430 if ours else 520)
@@ -281,13 +281,14 @@ def _pays(fig: go.Figure, costs: Costs, config: CakeConfig, link: float, token_b
         fig.update_xaxes(visible=False, row=1, col=2)  # the one below is the same
     fig.update_xaxes(title_text="store bandwidth (MB/s)", col=2, row=1 if token_bytes is None else 2)
     bar = {"title": {"text": "speed-up<br>over the<br>better one", "font": {"size": 11}}, "thickness": 12, "len": 0.9}
-    fig.update_layout(coloraxis={"colorscale": "Viridis", "cmin": 1, "cmax": 2.2, "colorbar": bar})
+    fig.update_layout(coloraxis={"colorscale": theme.PALE, "cmin": 1, "cmax": 2.2, "colorbar": bar})
 
 
 def _heat(fig: go.Figure, z: list[list[float]], x: list[str], y: list[str], row: int, framed: tuple[int, int]) -> None:
     fig.add_trace(
         go.Heatmap(
-            z=z, x=x, y=y, coloraxis="coloraxis", texttemplate="%{z:.2f}", textfont={"size": 11}, xgap=1, ygap=1,
+            z=z, x=x, y=y, coloraxis="coloraxis", texttemplate="%{z:.2f}", xgap=1, ygap=1,
+            textfont={"size": 11, "color": theme.INK},
             hovertemplate="%{y} at %{x} MB/s: %{z:.2f}x<extra></extra>",
         ),
         row=row, col=2,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
@@ -41,6 +41,10 @@ COLUMNS = {
     "same_tokens": "whether the greedy continuation equals compute-only's",
     "badge": "measured here or modelled",
 }
+BADGES: Mapping[str, Badge] = {  # oracle and bound are computed from measured times
+    "oracle_ttft_s": "modelled", "lower_bound_ttft_s": "modelled", "ratio_to_oracle": "modelled",
+    "prompt_tokens": "set", "link_mb_s": "set",
+}  # fmt: skip
 
 
 def restore_name(mode: RowMode, number: int, link_mb_s: float) -> str:
@@ -203,7 +207,7 @@ class CakeResult(Result):
             "oracle_ttft_s": nan if self.oracle_s is None else self.oracle_s,
             "speedup_vs_best_single": min(compute_s, load_s) / ttft_s,
             "ratio_to_oracle": ttft_s / self.oracle_s if self.oracle_s else nan,
-            "exact": float(self.exact) if self.rows[0].badge == "measured" else nan,
+            "exact": float(self.exact) if self.measured else nan,
             "meeting_token": self.median_s(tested, "meeting_token"),
             "lower_bound_ttft_s": nan if self.bound_s is None else self.bound_s,
             "prompt_tokens": float(self.prompt_tokens),
@@ -236,9 +240,9 @@ class CakeResult(Result):
         from workbench import theme
 
         s, tested = self.summary(), self.config.policy
-        how = "Modelled" if self.rows[0].badge == "modelled" else f"Measured on {self.provenance.device}"
+        how = f"Measured on {self.provenance.device}" if self.measured else "Modelled"
         link = f"{theme.number(self.link_mb_s)} MB/s" if self.link_mb_s else "the raw disk"
-        throttled = ", throttled" if self.link_mb_s and self.rows[0].badge == "measured" else ""
+        throttled = ", throttled" if self.link_mb_s and self.measured else ""
         prompt = f"a prompt of {self.prompt_tokens:,} tokens is"
         if self.config.requests > 1:
             whose = "the last of" if self.aim == "makespan_s" else "the mean of"
@@ -259,7 +263,7 @@ class CakeResult(Result):
         )
 
     def decided(self) -> dict[str, Any]:
-        if self.rows[0].badge == "modelled":
+        if not self.measured:
             return {"rows": [r.model_dump() for r in self.rows], "curve": self.curve.model_dump()}
         return {
             "prompt": self.prompt_hash,
@@ -267,10 +271,3 @@ class CakeResult(Result):
             "modes": sorted({r.mode for r in self.rows}),
             "exact": self.exact,
         }
-
-
-def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Badge]:
-    """Badge of every summary number: oracle and bound are computed from measured times, length and link are set."""
-    known: dict[str, Badge] = dict.fromkeys(("oracle_ttft_s", "lower_bound_ttft_s", "ratio_to_oracle"), "modelled")
-    known |= dict.fromkeys(("prompt_tokens", "link_mb_s"), "set")
-    return {name: known.get(name, "measured" if measured else "modelled") for name in numbers}

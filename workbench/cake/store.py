@@ -13,7 +13,6 @@ import hashlib
 import os
 import struct
 import time
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -23,12 +22,15 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import xxhash
 
+from workbench import aside
+
 if TYPE_CHECKING:
     import torch
 
 MAGIC = b"WBKVGRN\0"
 VERSION = 1
 HEADER_BYTES = 4096
+WAY_OUT = "free some space or set TMPDIR to another disk"
 LEFT_S = 3600.0  # a half-written file this old has no writer any more
 SPARE = 0.05  # of the limit, in whole grains, is freed in one go: the folder is not looked through at every write
 RECOUNT = 256  # writes after which it is in any case: other processes may write to the same folder
@@ -221,23 +223,12 @@ class DiskPrompt:
             raise ValueError(f"KV of {tuple(kv.shape)} {kv.dtype} does not fit the store's {layout}")
         raw: Any = kv.detach().cpu().contiguous().view(torch.uint8).numpy().reshape(-1)
         payload = memoryview(raw)
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:8]}")
-        try:
-            with open(aside, "wb") as out:
-                out.write(_pack(self.store, self.keys[grain], grain, payload))
-                out.write(payload)
-                if self.store.sync:
-                    out.flush()
-                    os.fsync(out.fileno())
-            os.utime(aside, ns=(self._stamp, self._stamp))
-            aside.rename(path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            text = f"KV store in {path.parent}: {len(payload) / 1e6:.1f} MB cannot be written: {error.strerror}"
-            raise OSError(error.errno, f"{text}; free some space or set TMPDIR to another disk") from error
-        except BaseException:
-            aside.unlink(missing_ok=True)
-            raise
+        told = f"KV store in {path.parent}: {len(payload) / 1e6:.1f} MB"
+        with aside.whole(path, sync=self.store.sync, told=told, way_out=WAY_OUT) as out:
+            out.write(_pack(self.store, self.keys[grain], grain, payload))
+            out.write(payload)
+            out.flush()  # else what is still to be written would be the newer stamp
+            os.utime(out.fileno(), ns=(self._stamp, self._stamp))
         self.stored[grain] = True
         self.store._evict(HEADER_BYTES + len(payload))
 

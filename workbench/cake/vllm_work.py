@@ -17,7 +17,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-from workbench import backends
+from workbench import vllm_process
 from workbench.backends import BackendUnavailable
 from workbench.cake.config import CakeConfig
 from workbench.cake.work import assemble
@@ -28,27 +28,13 @@ START_S = 300.0  # from the start of the child to its first word from inside the
 SILENCE_S = 600.0  # without a word after that
 BEAT_S = 0.05
 KINDS: dict[str, type[Event]] = {kind.__name__: kind for kind in (Progress, Point, Span, Note)}
-# One compute thread: a second would take the loader's core. In one process: the engine needs no workers of its own.
-ENVIRONMENT = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "TORCHDYNAMO_DISABLE": "1",  # the sampler would be compiled at its first use, which takes 30 s
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "LMCACHE_TRACK_USAGE": "false",
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONHASHSEED": "0",
-}
+# Beside those of every vLLM here, whose one compute thread leaves the other core to the loader. KV cache in GB.
+OWN = {"VLLM_CPU_KVCACHE_SPACE": "1", "LMCACHE_TRACK_USAGE": "false"}
 
 
 def measured_vllm(config: CakeConfig) -> Generator[Event, None, Result]:
     """Measure on real vLLM. BackendUnavailable without vLLM, ChildDied when the child fails."""
-    engine = backends.backend("vllm")
-    if not engine.available:
-        raise BackendUnavailable(f"engine 'vllm' is not available: {engine.detail}; {engine.how}")
-    if not backends.version("vllm-cpu"):
+    if not vllm_process.build():
         raise BackendUnavailable(
             "engine 'vllm' is the CUDA build here, and CAKE knows the KV blocks of the CPU build only: "
             "make setup EXTRA=cpu, or engine='embedded'"
@@ -62,7 +48,8 @@ def measured_vllm(config: CakeConfig) -> Generator[Event, None, Result]:
 
 def _child(config: CakeConfig, folder: Path) -> Generator[Event, None, dict[str, Any]]:
     """Start the child, pass on its events, return its facts; nothing of it is left afterwards."""
-    child = Child([sys.executable, "-m", "workbench.cake.vllm_bench"], folder, ENVIRONMENT, "vLLM")
+    environment = vllm_process.ENVIRONMENT | vllm_process.ON_CPU | OWN
+    child = Child([sys.executable, "-m", "workbench.cake.vllm_bench"], folder, environment, "vLLM")
     try:
         child.send_text(config.model_dump_json(), last=True)
         return (yield from _listen(child))

@@ -15,7 +15,7 @@ from workbench.cake.claims import paper_claims
 from workbench.cake.config import CakeConfig, own_text
 from workbench.cake.costs import Costs
 from workbench.cake.policy import TAIL, Mode, Policy, Stopped
-from workbench.cake.result import CakeResult, Model, Row, summary_badges, to_stroke
+from workbench.cake.result import BADGES, CakeResult, Model, Row, to_stroke
 from workbench.cake.sim import Outcome, Request, choose_chunks, simulate
 from workbench.pump import pump
 from workbench.system import Event, Note, Point, Progress, Result, Work
@@ -48,11 +48,8 @@ def work(config: CakeConfig) -> Work:
 
 def assemble(config: CakeConfig, where: str, began: float, facts: dict[str, Any]) -> CakeResult:
     """The result with its provenance; `began` is time.monotonic() at the start."""
-    measured = where != "sim"
-    draft = CakeResult(config=config, provenance=backends.provenance(where, {}), **facts)
-    badges = summary_badges(list(draft.summary()), measured)
-    seconds = round(time.monotonic() - began, 3)
-    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=seconds)})
+    told = backends.provenance(where, {}, seconds=round(time.monotonic() - began, 3))
+    return CakeResult(config=config, provenance=told, **facts).badged(where != "sim", BADGES)
 
 
 def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:

@@ -8,7 +8,7 @@ from collections import Counter
 
 from workbench.foundry.explore import depth
 from workbench.foundry.graph import Capture, Graph
-from workbench.foundry.result import Cell, Topology
+from workbench.foundry.parts import Cell, Topology
 
 NODES, POSITIONS, VALUES = 16, 24, 6  # that are drawn: a layer and what is before it
 

@@ -17,10 +17,11 @@ import json
 import os
 import struct
 import time
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
+
+from workbench import aside
 
 MAGIC = b"WBFNDRY\0"
 VERSION = 1
@@ -98,20 +99,8 @@ def write(path: str | Path, sections: Mapping[str, bytes]) -> str:
     path, raw = Path(path), encode(sections)
     path.parent.mkdir(parents=True, exist_ok=True)
     _sweep(path)
-    aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-    try:
-        with open(aside, "xb") as out:
-            out.write(raw)
-            out.flush()
-            os.fsync(out.fileno())
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        said = f"archive {path}: {len(raw) / 1e6:.1f} MB cannot be written: {error.strerror}"
-        raise OSError(error.errno, f"{said}; free some space or choose another folder") from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
+    with aside.whole(path, told=f"archive {path}: {len(raw) / 1e6:.1f} MB") as out:
+        out.write(raw)
     return raw[48:64].hex()
 
 
@@ -207,7 +196,7 @@ def parse_json(raw: bytes, where: str) -> Any:
 
 def _sweep(path: Path) -> None:
     """Remove what writers that were killed left beside `path`."""
-    for left in path.parent.glob(f".{path.name}.*.part"):
+    for left in path.parent.glob(aside.left(path)):
         with contextlib.suppress(OSError):
             if time.time() - left.stat().st_mtime > LEFT_S:
                 left.unlink()

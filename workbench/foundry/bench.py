@@ -1,24 +1,25 @@
-"""How long until a ladder of decode steps is ready in a new process, ours and torch's ways, and what a step then takes.
+"""Foundry measured: `workbench bench foundry`. How long until a ladder of decode steps is ready, ours and torch's ways.
 
-CPU, SmolLM2-135M in fp32, one thread: its first 6 layers, where every way fits into minutes, and all 30 for the ways
-that compile nothing at start. Each way is a process of its own and includes its imports; rounds are interleaved. Sums
-over the ladder are of the least time of a step at each size.
+CPU, SmolLM2-135M in fp32, one thread, leave the machine alone. WORKBENCH_BENCH: which parts, all of them if not set;
+each takes at most about eight minutes on two quiet cores:
 
-What was measured is kept in the folder of a case, so that `python -m workbench.foundry.bench FOLDER SECONDS` may stop
-after so many seconds and goes on where it was when it is called again.
+    six      its first 6 layers: cold, warm and mega-cache torch.compile, and eager, beside ours
+    aoti     the same layers: AOTInductor and eager beside ours
+    thirty   all 30 layers: the ways that compile nothing at start
+    vllm     starts of vLLM's own engine on all layers, eager, phase by phase
+    compiled the same start as vLLM does it by default, compiling
+
+Each way is a process of its own and includes its imports, in ROUNDS rounds; steps are timed by turns, a step of each
+way after another. Sums over the ladder are of the median time of a step at each size.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import os
-import sys
 import tempfile
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from workbench.foundry import procs, rivals
@@ -26,57 +27,87 @@ from workbench.foundry.archive import read
 from workbench.foundry.config import FIRST
 from workbench.foundry.graph import decode
 
-CAPACITY, ROUNDS, PATIENCE_S = 256, 2, 3600.0
-CASES: dict[int, Sequence[str]] = {  # layers -> ways
-    6: ("foundry", "cold", "warm", "mega", "aoti", "eager"),
-    30: ("foundry", "eager"),
+CAPACITY, ROUNDS, STEPS, PATIENCE_S = 256, 2, 12, 3600.0
+CASES: dict[str, tuple[int, Sequence[str]]] = {  # part -> layers, ways
+    "six": (6, ("foundry", "cold", "warm", "mega", "eager")),
+    "aoti": (6, ("foundry", "aoti", "eager")),
+    "thirty": (30, ("foundry", "eager")),
 }
+STARTS = {"vllm": (False, ROUNDS), "compiled": (True, 1)}  # part -> whether vLLM compiles, how often it starts
+PARTS = " ".join([*CASES, *STARTS])
 
 
 def main() -> list[dict[str, Any]]:
+    """The parts that are wanted; one row per number. ValueError names a part that does not exist."""
+    wanted = os.environ.get("WORKBENCH_BENCH", PARTS).split()
+    if unknown := set(wanted) - set(PARTS.split()):
+        raise ValueError(f"WORKBENCH_BENCH: no part is called {', '.join(sorted(unknown))}; there are {PARTS}")
+    rows: list[dict[str, Any]] = []
+    for part in wanted:
+        rows += measure(*CASES[part]) if part in CASES else starts(*STARTS[part])
+    return rows
+
+
+def measure(
+    layers: int, ways: Sequence[str], sizes: Sequence[int] = FIRST, rounds: int = ROUNDS
+) -> list[dict[str, Any]]:
     """Capture, then every way on what was captured."""
-    with tempfile.TemporaryDirectory(prefix="foundry-bench-") as folder:
-        return [row for layers in CASES for row in measure(layers, Path(folder) / str(layers))]
-
-
-def measure(layers: int, folder: Path, until_s: float = math.inf) -> list[dict[str, Any]]:
-    """One case; `folder` keeps the archive, what other ways load, and every number. [] past until_s (monotonic)."""
     os.environ["OMP_NUM_THREADS"] = "1"
-    path, said = folder / "smollm2.foundry", folder / "capture.json"
-    folder.mkdir(parents=True, exist_ok=True)
-    if not said.exists():
+    with tempfile.TemporaryDirectory(prefix="foundry-bench-") as temporary:
+        folder = Path(temporary)
+        path = folder / "smollm2.foundry"
         job = {
-            "do": "capture", "model": "smollm2", "layers": layers, "sizes": FIRST, "capacity": CAPACITY,
-            "dynamic": True, "seed": 0, "threads": 1, "path": str(path),
+            "do": "capture", "model": "smollm2", "layers": layers, "sizes": sizes, "capacity": CAPACITY,
+            "dynamic": True, "seed": 0, "threads": 1, "path": str(path), "cold": "",
         }  # fmt: skip
-        answer = procs.ask(job, folder / "capturing", "capture", patience_s=PATIENCE_S)
-        said.write_text(json.dumps(answer["seconds"]))
-    found: dict[str, list[rivals.Measured]] = {way: [] for way in CASES[layers]}
-    for number in range(ROUNDS):
-        for way in CASES[layers]:
-            kept = folder / f"{way}-{number}.json"
-            if not kept.exists():
-                if time.monotonic() > until_s:
-                    return []
-                (one,) = rivals.compare(path, ways=(way,), folder=folder / "ways", timeout_s=PATIENCE_S)[way]
-                kept.write_text(json.dumps(asdict(one)))
-            found[way].append(rivals.from_json(json.loads(kept.read_text())))
-    return _rows(layers, path, float(said.read_text()), found)
+        took_s = procs.ask(job, folder / "capturing", "capture", patience_s=PATIENCE_S, hear=_said)["seconds"]
+        found = rivals.compare(
+            path, ways=ways, rounds=rounds, steps=STEPS, folder=folder / "ways", timeout_s=PATIENCE_S, hear=_said
+        )
+        case = f"SmolLM2-135M, {layers} layer{'s' * (layers > 1)}, {len(sizes)} sizes"
+        return list(_rows(case, path, took_s, found, sizes))
 
 
-def _rows(layers: int, path: Path, took_s: float, found: dict[str, list[rivals.Measured]]) -> list[dict[str, Any]]:
-    case = f"SmolLM2-135M, {layers} layers, {len(FIRST)} sizes"
-    numbers = {"capture_s": took_s, **rivals.summary(found, decode(read(path)))}
+def _rows(
+    case: str, path: Path, took_s: float, found: dict[str, list[rivals.Measured]], sizes: Sequence[int]
+) -> Iterator[dict[str, Any]]:  # fmt: skip
+    captured = decode(read(path))
+    numbers = {"capture_s": took_s, **rivals.summary(found, captured)}
     for way, each in found.items():
         numbers |= {f"{way} import_s": min(m.import_s for m in each), f"{way} peak_mb": max(m.peak_mb for m in each)}
         numbers |= {f"{way} load_s": min(m.load_s for m in each), f"{way} ready_s": min(m.ready_s for m in each)}
         numbers |= {f"{way} disk_mb": each[0].disk_mb, f"{way} cpu_s": min(m.cpu_s for m in each)}
-        for size in FIRST:
-            numbers[f"{way} batch {size} us"] = min(m.step_us[size] for m in each)
-    return [{"case": case, "number": n, "value": float(f"{v:.4g}"), "badge": "measured"} for n, v in numbers.items()]
+        seals = {size: graph.probe for size, graph in captured.graphs.items()}
+        numbers[f"{way} bits as captured"] = float(all(dict(m.tokens) == seals for m in each))
+        for size in sizes:
+            numbers[f"{way} batch {size} us"] = median(m.median_us[size] for m in each)
+    for name, value in numbers.items():
+        yield _row(case, name, value)
 
 
-if __name__ == "__main__":
-    end_s = time.monotonic() + float(sys.argv[2])
-    for depth in CASES:
-        print(depth, len(measure(depth, Path(sys.argv[1]) / str(depth), end_s)), "rows")
+def starts(compiling: bool, times: int) -> list[dict[str, Any]]:
+    """Starts of vLLM on all layers: medians of its phases."""
+    from workbench import lm
+    from workbench.foundry import vllm_phases
+
+    found = [
+        vllm_phases.measure(lm.path("smollm2"), compiling=compiling, dtype="float32", limit_s=PATIENCE_S)
+        for _ in range(times)
+    ]
+    one = found[0]
+    case = f"vLLM {one.about['version']}, SmolLM2-135M, float32, {'compiling' if compiling else 'eager'}"
+    phases = {f"{name} s": median(each.seconds.get(name, 0.0) for each in found) for name in one.seconds}
+    whole = {"first_token_s": median(each.total_s for each in found)}
+    whole["graphable_s"] = median(each.graphable_s for each in found)
+    whole["step of one sequence us"] = median(1e6 * s for each in found for s in each.steps_s)
+    return [_row(case, name, value) for name, value in (whole | phases).items()]
+
+
+def _said(fields: dict[str, Any]) -> None:
+    if fields["is"] == "at":
+        print(f"  {fields['at_s']:7.1f} s  {fields['what']}", flush=True)
+
+
+def _row(case: str, name: str, value: float) -> dict[str, Any]:
+    print(f"  {case:<40} {name:<28} {value:12.4g}  measured", flush=True)
+    return {"case": case, "number": name, "value": float(f"{value:.4g}"), "badge": "measured"}

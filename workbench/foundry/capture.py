@@ -30,7 +30,7 @@ from workbench.foundry.memory import make_arena, store_weights
 from workbench.foundry.plan import Call, Operand, pack, template_of, uninitialised
 from workbench.foundry.record import Recorder, Unsupported, rebound
 from workbench.foundry.shape import BASE, Shape
-from workbench.foundry.step import decode_step, shape_of, weights_of
+from workbench.foundry.step import compiled_step, mark_batch, shape_of, weights_of
 
 if TYPE_CHECKING:
     from workbench.kernels.replay import Arena
@@ -47,6 +47,7 @@ class Compiled:
 
     shape: Shape
     dynamic: bool
+    fresh: bool = False  # torch's caches are empty
     graphs: list[Any] = field(default_factory=list)  # CompiledFxGraph, one per compilation
     types: dict[str, list[str]] = field(default_factory=dict)  # of kernel arguments, by the file of the binary
 
@@ -61,20 +62,23 @@ class Compiled:
         def backend(graph: Any, inputs: Any) -> Any:
             return compile_fx(graph, inputs, inner_compile=inner)
 
-        shape = self.shape
-
-        def step(w: Any, ids: Any, positions: Any, k: Any, v: Any) -> Any:
-            return decode_step(shape, w, ids, positions, k, v)
-
-        # None: what is marked is dynamic, and nothing else becomes so by itself (automatic_dynamic_shapes below)
-        self.call = torch.compile(step, backend=backend, dynamic=None if self.dynamic else False, fullgraph=True)
+        self.call = compiled_step(self.shape, dynamic=self.dynamic, backend=backend)
 
     def run(self, place: Place, size: int) -> tuple[torch.Tensor, ...]:
         """One step of `size` sequences over the arena's tensors; compiles when nothing fits yet."""
-        settings = torch._dynamo.config.patch(automatic_dynamic_shapes=False, recompile_limit=4096)
-        uncached = torch._functorch.config.patch(enable_autograd_cache=False)  # a hit there would not come by `inner`
-        with self._kernels_seen(), settings, uncached:
-            return self.call(*place.arguments(size, self.dynamic and size > 1))
+        return self.prepared(place, size)()
+
+    def prepared(self, place: Place, size: int) -> Callable[[], tuple[torch.Tensor, ...]]:
+        """The call of that step, to be made again and again."""
+        arguments = place.arguments(size, self.dynamic and size > 1)
+        # a hit in the outer cache would not come by `inner`; where nothing is there yet, it is filled as by anybody
+        cached = torch._functorch.config.patch(enable_autograd_cache=self.fresh)
+
+        def call() -> tuple[torch.Tensor, ...]:
+            with torch.inference_mode(), self._kernels_seen(), cached:
+                return self.call(*arguments)
+
+        return call
 
     def record(self, place: Place, size: int) -> tuple[Recorder, tuple[torch.Tensor, ...]]:
         """The same step, written down."""
@@ -140,8 +144,7 @@ class Place:
         ids, positions = (self.seen[name][:size] for name in ("ids", "positions"))
         k, v = ([self.seen[f"{i}.{which}"][:size] for i in range(self.shape.layers)] for which in "kv")
         if dynamic:
-            for each in (ids, positions, *k, *v):
-                torch._dynamo.mark_dynamic(each, 0, min=2, max=max(2, self.shape.slots))
+            mark_batch(self.shape, ids, positions, k, v)
         return {n: self.seen[n] for n, _ in self.shape.weights()}, ids, positions, k, v
 
     def probe(self, size: int) -> None:
@@ -167,13 +170,15 @@ def capture(
     dynamic: bool = True,
     base: int = BASE,
     said: Callable[[int, int, str], None] = lambda *_: None,
+    first_runs: Callable[[Compiled, Place], None] | None = None,
     witness: Callable[[Compiled, Place], None] = lambda *_: None,
 ) -> Capture:
     """Capture the model's decode step at each batch size and write the archive, weights beside it.
 
     dynamic: one compilation for all sizes from 2 on, as AOTInductor with a dynamic batch; else one a size. `said` hears
-    (done, total, what). `witness` is shown torch.compile's step and the arena that it ran over, before anything of them
-    is gone. Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when
+    (done, total, what). `first_runs` has torch.compile's step before all else, where nothing is compiled and torch's
+    caches are empty, and runs every size. `witness` is shown that step and the arena that it ran over, before anything
+    of them is gone. Unsupported when a graph does what no node stands for, ValueError on bad sizes, OSError when
     the archive cannot be written, archive.Refused("mismatch") when a replay does not leave torch.compile's bits.
     """
     wanted = sorted(set(sizes))
@@ -181,9 +186,11 @@ def capture(
         raise ValueError(f"batch sizes are whole numbers from 1 on, not {list(sizes)}")
     shape = shape_of(model, capacity, wanted[-1], layers)
     weights, start = weights_of(model, shape), time.perf_counter()
+    first, compiled = Place(shape, base, weights), Compiled(shape, dynamic, fresh=first_runs is not None)
+    if first_runs is not None:
+        first_runs(compiled, first)
+    second = Place(shape, base + (1 << 40), weights)  # before inference_mode: the tensors are as anybody's
     with torch.inference_mode():
-        first, second = Place(shape, base, weights), Place(shape, base + (1 << 40), weights)
-        compiled = Compiled(shape, dynamic)
         made = Parts()
         for i, size in enumerate(wanted):
             said(i, len(wanted), f"batch {size}")

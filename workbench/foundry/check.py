@@ -40,3 +40,11 @@ class Check:
         if not isinstance(value, list) or not all(isinstance(v, str) for v in value) or len(set(value)) != len(value):
             refuse("malformed", f"{self.where}: {what} is no list of different names")
         return value
+
+    def arena(self, value: Any) -> tuple[int, int]:
+        """(base, bytes) of a manifest's arena: whole pages, where a process can have them."""
+        told = self.record(value, "arena", {"base": int, "size": int})
+        base, size = self.bounds(told["base"], "arena.base", 2**47), self.bounds(told["size"], "arena.size", 2**46)
+        if base % 4096 or size % 4096 or not size:
+            refuse("malformed", f"{self.where}: base and size of the arena are whole pages")
+        return base, size

@@ -10,13 +10,14 @@ from workbench.system import Config
 
 LAYERS = {"smollm2": 30, "tiny": 3}
 POSITIONS = {"smollm2": 8192, "tiny": 16384}
-FIRST = (1, 2, 4, 8, 12, 16, 24, 32)  # batch sizes of a ladder, then every 8th: much as vLLM's
+FIRST = (1, 2, 4, 8, 16, 24, 32)  # batch sizes of a ladder, then every 8th: vLLM's
 MOST_BATCH = 512
 Damage = Literal["none", "bit", "cut", "parameter", "machine", "every"]
 Way = Literal["foundry", "eager", "cold", "warm", "mega", "aoti"]
 COMPARED: dict[str, tuple[Way, ...]] = {
     "nothing": ("foundry",),
     "eager": ("foundry", "eager"),
+    "cold": ("foundry", "cold", "eager"),
     "most": ("foundry", "cold", "warm", "aoti", "eager"),
     "all": ("foundry", "cold", "warm", "mega", "aoti", "eager"),
 }
@@ -27,8 +28,10 @@ SIMULATION: dict[str, Any] = {"group": "simulation"}
 class FoundryConfig(Config):
     """Capture a ladder of decode steps, rebuild it in a fresh process, and do the same in torch's own ways."""
 
-    backend: Literal["auto", "cpu", "sim"] = Field(
-        "auto", description="cpu captures and rebuilds for real, the analogue of a CUDA graph; sim models start-ups"
+    backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
+        "auto",
+        description="cpu captures and rebuilds for real, the analogue of a CUDA graph; sim models start-ups; cuda is "
+        "CUDA graphs, which never ran on a GPU so far: taken by name only, auto is cpu",
     )
     model: Literal["smollm2", "tiny"] = Field(
         "smollm2", description="smollm2: SmolLM2-135M-Instruct in float32; tiny: a random Llama for tests"
@@ -40,13 +43,21 @@ class FoundryConfig(Config):
         description="First layers of the model that the step has; None: all. torch compiles each layer again",
         json_schema_extra={"none": "all"},
     )
-    ladder: int = Field(8, ge=1, le=24, description="How many batch sizes: the first of 1, 2, 4, 8, 12, 16, 24, 32, 40")
+    ladder: int = Field(7, ge=1, le=24, description="How many batch sizes: the first of 1, 2, 4, 8, 16, 24, 32, 40")
+    single: bool = Field(
+        True, description="Batch 1 is in the ladder; compilers make code of its own for it, which doubles their time"
+    )
     batches: str = Field("", description="Batch sizes of your own, as 1,2,4,8; empty: those of the ladder")
     capacity: int = Field(256, ge=32, le=4096, description="Tokens of KV cache that each sequence has")
-    compare: Literal["nothing", "eager", "most", "all"] = Field(
+    compare: Literal["nothing", "eager", "cold", "most", "all"] = Field(
         "most",
-        description="Ways beside ours, each in a process of its own: none; eager; cold and warm torch.compile, "
-        "AOTInductor and eager; the mega-cache too",
+        description="Ways beside ours, each in a process of its own: none; eager; cold torch.compile and eager; those, "
+        "a warm cache and AOTInductor; the mega-cache too",
+    )
+    vllm: Literal["no", "eager", "compiled", "both"] = Field(
+        "no",
+        description="Starts of vLLM's own engine beside ours, on the same layers, by phase until the first token: "
+        "as with --enforce-eager, as by default (vLLM compiles for minutes), or both",
     )
     rounds: int = Field(1, ge=1, le=5, description="Interleaved repetitions of each way; medians are shown")
     damage: Damage = Field(
@@ -123,15 +134,14 @@ class FoundryConfig(Config):
     def unused(self, simulated: bool) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
         names = [name for name in type(self).model_fields if name not in ("seed", "backend")]
-        wrong = [name for name in names if name.startswith("sim_") is not simulated]
-        return [name for name in wrong if getattr(self, name) != type(self).model_fields[name].default]
+        return self.changed(name for name in names if name.startswith("sim_") is not simulated)
 
     @property
     def sizes(self) -> tuple[int, ...]:
         """Batch sizes, rising."""
         if self.batches.strip():
             return tuple(sorted({int(part) for part in self.batches.split(",")}))
-        return ladder(self.ladder)
+        return ladder(self.ladder) if self.single else ladder(self.ladder + 1)[1:]
 
     @property
     def ways(self) -> tuple[Way, ...]:
@@ -151,6 +161,8 @@ class FoundryConfig(Config):
                 raise ValueError(f"batches: write at most 64 whole numbers from 1 to {MOST_BATCH}, as 1,2,4,8")
         if self.depth > LAYERS[self.model]:
             raise ValueError(f"layers: {self.model} has {LAYERS[self.model]}; None takes all")
+        if self.vllm != "no" and self.model == "tiny":
+            raise ValueError("vllm: its attention on a CPU takes heads of 32 and more, tiny has 16; take model smollm2")
         if self.damage in ("parameter", "every") and self.verify == "first use":
             raise ValueError(
                 "verify: with 'first use' a changed parameter is found at the first step and not at the load; "
@@ -160,7 +172,7 @@ class FoundryConfig(Config):
 
 
 def ladder(count: int) -> tuple[int, ...]:
-    """The first `count` batch sizes: 1, 2, 4, 8, 12, 16, 24, 32, 40, ..."""
+    """The first `count` batch sizes: 1, 2, 4, 8, 16, 24, 32, 40, ..."""
     return (*FIRST, *range(40, 40 + 8 * count, 8))[:count]
 
 
@@ -169,7 +181,8 @@ PRESETS = {
         model="tiny", layers=1, batches="2,3,8", capacity=32, compare="nothing", steps=3, reuse=True,
         verify="all",
     ),
-    "small": FoundryConfig(),
+    "small": FoundryConfig(ladder=6, single=False),
+    "vllm": FoundryConfig(ladder=4, single=False, compare="nothing", vllm="eager", reuse=True),
     "real": FoundryConfig(layers=None, compare="eager"),
     "paper": FoundryConfig(backend="sim"),
 }  # fmt: skip

@@ -19,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from workbench import backends
+from workbench.backends import BackendUnavailable
 from workbench.foundry import archive
 from workbench.foundry.archive import refuse
 from workbench.foundry.cuda_build import Way
@@ -130,6 +132,20 @@ def status() -> dict[str, Any]:
 
     why = driver_cuda.missing()
     return {"load": why, "capture": why or cupti.missing(), "never_ran": list(NEVER_RAN)}
+
+
+def check() -> None:
+    """BackendUnavailable, in one sentence with its cause and the way out, where this backend cannot run.
+
+    A run captures and loads: it needs a driver, CUPTI's headers, a compiler, and a torch that was built with CUDA.
+    """
+    found = backends.backend("cuda")
+    if why := status()["capture"] or ("" if found.available else found.detail):
+        raise BackendUnavailable(
+            f"backend 'cuda' is not available: {why.rstrip('.')}; take backend='cpu' here, or a machine with an NVIDIA "
+            "GPU (make setup EXTRA=gpu), where it has never run so far: it was tested on a software double of the "
+            "driver only (workbench.foundry.cuda.NEVER_RAN)"
+        )
 
 
 def fingerprint(driver: Driver) -> dict[str, Any]:

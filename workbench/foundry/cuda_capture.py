@@ -136,6 +136,11 @@ class Place:
             found.append(Tensor(name, "output", str(t.dtype).removeprefix("torch."), tuple(t.shape), offset))
         return tuple(found)
 
+    def replay(self, size: int) -> None:
+        """Run torch's own graph of a size, and wait for it."""
+        self.graphs[size].replay()
+        torch.cuda.synchronize()
+
     def close(self) -> None:
         """Drop graphs and tensors, then the memory behind them."""
         torch.cuda.synchronize()
@@ -194,6 +199,7 @@ def capture(
     declared: Mapping[str, Declared] | None = None,
     unexplained: Literal["refuse", "test"] = "refuse",
     said: Callable[[int, int, str], None] = lambda *_: None,
+    witness: Callable[[Place, CudaCapture], None] = lambda *_: None,
 ) -> CudaCapture:
     """Capture a ladder and write the archive, weights beside it.
 
@@ -201,7 +207,8 @@ def capture(
     unexplained: what to do with bytes of parameters that are neither constant nor address. Structs have room that is
     never set, with whatever lay there before; "test" makes it zero if replays leave the same bits whatever is in it.
     That is shown on the known inputs only, and a byte that does matter may end the context.
-    `said` hears (done, total, what). driver.Unsupported names what cannot be carried; driver.NoDriver and
+    `said` hears (done, total, what). `witness` is shown the place where torch's own graphs still are, and what will be
+    written, before anything of them is gone. driver.Unsupported names what cannot be carried; driver.NoDriver and
     kernels.cupti.NoHelper say what is not installed; Refused("mismatch") when what was rebuilt leaves other bits, or
     the captured graph itself does not leave the same bits twice.
     """
@@ -236,6 +243,7 @@ def capture(
                 second_rank=other[size].raw_cuda_graph() if other else 0,
             )  # fmt: skip
         done = _archive(made, images, subject, here, Path(path).parent)
+        witness(here, done)
     archive.write(path, done.sections())
     log.info("captured %d sizes in %.1f s: %s", len(sizes), time.perf_counter() - start, path)
     return done

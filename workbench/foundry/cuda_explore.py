@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.foundry import archive
+from workbench.foundry import archive, compared
 from workbench.foundry.archive import Refused
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import HEAD, CudaCapture, Graph, Piece, pieces
@@ -28,32 +28,17 @@ def inspect(path: str | Path) -> dict[str, Any]:
     """Everything about an archive but its bytes. Refused when it is damaged or of another backend."""
     raw = archive.read(path)
     found = decode(raw)
-    regions = Counter[str]()
-    for t in found.tensors:
-        regions[t.role] += t.nbytes
-    fixed = max((t.offset + t.nbytes for t in found.tensors), default=0)
-    return {
-        "file": raw.where,
-        "id": raw.id,
-        "bytes": raw.nbytes,
-        "backend": "cuda",
-        "model": dict(found.model),
-        "fingerprint": dict(found.fingerprint),
-        "weights": dict(found.weights),
-        "arena": {"base": hex(found.base), "bytes": found.size, "scratch_bytes": found.size - fixed, **regions},
-        "templates": [_template(key, found) for key in sorted(found.templates)],
+    return compared.head(raw, found, "cuda") | {
+        "templates": [template(key, found) for key in sorted(found.templates)],
         "graphs": [_graph(g, found) for _, g in sorted(found.graphs.items())],
-        "binaries": {name: len(image) for name, image in sorted(found.binaries.items())},
         "functions": [f"{f.symbol} of {f.binary[:8]}" for f in found.functions],
         "ranks": {name: {"bytes": r.width, "handle": r.handle} for name, r in found.ranks.items()},
     }
 
 
-def _template(key: str, found: CudaCapture) -> dict[str, Any]:
+def template(key: str, found: CudaCapture) -> dict[str, Any]:
+    """One template: who has it, how large and deep it is, what its nodes call."""
     t = found.templates[key]
-    deep = [1] * len(t.nodes)
-    for before, after, *_ in sorted(t.edges, key=lambda e: e[1]):
-        deep[after] = max(deep[after], deep[before] + 1)
     users = sorted(g.size for g in found.graphs.values() if g.template == key)
     labels = Counter(label for size in users[:1] for _, label in _labelled(found, found.graphs[size]))
     return {
@@ -62,7 +47,7 @@ def _template(key: str, found: CudaCapture) -> dict[str, Any]:
         "inside": sorted(k[:8] for k, o in found.templates.items() if any(n.child == key for n in o.nodes)),
         "nodes": len(t.nodes),
         "edges": len(t.edges),
-        "depth": max(deep),
+        "depth": compared.depth(len(t.nodes), t.edges),
         "kinds": dict(Counter(n.kind for n in t.nodes)),
         "ports": dict(Counter(PORTS.get(e[2], str(e[2])) for e in t.edges)),
         "attributes": sum(bool(n.attributes) for n in t.nodes),
@@ -132,9 +117,7 @@ def between_sizes(path: str | Path, first: int, second: int) -> list[dict[str, A
     not there or the two have different templates.
     """
     a, b = parameters(path, first), parameters(path, second)
-    graphs = decode(archive.read(path)).graphs
-    if graphs[first].template != graphs[second].template:
-        raise ValueError(f"batches {first} and {second} have different templates: nothing is shared that could differ")
+    compared.one_template(decode(archive.read(path)).graphs, first, second)
     found = []
     by_node = [{n: list(rows) for n, rows in itertools.groupby(each, key=lambda r: r["node"])} for each in (a, b)]
     for node, rows in by_node[0].items():
@@ -149,29 +132,11 @@ def between_sizes(path: str | Path, first: int, second: int) -> list[dict[str, A
 def diff(first: str | Path, second: str | Path) -> dict[str, Any]:
     """In what two archives differ: {} when they hold the same. Refused when one is damaged or of another backend."""
     a, b = (decode(archive.read(p)) for p in (first, second))
-    found: dict[str, Any] = {}
-    for name in ("fingerprint", "model", "weights"):
-        x, y = getattr(a, name), getattr(b, name)
-        other = [k for k in sorted(x.keys() | y.keys()) if x.get(k) != y.get(k)]
-        if other:
-            found[name] = {k: {"first": x.get(k), "second": y.get(k)} for k in other}
     plain = {"base": (a.base, b.base), "arena_bytes": (a.size, b.size), "ranks": (sorted(a.ranks), sorted(b.ranks))}
-    found |= {name: {"first": x, "second": y} for name, (x, y) in plain.items() if x != y}
-    for name in ("templates", "binaries"):
-        x, y = set(getattr(a, name)), set(getattr(b, name))
-        if x != y:
-            found[name] = {"only_first": sorted(x - y), "only_second": sorted(y - x), "shared": len(x & y)}
-    sizes = {s: _differ(a.graphs.get(s), b.graphs.get(s)) for s in sorted(a.graphs.keys() | b.graphs.keys())}
-    if differing := {s: why for s, why in sizes.items() if why}:
-        found["graphs"] = differing
-    return found
+    return compared.diff(a, b, plain, _differ)
 
 
-def _differ(x: Graph | None, y: Graph | None) -> str:
-    if x is None or y is None:
-        return "only in the second" if x is None else "only in the first"
-    if x.template != y.template:
-        return "another template"
+def _differ(x: Graph, y: Graph) -> str:
     if x.words != y.words:
         words = sum(p != q for p, q in zip(x.row, y.row)) + abs(len(x.row) - len(y.row))
         return f"{words} of {len(x.row)} words"

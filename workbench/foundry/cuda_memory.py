@@ -10,7 +10,6 @@ import contextlib
 import os
 import random
 import struct
-import uuid
 from array import array
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 import xxhash
 
+from workbench import aside
 from workbench.foundry.archive import Refused, refuse
 from workbench.foundry.cuda_graph import CudaCapture, Graph
 from workbench.foundry.driver import Driver, DriverError
@@ -77,23 +77,17 @@ class DeviceArena:
 def store_weights(arena: DeviceArena, nbytes: int, folder: Path) -> dict[str, Any]:
     """Keep [0, nbytes) of the arena as a file that is called by its content; returns what a manifest says of it."""
     sums = xxhash.xxh3_128()
-    aside = folder / f".{uuid.uuid4().hex}.weights.part"
-    try:
-        with open(aside, "xb") as out:
-            for at in range(0, nbytes, CHUNK):
-                raw = arena.read(at, min(CHUNK, nbytes - at))
-                sums.update(raw)
-                out.write(raw)
-        path = folder / f"{sums.hexdigest()}.weights"
-        aside.replace(path)
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        said = f"weights in {folder}: {nbytes / 1e6:.0f} MB cannot be written: {error.strerror}"
-        raise OSError(error.errno, f"{said}; free some space or choose another folder") from error
-    except BaseException:
-        aside.unlink(missing_ok=True)
-        raise
-    return {"file": path.name, "bytes": nbytes, "digest": sums.hexdigest()}
+
+    def name() -> str:
+        return f"{sums.hexdigest()}.weights"
+
+    told = f"weights in {folder}: {nbytes / 1e6:.0f} MB"
+    with aside.whole(folder / "weights", name=name, sync=False, told=told) as out:
+        for at in range(0, nbytes, CHUNK):
+            raw = arena.read(at, min(CHUNK, nbytes - at))
+            sums.update(raw)
+            out.write(raw)
+    return {"file": name(), "bytes": nbytes, "digest": sums.hexdigest()}
 
 
 def load_weights(arena: DeviceArena, about: Mapping[str, Any], folder: Path) -> None:

@@ -31,11 +31,13 @@ class Step:
     run: Callable[..., tuple[torch.Tensor, torch.Tensor]]
 
     @classmethod
-    def of(cls, model: LM, sizes: Sequence[int], *, capacity: int = 256, compiled: bool = False) -> Step:
-        """A loaded model's step. compiled: through torch.compile, whose kernels are Triton's."""
+    def of(
+        cls, model: LM, sizes: Sequence[int], *, capacity: int = 256, layers: int | None = None, compiled: bool = False
+    ) -> Step:
+        """A loaded model's step, or its first layers'. compiled: through torch.compile, whose kernels are Triton's."""
         from workbench.foundry.step import shape_of, weights_of
 
-        shape = shape_of(model, capacity, max(sizes))
+        shape = shape_of(model, capacity, max(sizes), layers)
         return cls(model.name, shape, weights_of(model, shape), _decode(compiled=compiled))
 
     @classmethod

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
-from workbench.foundry.result import Held
+from workbench.held import Held
 from workbench.system import Event, Progress
 
 
@@ -50,6 +51,26 @@ class Ear:
     def _keep(self, one: Held) -> None:
         self.held.append(one)
         self._say(one.span())
+
+
+class Listening:
+    """A run that hears one process after the other: its clock, its bar, and the spans that it heard."""
+
+    def __init__(self, say: Callable[[Event], None]) -> None:
+        self.say, self.began, self.held = say, time.monotonic(), list[Held]()
+        self._done = 0.0  # of the bar, per cent
+
+    def _now(self) -> float:
+        return time.monotonic() - self.began
+
+    def _ear(self, lane: str, until: float) -> Ear:
+        """Hears a process that is done when the bar is at `until` per cent."""
+        return Ear(self.say, lane, self._now(), self._done, max(0.0, until - self._done))
+
+    def _heard(self, ear: Ear, began_s: float, until: float) -> None:
+        ear.end(self._now() - began_s)
+        self.held += ear.held
+        self._done = max(self._done, until)
 
 
 def kind_of(what: str) -> str:

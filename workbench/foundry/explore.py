@@ -6,11 +6,10 @@ Archives of the CUDA backend are handed on to cuda_explore.py, which gives the s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.foundry import archive, cuda_explore
+from workbench.foundry import archive, compared, cuda_explore
 from workbench.foundry.archive import Refused
 from workbench.foundry.cuda_graph import is_cuda
 from workbench.foundry.fingerprint import NoLibrary, differences, machine
@@ -25,22 +24,9 @@ def inspect(path: str | Path) -> dict[str, Any]:
     if is_cuda(raw):
         return cuda_explore.inspect(path)
     found = decode(raw)
-    regions = Counter[str]()
-    for t in found.tensors:
-        regions[t.role] += t.nbytes
-    fixed = max(t.offset + t.nbytes for t in found.tensors) if found.tensors else 0
-    return {
-        "file": raw.where,
-        "id": raw.id,
-        "bytes": raw.nbytes,
-        "backend": found.backend,
-        "model": dict(found.model),
-        "fingerprint": dict(found.fingerprint),
-        "weights": dict(found.weights),
-        "arena": {"base": hex(found.base), "bytes": found.size, "scratch_bytes": found.size - fixed, **regions},
+    return compared.head(raw, found, found.backend) | {
         "templates": [_template(key, found) for key in sorted(found.templates)],
         "graphs": [_graph(g, found) for _, g in sorted(found.graphs.items())],
-        "binaries": {name: len(image) for name, image in sorted(found.binaries.items())},
     }
 
 
@@ -75,10 +61,7 @@ def _graph(graph: Graph, found: Capture) -> dict[str, Any]:
 
 def depth(template: Template) -> int:
     """Nodes on the longest path of dependencies."""
-    deep = [1] * len(template.nodes)
-    for before, after in sorted(template.edges, key=lambda e: e[1]):
-        deep[after] = max(deep[after], deep[before] + 1)
-    return max(deep, default=0)
+    return compared.depth(len(template.nodes), template.edges)
 
 
 def parameters(path: str | Path, size: int) -> list[dict[str, Any]]:
@@ -121,9 +104,7 @@ def between_sizes(path: str | Path, first: int, second: int) -> list[dict[str, A
     if is_cuda(archive.read(path)):
         return cuda_explore.between_sizes(path, first, second)
     a, b = parameters(path, first), parameters(path, second)
-    graphs = decode(archive.read(path)).graphs
-    if graphs[first].template != graphs[second].template:
-        raise ValueError(f"batches {first} and {second} have different templates: nothing is shared that could differ")
+    compared.one_template(decode(archive.read(path)).graphs, first, second)
     return [{**x, "other": y["value"]} for x, y in zip(a, b, strict=True) if x["value"] != y["value"]]
 
 
@@ -133,37 +114,15 @@ def diff(first: str | Path, second: str | Path) -> dict[str, Any]:
     if all(map(is_cuda, raws)):
         return cuda_explore.diff(first, second)
     a, b = map(decode, raws)
-    found: dict[str, Any] = {}
-    for name in ("fingerprint", "model", "weights"):
-        if changed := _changed(getattr(a, name), getattr(b, name)):
-            found[name] = changed
     plain = {"backend": (a.backend, b.backend), "base": (a.base, b.base), "arena_bytes": (a.size, b.size)}
-    found |= {name: {"first": x, "second": y} for name, (x, y) in plain.items() if x != y}
-    for name in ("templates", "binaries"):
-        x, y = set(getattr(a, name)), set(getattr(b, name))
-        if x != y:
-            found[name] = {"only_first": sorted(x - y), "only_second": sorted(y - x), "shared": len(x & y)}
-    sizes = {s: _graphs_differ(a, b, s) for s in sorted(a.graphs.keys() | b.graphs.keys())}
-    if differing := {s: why for s, why in sizes.items() if why}:
-        found["graphs"] = differing
-    return found
+    return compared.diff(a, b, plain, _differ)
 
 
-def _graphs_differ(a: Capture, b: Capture, size: int) -> str:
-    if size not in a.graphs or size not in b.graphs:
-        return "only in the first" if size in a.graphs else "only in the second"
-    x, y = a.graphs[size], b.graphs[size]
-    if x.template != y.template:
-        return "another template"
+def _differ(x: Graph, y: Graph) -> str:
     if x.slots != y.slots:
         words = sum(x.slots[i : i + 8] != y.slots[i : i + 8] for i in range(0, len(x.slots), 8))
         return f"{words} of {len(x.slots) // 8} parameters"
     return "" if (x.probe, x.outputs, x.extents) == (y.probe, y.outputs, y.extents) else "outcome or extents"
-
-
-def _changed(a: Mapping[str, Any], b: Mapping[str, Any]) -> dict[str, Any]:
-    keys = sorted(a.keys() | b.keys())
-    return {k: {"first": a.get(k), "second": b.get(k)} for k in keys if a.get(k) != b.get(k)}
 
 
 def verify(path: str | Path, *, replay: bool = True) -> dict[str, Any]:

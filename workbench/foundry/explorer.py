@@ -9,7 +9,8 @@ import plotly.graph_objects as go
 from workbench import theme
 
 if TYPE_CHECKING:
-    from workbench.foundry.result import Cell, FoundryResult
+    from workbench.foundry.parts import Cell
+    from workbench.foundry.result import FoundryResult
 
 KINDS = {  # kind -> (letter in the cell, what the key says, place in theme.STYLES)
     "weight": ("W", "address in the weights", 1),

@@ -11,51 +11,69 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from workbench import theme
+from workbench.foundry import engine_figure
 from workbench.foundry.explorer import grid
-from workbench.foundry.result import WAYS
 
 if TYPE_CHECKING:
     from workbench.foundry.result import FoundryResult
 
 PHASES: Mapping[str, tuple[str, int]] = {  # phase -> (what the legend says, place in theme.STYLES)
     "import": ("interpreter and imports", 6),
-    "load": ("load: weights, packages, archive", 1),
-    "first": ("first run of each size, compiling too", 0),
-    "capture": ("capture: compile, record at two places", 3),
+    "load": ("load weights, archive", 1),
+    "first": ("compile and first run", 0),
+    "capture": ("capture at two places", 3),
     "rest": ("replay, compare, write", 2),
 }
-LOOK = {"foundry": 2, "cold": 0, "warm": 5, "mega": 4, "aoti": 1, "eager": 6}  # way -> place in theme.STYLES
+LOOK = {
+    "foundry": 2,
+    "cold": 0,
+    "warm": 5,
+    "mega": 4,
+    "aoti": 1,
+    "eager": 6,
+    "recapture": 3,
+}  # way -> place in theme.STYLES
 PATTERNS = {"": "■", "/": "▨", ".": "▒", "\\": "▧", "x": "▩", "-": "▤", "|": "▥"}
 DASHES = {"solid": "━━", "dash": "╍╍", "dot": "┉┉", "dashdot": "━╍", "longdash": "━ ━", "longdashdot": "━ ╍"}
 GAP = 104  # px between two rows: axis titles below, a line of keys above
 
 
 def overview(result: FoundryResult) -> go.Figure:
-    """Top: a start by phase, each way. Then time to a ladder, and steps. Below: a layer's parameters in the archive."""
-    if result.modelled:
+    """Top: starts by phase, of ways and engines. Then time to a ladder, and steps. Below: a layer's parameters."""
+    if not result.measured:
         from workbench.foundry.outlook import overview as modelled
 
         return modelled(result)
-    lanes = starts(result)
-    tall = [max(150, 34 * len(lanes) + 30), 250, max(220, 21 * len(result.labels))]
-    total = sum(tall) + GAP * 2
-    wide = [{"colspan": 2}, None]
+    drawn = starts(result)
+    tall = [max(150, 34 * len(drawn) + 30), 250]
+    if result.engines:
+        tall.insert(1, 46 * (1 + len(result.engines)) + 20)
+    if result.cells:
+        tall.append(max(220, 21 * len(result.labels)))
+    total, two = sum(tall) + GAP * (len(tall) - 1), 2 + bool(result.engines)
+    specs: list[list[Any]] = [[{"colspan": 2}, None] for _ in tall]
+    specs[two - 1] = [{}, {}]
     fig = make_subplots(
-        rows=3, cols=2, specs=[wide, [{}, {}], wide], row_heights=tall, vertical_spacing=GAP / total,
-        horizontal_spacing=0.11,
-    )  # fmt: skip
-    _starts(fig, lanes)
-    _ladder(fig, result)
-    _steps(fig, result)
-    grid(fig, result, row=3)
-    _keys(fig, {(1, 1): 3, (2, 1): 4})  # the other panel of the row has the same ways
+        rows=len(tall), cols=2, specs=specs, row_heights=tall, vertical_spacing=GAP / total, horizontal_spacing=0.11
+    )
+    _starts(fig, drawn)
+    _ladder(fig, result, two)
+    _steps(fig, result, two)
+    keys = {(1, 1): 3, (two, 1): 4}  # the other panel of the row has the same ways
+    if result.engines:
+        engine_figure.draw(fig, result, 2)
+        keys |= {(2, 1): 4}
+    if result.cells:
+        grid(fig, result, row=len(tall))
+    _keys(fig, keys)
     s = result.summary()
     title = f"Ready in {theme.number(s['load_s'])} s: {len(result.sizes)} decode steps from an archive (measured)"
     if "reduction_vs_cold" in s:
         title += f", {100 * s['reduction_vs_cold']:.1f} % less than cold torch.compile"
     notes = [*_note(_about(result)), *_note(result.refusals().removeprefix("; "))]
-    fig.update_layout(barmode="stack", showlegend=False, margin={"t": 92 + 17 * len(notes), "b": 64})
-    height = total + 160 + 17 * len(notes)
+    notes += _note(engine_figure.about(result.engines)) if result.engines else []
+    fig.update_layout(barmode="stack", showlegend=False, margin={"t": 104 + 17 * len(notes), "b": 64})
+    height = total + 172 + 17 * len(notes)
     return theme.finish(fig, title + "".join(notes), result.sentence(), height=height)
 
 
@@ -63,13 +81,16 @@ def _about(result: FoundryResult) -> str:
     c = result.config
     model = "tiny random Llama" if c.model == "tiny" else "SmolLM2-135M"
     threads = "one thread" if c.threads == 1 else f"{c.threads} threads"
-    bits = "rebuilt bits equal torch.compile's" if result.exact else "NOT all bits are equal"
-    return f"{model}, {c.depth} layer{'s' * (c.depth > 1)}, float32, {threads}; CPU analogue of a CUDA graph; {bits}"
+    cuda = result.provenance.backend == "cuda"
+    whose = "of torch's own graphs" if cuda else "of torch.compile"
+    bits = f"rebuilt bits are those {whose}" if result.exact else "NOT all bits are equal"
+    what = f"CUDA graphs on {result.provenance.device}" if cuda else f"{threads}; CPU analogue of a CUDA graph"
+    return f"{model}, {c.depth} layer{'s' * (c.depth > 1)}, float32, {what}; {bits}"
 
 
 def _note(text: str) -> list[str]:
     """A quiet line or two below the title."""
-    return [f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in wrap(text, 140)]
+    return [theme.quiet(line) for line in wrap(text, 140)]
 
 
 # -- a start, by phase -----------------------------------------------------------------------------------------------
@@ -86,7 +107,7 @@ def starts(result: FoundryResult) -> dict[str, dict[str, float]]:
         lanes[f"{lane}, once"] = _sorted(spans)
     for way in [*(w for w in result.ways() if w != "foundry"), "foundry"]:
         p = next(p for p in result.of(way))
-        lanes[WAYS[way]] = {
+        lanes[result.named(way)] = {
             "import": p.import_s,
             "load": p.load_s - p.import_s,
             "first": max(0.0, p.ready_s - p.load_s),
@@ -118,7 +139,7 @@ def _starts(fig: go.Figure, lanes: Mapping[str, Mapping[str, float]]) -> None:
     longest = max(sum(each.values()) for each in lanes.values())
     for name, each in lanes.items():
         whole = sum(each.values())
-        ours = name == WAYS["foundry"]
+        ours = name == list(lanes)[-1]
         fig.add_annotation(
             x=whole, y=name, text=f"{'<b>' * ours}{theme.number(whole)} s{'</b>' * ours}", showarrow=False,
             xanchor="left", xshift=6, font={"size": 12, "color": theme.INK}, row=1, col=1,
@@ -137,31 +158,31 @@ def _look(way: str) -> theme.Style:
     return theme.series(LOOK[way])
 
 
-def _line(way: str, x: Sequence[float], y: Sequence[float], hover: str) -> go.Scatter:
+def _line(way: str, name: str, x: Sequence[float], y: Sequence[float], hover: str) -> go.Scatter:
     style, ours = _look(way), way == "foundry"
     return go.Scatter(
-        x=list(x), y=list(y), mode="lines+markers", name=WAYS[way], hovertemplate=hover,
+        x=list(x), y=list(y), mode="lines+markers", name=name, hovertemplate=hover,
         line={"color": style.colour, "dash": "solid" if ours else style.dash, "width": 3.5 if ours else 2},
         marker={"color": style.colour, "symbol": style.marker, "size": 9 if ours else 7},
     )  # fmt: skip
 
 
-def _ladder(fig: go.Figure, result: FoundryResult) -> None:
+def _ladder(fig: go.Figure, result: FoundryResult, row: int) -> None:
     """Seconds until the first k sizes have run, by k."""
     low, high = float("inf"), 0.0
     for way in result.ways():
         rows = sorted((r for r in result.rows if r.way == way and r.round == 0), key=lambda r: r.size)
         seconds = [r.ready_s for r in rows]
         low, high = min(low, *seconds), max(high, *seconds)
-        hover = "%{x} sizes: %{y:.2f} s<extra>" + WAYS[way] + "</extra>"
-        fig.add_trace(_line(way, range(1, len(rows) + 1), seconds, hover), row=2, col=1)
+        hover = "%{x} sizes: %{y:.2f} s<extra>" + result.named(way) + "</extra>"
+        fig.add_trace(_line(way, result.named(way), range(1, len(rows) + 1), seconds, hover), row=row, col=1)
     fig.update_xaxes(
-        title_text="ladder: batch sizes that are ready (count)", dtick=_tick(len(result.sizes)), row=2, col=1
+        title_text="ladder: batch sizes that are ready (count)", dtick=_tick(len(result.sizes)), row=row, col=1
     )
-    fig.update_yaxes(title_text="since the start (s)", **_log(low, high), row=2, col=1)
+    fig.update_yaxes(title_text="since the start (s)", **_log(low, high), row=row, col=1)
 
 
-def _steps(fig: go.Figure, result: FoundryResult) -> None:
+def _steps(fig: go.Figure, result: FoundryResult, row: int) -> None:
     """A step's time over ours, by batch size; alone, in milliseconds."""
     ours = result.step_us("foundry")
     ways = result.ways()
@@ -170,15 +191,15 @@ def _steps(fig: go.Figure, result: FoundryResult) -> None:
         theirs = result.step_us(way)
         y = [theirs[b] / 1e3 for b in theirs] if alone else [theirs[b] / ours[b] for b in theirs]
         unit = " ms" if alone else " times ours"
-        hover = "batch %{x}: %{y:.3g}" + unit + "<extra>" + WAYS[way] + "</extra>"
-        fig.add_trace(_line(way, list(theirs), y, hover), row=2, col=2)
+        hover = "batch %{x}: %{y:.3g}" + unit + "<extra>" + result.named(way) + "</extra>"
+        fig.add_trace(_line(way, result.named(way), list(theirs), y, hover), row=row, col=2)
     sizes = [s.size for s in result.sizes]
     fig.update_xaxes(
         title_text="batch size (sequences, tokens of a step)", type="log", tickvals=_spread(sizes),
-        ticktext=[str(n) for n in _spread(sizes)], row=2, col=2,
+        ticktext=[str(n) for n in _spread(sizes)], row=row, col=2,
     )  # fmt: skip
     title = "time of a step (ms)" if alone else "time of a step over Foundry's (x)"
-    fig.update_yaxes(title_text=title, rangemode="tozero" if alone else "normal", row=2, col=2)
+    fig.update_yaxes(title_text=title, rangemode="tozero" if alone else "normal", row=row, col=2)
 
 
 def _tick(count: int) -> int:

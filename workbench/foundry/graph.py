@@ -168,10 +168,7 @@ def decode(archive: Archive) -> Capture:
         refuse("malformed", f"{archive.where} holds no graph")
     if raw["format"] != "foundry":
         refuse("malformed", f"{archive.where} says it is {raw['format']!r}, not foundry")
-    arena = check.record(raw["arena"], "arena", {"base": int, "size": int})
-    base, size = check.bounds(arena["base"], "arena.base", 2**47), check.bounds(arena["size"], "arena.size", 2**46)
-    if base % 4096 or size % 4096 or not size:
-        refuse("malformed", f"{archive.where}: base and size of the arena are whole pages")
+    base, size = check.arena(raw["arena"])
     binaries = {str(k): archive[f"binary/{k}"] for k in raw["binaries"]}
     for name, image in binaries.items():
         if digest(image).hex() != name:

@@ -8,27 +8,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import queue
 import tempfile
-import time
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any, Literal
 
-from workbench.foundry import anatomy, archive, procs, rivals
+from workbench import aside
+from workbench.foundry import anatomy, archive, engines, procs, rivals
 from workbench.foundry.config import FoundryConfig
 from workbench.foundry.damage import WORDS, damage
-from workbench.foundry.ear import Ear
+from workbench.foundry.ear import Ear, Listening
 from workbench.foundry.graph import Capture, decode
-from workbench.foundry.result import WAYS, Damaged, Facts, FoundryResult, Held, Process, Row, Size
+from workbench.foundry.parts import Damaged, Engine, Facts, Process, Row, Size
+from workbench.foundry.result import WAYS, FoundryResult
 from workbench.lm.files import cache_root
 from workbench.system import Event, Note, Offer, Point, Progress
 
 MB = 1e6
-CAPTURED, REBUILT, COMPARED = 40.0, 50.0, 97.0  # per cent of the bar when each is done
+CAPTURED, REBUILT, COMPARED, ENGINES = 40.0, 50.0, 97.0, 80.0  # per cent of the bar when each is done
+STEPPING = "steps, by turns"
 COPY, ARENA, TAKEN = "Damage a copy of the archive", "The arena", "place"
 OFFERS = {
     "bit": ("Flip a bit", COPY, "one bit, anywhere in the file"),
@@ -39,22 +40,25 @@ OFFERS = {
 }
 
 
-class Measure:
+class Measure(Listening):
     """One run. `asked` takes the names of offers that were chosen."""
 
     def __init__(
         self, config: FoundryConfig, say: Callable[[Event], None], stop: Flag, asked: queue.SimpleQueue[str]
     ) -> None:
-        self.config, self.say, self.stop, self.asked = config, say, stop, asked
-        self.began = time.monotonic()
-        self.held: list[Held] = []
+        super().__init__(say)
+        self.config, self.stop, self.asked = config, stop, asked
         self.damages: list[Damaged] = []
         self.elsewhere: bool | None = None
-        self._done = 0.0
+        self.there: dict[str, tuple[rivals.Measured, procs.Process]] = {}  # ways that are ready already
 
     def run(self) -> FoundryResult:
         """Everything. Errors are those of `procs.ask`, and OSError where the archive cannot be written."""
-        with tempfile.TemporaryDirectory(prefix="workbench-foundry-") as folder:
+        engines.check(self.config)
+        with (
+            tempfile.TemporaryDirectory(prefix="workbench-foundry-") as folder,
+            contextlib.ExitStack() as self.standing,
+        ):
             self.folder = Path(folder)
             self.path = self._home() / f"{self.config.model}.foundry"
             for name, offer in OFFERS.items():
@@ -72,27 +76,16 @@ class Measure:
                 self.damaged(kind, again=kind == kinds[-1])
             self.acts()
             found = self._ways()
+            facts = {"engines": self._engines(rebuilt.get("spoken", []))}
             for name, (label, group, _) in OFFERS.items():
                 self.say(Offer(name, label, group, open=False))
-            facts = self._facts(captured, rebuilt, found)
+            facts |= self._facts(captured, rebuilt, found)
         self.say(Progress(100, 100, "done"))
         from workbench.foundry.work import assemble
 
         return assemble(self.config, "cpu", self.began, facts)
 
-    def _now(self) -> float:
-        return time.monotonic() - self.began
-
     # -- processes ---------------------------------------------------------------------------------------------
-
-    def _ear(self, lane: str, until: float) -> Ear:
-        """Hears a process that is done when the bar is at `until` per cent."""
-        return Ear(self.say, lane, self._now(), self._done, max(0.0, until - self._done))
-
-    def _heard(self, ear: Ear, began_s: float, until: float) -> None:
-        ear.end(self._now() - began_s)
-        self.held += ear.held
-        self._done = max(self._done, until)
 
     def _ask(
         self, lane: str, job: dict[str, Any], until: float, cache: Path | None = None
@@ -115,9 +108,19 @@ class Measure:
             "seed": c.seed, "threads": c.threads,
         }  # fmt: skip
         kept = cache_root() / "foundry-archives" / archive.digest(archive.canonical(self.fields)).hex()
-        home = Path(c.keep).expanduser() if c.keep else kept if c.reuse else self.folder / "archive"
-        home.mkdir(parents=True, exist_ok=True)
-        self.cache = cache_root() / "foundry-compiled" if c.reuse else self.folder / "compiled"
+        scratch, self.cache = self.folder / "archive", self.folder / "compiled"
+        home = Path(c.keep).expanduser() if c.keep else kept if c.reuse else scratch
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            if c.keep:
+                raise OSError(error.errno, f"keep: {home}: {error.strerror}; {aside.WAY_OUT}") from error
+            way_out = "to keep it, set WORKBENCH_CACHE to a folder that can be written"
+            self.say(Note(f"the archive of this run is not kept: {home}: {error.strerror}; {way_out}", "warning"))
+            scratch.mkdir()
+            return scratch
+        if c.reuse:
+            self.cache = cache_root() / "foundry-compiled"
         return home
 
     def _kept(self) -> dict[str, Any] | None:
@@ -136,30 +139,62 @@ class Measure:
         return None
 
     def _capture(self) -> dict[str, Any]:
-        """torch.compile's answers, and the seconds of what the process was at."""
-        job = {"do": "capture", **self.fields, "path": str(self.path)}
-        answer, ear = self._ask("capture", job, CAPTURED, self.cache)
+        """torch.compile's answers, and the seconds of what the process was at.
+
+        Where nothing is compiled yet, that process is the way "cold" before it captures, and stays to take its turns.
+        """
+        ways, cold = self.folder / "ways", "cold" in self.config.ways and not self.config.reuse
+        job = {"do": "capture", **self.fields, "path": str(self.path), "cold": str(ways) if cold else "", "stay": cold}
+        began_s, ear = self._now(), self._ear("capture", CAPTURED)
+        process = procs.Process(
+            job, self.folder / "capturing", "capture", cache=ways / "cache" if cold else self.cache,
+            threads=self.config.threads,
+        )  # fmt: skip
+        with contextlib.ExitStack() as standing:
+            standing.callback(process.close)
+            answer = process.answer(patience_s=self.config.patience_s, hear=ear.hear, stop=self.stop)
+            if cold:
+                one = rivals.from_json(answer.pop("cold"))
+                self.there, self.cache = {"cold": (one, process)}, ways / "cache"
+                (ways / "warm.made").touch()
+                self._points("cold", one)
+                self.standing.push(standing.pop_all())
+        self._heard(ear, began_s, CAPTURED)
         made = {**answer, "at": ear.seconds, "fields": self.fields, "id": archive.read(self.path).id}
-        aside = self.path.with_name(f".{self.path.stem}-{os.getpid()}.part")
-        aside.write_bytes(archive.canonical(made))
-        aside.replace(self.path.with_suffix(".json"))
+        with aside.whole(self.path.with_suffix(".json")) as out:
+            out.write(archive.canonical(made))
         return made
 
     def _rebuild(self, path: Path, *, taken: int = 0, again: dict[str, Any] | None = None) -> dict[str, Any]:
         return {
             "do": "rebuild", "path": str(path), "verify": self.config.verify, "seed": self.config.seed, "taken": taken,
-            "again": again or {},
+            "again": again or {}, "prompt": self._prompt if self.config.vllm != "no" else [], "tokens": engines.SAID,
         }  # fmt: skip
+
+    @property
+    def _prompt(self) -> list[int]:
+        """What vLLM and our steps are given."""
+        return engines.prompt(self.config.seed, decode(archive.read(self.path)).model["vocab"])
+
+    def _engines(self, ours: list[int]) -> list[Engine]:
+        """Starts of vLLM beside ours."""
+        found, spans = engines.starts(
+            self.config, self.folder, ours, say=self.say, stop=self.stop, began=self.began, done=self._done
+        )
+        self.held += spans
+        self.acts()
+        return found
 
     def _ways(self) -> dict[str, list[rivals.Measured]]:
         """Ours and the others, a process each; what was asked for is done between two of them."""
         names, rounds = self.config.ways, self.config.rounds
-        each = (COMPARED - self._done) / (rounds * len(names) + ("aoti" in names))
+        end = COMPARED if self.config.vllm == "no" else ENGINES
+        each = (end - self._done) / (rounds * (len(names) + 1) + ("aoti" in names))
         ear, began_s = None, 0.0
 
         def said(way: str, making: bool) -> None:
             nonlocal ear, began_s
-            lane = f"{WAYS[way]}: build" if making else WAYS[way]
+            lane = f"{WAYS[way]}: build" if making else WAYS.get(way, STEPPING)
             began_s, ear = self._now(), self._ear(lane, self._done + each)
 
         def hear(fields: dict[str, Any]) -> None:
@@ -168,15 +203,19 @@ class Measure:
 
         def heard(way: str, one: rivals.Measured | None) -> None:
             assert ear is not None
-            self._heard(ear, began_s, min(COMPARED, self._done + each))
-            for i, at_s in enumerate(sorted(one.at_s.values()) if one else ()):
-                self.say(Point(f"{WAYS[way]}: time to ladder (s)", i + 1, at_s))
-            self.acts()
+            self._heard(ear, began_s, min(end, self._done + each))
+            if one:
+                self._points(way, one)
+            self.acts()  # those that are ready stand still meanwhile
 
         return rivals.compare(
             self.path, ways=names, rounds=rounds, steps=self.config.steps, folder=self.folder / "ways",
-            timeout_s=self.config.patience_s, said=said, heard=heard, hear=hear, stop=self.stop,
+            timeout_s=self.config.patience_s, said=said, heard=heard, hear=hear, stop=self.stop, there=self.there,
         )  # fmt: skip
+
+    def _points(self, way: str, one: rivals.Measured) -> None:
+        for i, at_s in enumerate(sorted(one.at_s.values())):
+            self.say(Point(f"{WAYS[way]}: time to ladder (s)", i + 1, at_s))
 
     # -- what a user may do ------------------------------------------------------------------------------------
 
@@ -192,7 +231,7 @@ class Measure:
         copy = self.path.with_name(f"damaged-{len(self.damages) + 1}.foundry")
         what = damage(kind, self.path, copy, self.config.seed)
         try:
-            job = self._rebuild(copy, again={**self.fields, "path": str(copy)} if again else None)
+            job = self._rebuild(copy, again={**self.fields, "path": str(copy), "cold": ""} if again else None)
             answer, ear = self._ask(f"damaged copy {len(self.damages) + 1}", job, self._done, self.cache)
         finally:
             copy.unlink(missing_ok=True)

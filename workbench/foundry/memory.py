@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import threading
-import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from queue import SimpleQueue
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import xxhash
 
+from workbench import aside
 from workbench.foundry.archive import Refused, refuse
 
 if TYPE_CHECKING:
@@ -36,15 +36,8 @@ def store_weights(arena: Arena, nbytes: int, folder: Path) -> dict[str, Any]:
     seal = xxhash.xxh3_128_hexdigest(view)
     path = folder / f"{seal}.weights"
     if not path.exists() or path.stat().st_size != nbytes:
-        aside = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
-        try:
-            with open(aside, "xb") as out:
-                out.write(view)
-            aside.replace(path)
-        except OSError as error:
-            aside.unlink(missing_ok=True)
-            said = f"weights {path}: {nbytes / 1e6:.0f} MB cannot be written: {error.strerror}"
-            raise OSError(error.errno, f"{said}; free some space or choose another folder") from error
+        with aside.whole(path, sync=False, told=f"weights {path}: {nbytes / 1e6:.0f} MB") as out:
+            out.write(view)
     return {"file": path.name, "bytes": nbytes, "digest": seal}
 
 

@@ -10,9 +10,11 @@ from typing import Any
 
 from workbench.foundry import claims, fleet, sim
 from workbench.foundry.config import FoundryConfig
-from workbench.foundry.result import Burst, FoundryResult, Held, Published, Row
+from workbench.foundry.parts import Burst, Published, Row
+from workbench.foundry.result import FoundryResult
+from workbench.held import Held
 from workbench.pump import Stopped
-from workbench.system import Claim, Event, Point, Progress
+from workbench.system import Event, Point, Progress
 
 NAMES: dict[sim.Arm, str] = {
     "capture": "capture",
@@ -78,7 +80,7 @@ def modelled(config: FoundryConfig, say: Callable[[Event], None], stop: Flag) ->
         "bursts": bursts,
         "built": setting.built(),
         "published": [_published(one) for one in table],
-        "table": [_claim(one) for one in table],
+        "table": [one.claim() for one in table],
     }
     from workbench.foundry.work import assemble
 
@@ -99,15 +101,6 @@ def _published(one: Any) -> Published:
         what=one.what, paper=one.paper, ours=one.value, unit=one.unit, error=one.error, fitted=one.fitted,
         source=one.source, note=one.note,
     )  # fmt: skip
-
-
-def _claim(one: Any) -> Claim:
-    how = "fitted" if one.fitted else "predicted"
-    off = f"{100 * one.error:+.0f} {'points' if one.unit == '%' else '%'}"
-    note = f"{how}, {off}" + (f"; {one.note}" if one.note else "")
-    return Claim(
-        what=one.what, paper=one.paper, ours=one.value, unit=one.unit, badge="modelled", source=one.source, note=note
-    )
 
 
 def kind_of(phase: str) -> str:

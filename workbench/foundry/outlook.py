@@ -120,8 +120,12 @@ def _burst(fig: go.Figure, result: FoundryResult) -> None:
 
 
 def preview(config: FoundryConfig) -> go.Figure:
-    """What the model expects of a config: seconds over the ladder's size, this ladder marked."""
-    if config.backend == "sim":
+    """What the model expects of a config: seconds over the ladder's size, this ladder marked.
+
+    Backend cuda has no cost model of its own, as nothing of it was measured: the simulated models stand there.
+    """
+    simulated = config.backend in ("sim", "cuda")
+    if simulated:
         setting = setting_of(config)
         counts = sorted({*LADDERS, config.sim_graphs})
         curves: dict[str, list[tuple[float, float]]] = {
@@ -129,16 +133,15 @@ def preview(config: FoundryConfig) -> go.Figure:
             for arm in arms_of(config)
         }
         here, words, look = config.sim_graphs, SIMULATED, LOOK
-        about = (
-            f"{config.sim_model} on {config.sim_ranks} GPUs: cost model fitted to the paper's numbers; none ran here"
-        )
+        gpus = f"{config.sim_ranks} GPU{'s' * (config.sim_ranks > 1)}"
+        about = f"{config.sim_model} on {gpus}: cost model fitted to the paper's numbers; none ran here"
     else:
         curves = expected.curves(config)
         here, words, look = len(config.sizes), WAYS, ESTIMATED
         about = f"not measured on this machine: {expected.SOURCE}"
     fig = make_subplots(rows=1, cols=1)
     _curves(fig, curves, words, look, row=1)
-    ours, theirs = ("foundry start", "capture") if config.backend == "sim" else ("foundry", "cold")
+    ours, theirs = ("foundry start", "capture") if simulated else ("foundry", "cold")
     at = {way: _at(curves[way], here) for way in (ours, theirs)}
     fig.add_vline(x=here, line={"color": theme.QUIET, "width": 1.2, "dash": "dash"})
     fig.update_xaxes(title_text="ladder: batch sizes (count)")

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from statistics import median
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from workbench.foundry.config import FoundryConfig
+from workbench.foundry.parts import Burst, Cell, Damaged, Engine, Facts, Process, Published, Row, Size, Topology
 from workbench.foundry.rivals import READY, STEP
-from workbench.system import Badge, Claim, Result, Span
+from workbench.held import Held
+from workbench.system import Claim, Result, Span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,6 +25,7 @@ WAYS: Mapping[str, str] = {
     "mega": "torch.compile, mega-cache",
     "aoti": "AOTInductor",
     "eager": "torch eager",
+    "recapture": "torch.cuda graphs, captured at start",
 }
 SIMULATED: Mapping[str, str] = {
     "capture": "vLLM, graphs captured at every start",
@@ -37,144 +40,11 @@ COLUMNS = {
     "size": "batch size: sequences of the decode step; modelled: how many sizes the ladder has",
     "ready_s": "from the start of the process until this size and all before it had run once, s; imports included; "
     "modelled: until the first request can be taken, environment and weights included",
-    "step_us": "a step of this size after that, the least of the timed ones, µs; none where it was modelled",
+    "step_us": "a step of this size after that, all ways by turns: the least of the timed ones, µs; none if modelled",
     "median_us": "the same, median, µs",
     "equal": "whether its outputs and KV on known inputs are, bit for bit, those that were captured",
     "badge": "measured here or modelled",
 }
-
-
-class Part(BaseModel):
-    """A part of a result."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
-
-
-class Row(Part):
-    """One batch size of one way in one process."""
-
-    way: str
-    round: int
-    size: int
-    ready_s: float
-    step_us: float | None = None
-    median_us: float | None = None
-    equal: bool | None = None
-    badge: Literal["measured", "modelled"] = "measured"
-
-
-class Process(Part):
-    """One way in one process: seconds since its start, and what it took."""
-
-    way: str
-    round: int
-    import_s: float
-    load_s: float
-    ready_s: float
-    cpu_s: float
-    peak_mb: float
-    disk_mb: float
-    phases: dict[str, float] = Field(default_factory=dict)
-
-
-class Size(Part):
-    """One captured batch size, and what a fresh process made of it."""
-
-    size: int
-    template: str
-    record_s: float  # compiling included, where it was the first of its kind
-    parameter_bytes: int
-    differing: int  # parameters that differ from those of the template's smallest size
-    equal: bool  # the bits of torch.compile on inputs that it was not captured with
-    control_differs: bool  # with one weight changed they are others
-
-
-class Topology(Part):
-    """A template: what its sizes share."""
-
-    key: str
-    sizes: list[int]
-    nodes: int
-    edges: int
-    depth: int
-    slots: int
-    addresses: int
-    differing: int  # slots whose value is not the same in all of its sizes
-    calls: dict[str, int]
-
-
-class Cell(Part):
-    """One 8-byte parameter of a node, as the explorer draws it. Values of an address count from the arena's base."""
-
-    node: int
-    position: int
-    kind: Literal["weight", "state", "input", "scratch", "number"]  # what an address points into, or no address
-    differs: bool  # not the same at every size
-    of: str = ""  # the tensor that an address points into
-    values: list[int] = Field(default_factory=list)  # at the sizes that are shown
-
-
-class Damaged(Part):
-    """An archive that was damaged on purpose, and what came of it."""
-
-    what: str
-    cause: str  # "" where it was believed
-    why: str
-    refused_s: float  # from the start of a process to its refusal
-    recaptured_s: float  # then, until a new archive was written; 0 where none was asked for
-    equal: bool | None  # the graphs of the new one leave the same bits; None where none was asked for
-
-
-class Burst(Part):
-    """One simulated fleet through a burst of requests, by the way its replicas start."""
-
-    way: str
-    start_s: float
-    requests: int
-    late: int
-    lost: int
-    p99_s: float
-    gpu_h: float
-    counts: list[tuple[float, int, int, int]]  # second, ready, starting, waiting
-
-
-class Published(Part):
-    """A row of the paper's numbers beside the simulator's."""
-
-    what: str
-    paper: float
-    ours: float
-    unit: str
-    error: float
-    fitted: bool
-    source: str
-    note: str = ""
-
-
-class Held(Part):
-    """A Span that a result can hold."""
-
-    lane: str
-    start_s: float
-    end_s: float
-    label: str
-    kind: str
-    why: dict[str, float | str] = Field(default_factory=dict)
-
-    def span(self) -> Span:
-        """As an event of the timeline."""
-        return Span(self.lane, self.start_s, self.end_s, self.label, self.kind, self.why)
-
-
-class Facts(Part):
-    """About the archive as a whole."""
-
-    id: str
-    archive_mb: float
-    weights_mb: float
-    arena_mb: float
-    binaries: int
-    binaries_mb: float
 
 
 class FoundryResult(Result):
@@ -197,6 +67,7 @@ class FoundryResult(Result):
     said: str = ""  # digest of the answers to the inputs that the seed draws
     imported: list[str] = Field(default_factory=list)  # heavy packages that the fresh process had; none is wanted
     elsewhere: bool | None = None  # equal also with the arena's place taken; None where that was not tried
+    engines: list[Engine] = Field(default_factory=list)  # starts of vLLM beside ours
     bursts: list[Burst] = Field(default_factory=list)
     phases: dict[str, list[tuple[str, float]]] = Field(default_factory=dict)  # of a simulated start, by way
     published: list[Published] = Field(default_factory=list)
@@ -210,17 +81,21 @@ class FoundryResult(Result):
         """Ways that were run, ours first."""
         return [way for way in WAYS if self.of(way)]
 
+    def named(self, way: str) -> str:
+        """What a way is called here: ours is an analogue on a CPU, and is said to be."""
+        return "Foundry" if way == "foundry" and self.provenance.backend == "cuda" else WAYS[way]
+
     def median_s(self, way: str, field: str = "ready_s") -> float:
         """Median over rounds. ValueError (StatisticsError) where the way was not run."""
         return float(median(getattr(p, field) for p in self.of(way)))
 
     def step_us(self, way: str) -> dict[int, float]:
-        """Least time of a step, by batch size."""
-        found: dict[int, float] = {}
+        """Time of a step, by batch size: the median of its timed ones, and over rounds."""
+        found: dict[int, list[float]] = {}
         for r in self.rows:
-            if r.way == way and r.step_us is not None:
-                found[r.size] = min(r.step_us, found.get(r.size, r.step_us))
-        return found
+            if r.way == way and r.median_us is not None:
+                found.setdefault(r.size, []).append(r.median_us)
+        return {size: float(median(each)) for size, each in found.items()}
 
     @property
     def exact(self) -> bool:
@@ -234,17 +109,12 @@ class FoundryResult(Result):
             and self.elsewhere is not False
         )
 
-    @property
-    def modelled(self) -> bool:
-        """Whether it was simulated."""
-        return not self.processes
-
     def started_s(self, way: str) -> float:
         """A simulated start with this run's ladder, s."""
         return next(r.ready_s for r in self.rows if r.way == way and r.size == self.config.sim_graphs)
 
     def summary(self) -> dict[str, float]:
-        return self._modelled_summary() if self.modelled else self._summary()
+        return self._summary() if self.measured else self._modelled_summary()
 
     def _modelled_summary(self) -> dict[str, float]:
         made = {
@@ -265,6 +135,10 @@ class FoundryResult(Result):
         if "compile_cold_s" in made:
             made["reduction_vs_cold"] = 1 - made["load_s"] / made["compile_cold_s"]
         made |= {name: sum(self.step_us(way).values()) for way, name in STEP.items() if self.of(way)}
+        for one in self.engines:
+            made |= {f"vllm_{one.mode}_first_token_s": one.total_s, f"vllm_{one.mode}_graphable_s": one.graphable_s}
+        if self.engines:
+            made["vllm_same_tokens"] = float(all(one.tokens == one.ours for one in self.engines))
         return made | {"exact": float(self.exact)}
 
     def to_frame(self) -> pd.DataFrame:
@@ -283,6 +157,12 @@ class FoundryResult(Result):
 
         return picture(self)
 
+    def engine_figure(self) -> go.Figure:
+        """The start of vLLM beside ours, phase by phase. ValueError where none was measured."""
+        from workbench.foundry.engine_figure import picture
+
+        return picture(self)
+
     def spans(self) -> list[Span]:
         return [one.span() for one in self.held]
 
@@ -293,7 +173,7 @@ class FoundryResult(Result):
         from workbench import theme
 
         s = self.summary()
-        if self.modelled:
+        if not self.measured:
             c = self.config
             where = f"{c.sim_model} on {c.sim_ranks} GPU{'s' * (c.sim_ranks > 1)}, {c.sim_graphs} decode graphs"
             lost = ", ".join(f"{SIMULATED[b.way]} {b.late + b.lost:,} of {b.requests:,}" for b in self.bursts)
@@ -307,10 +187,16 @@ class FoundryResult(Result):
         ready = f"are ready {theme.number(s['load_s'])} s after a process starts, imports included"
         text = f"Measured on {self.provenance.device}: {what} {ready}"
         beside = [
-            f"{WAYS[way]} {theme.number(s[name])} s" for way, name in READY.items() if way != "foundry" and name in s
+            f"{self.named(way)} {theme.number(s[name])} s"
+            for way, name in READY.items()
+            if way != "foundry" and name in s
         ]
         text += f"; {', '.join(beside)}" if beside else ""
-        bits = "bit for bit those of torch.compile, and with one weight changed are not"
+        for one in self.engines:
+            same = "the same tokens" if one.tokens == one.ours else "OTHER tokens"
+            text += f"; {one.lane}, says its first token after {theme.number(one.total_s)} s, {same} as ours"
+        whose = "torch's own graphs" if self.provenance.backend == "cuda" else "torch.compile"
+        bits = f"bit for bit those of {whose}, and with one weight changed are not"
         text += f"; the rebuilt steps are {bits}" if self.exact else "; the rebuilt steps are NOT all equal"
         return f"{text}{self.refusals()}."
 
@@ -324,7 +210,7 @@ class FoundryResult(Result):
         return "".join(f"; {each}" for each in said)
 
     def decided(self) -> dict[str, Any]:
-        if self.modelled:
+        if not self.measured:
             return {"rows": [r.model_dump() for r in self.rows], "bursts": [b.model_dump() for b in self.bursts]}
         return {
             "seed": self.config.seed,
@@ -338,14 +224,10 @@ class FoundryResult(Result):
 def _model(config: FoundryConfig) -> str:
     if config.model == "tiny":
         return "a tiny random Llama"
-    return "SmolLM2-135M" + (f" ({config.layers} layer{'s' * (config.layers > 1)})" if config.layers else "")
+    if config.layers is None:
+        return "SmolLM2-135M"
+    return "SmolLM2-135M's first layer" if config.layers == 1 else f"SmolLM2-135M's first {config.layers} layers"
 
 
 def _snake(way: str) -> str:
     return way.removesuffix(" start").replace(" ", "_")
-
-
-def summary_badges(names: Sequence[str], measured: bool) -> dict[str, Badge]:
-    """Badge of every summary number; counts of a measured run are of what lies on disk."""
-    known: dict[str, Badge] = {} if measured else {"graphs": "set"}
-    return {name: known.get(name, "measured" if measured else "modelled") for name in names}

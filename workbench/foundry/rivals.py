@@ -11,50 +11,52 @@ Every way starts a process of its own, takes the same weights from the same file
 and one dynamic batch for all from 2 on, or one a size), and is ready when each size of the ladder has run once. A child
 (child.py) answers with JSON; times count from the moment its parent started it, so that interpreter and imports are in
 them. The first cold run leaves behind what warm and mega load.
+
+When all are ready they take turns: of each size a step of every way, again and again. So a step of one way has the same
+minutes as a step of another, and what else the machine does meanwhile is in all of them.
 """
 
 from __future__ import annotations
 
-import resource
+import contextlib
 import shutil
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event as Flag
 from typing import Any
 
-from workbench.foundry import probe, procs
+from workbench.foundry import procs
 from workbench.foundry.archive import read
 from workbench.foundry.graph import Capture, decode
 
 WAYS = ("foundry", "eager", "cold", "warm", "mega", "aoti")
-STEPS = 12  # timed steps of each size, after one that is not
-MB = 1e6
+TURNS = "turns"  # what `said` is told when steps are timed
+STEPS = 12  # timed steps of each size
 READY = {"foundry": "load_s", "cold": "compile_cold_s", "warm": "compile_warm_s", "mega": "compile_mega_s",
-         "aoti": "aoti_load_s", "eager": "eager_ready_s"}  # fmt: skip
-STEP = {"foundry": "replay_us", "aoti": "aoti_replay_us", "eager": "eager_us"}
-At = Callable[[str, int, int], None]  # what is done from now on, done, total
+         "aoti": "aoti_load_s", "eager": "eager_ready_s", "recapture": "capture_at_start_s"}  # fmt: skip
+STEP = {"foundry": "replay_us", "aoti": "aoti_replay_us", "eager": "eager_us", "recapture": "recaptured_us"}
 
 
 @dataclass(frozen=True)
 class Measured:
-    """One way in one process. Seconds from its start; `step_us` is the least of a size's timed steps."""
+    """One way in one process. Seconds from its start; of a size's timed steps `step_us` is the least."""
 
     way: str
     import_s: float  # until its libraries were imported
     load_s: float  # until it said it could run: weights there, packages or archive loaded
     ready_s: float  # until every size had run once
     at_s: Mapping[int, float]  # until this size, and those before it, had run once
-    step_us: Mapping[int, float]
-    median_us: Mapping[int, float]
     tokens: Mapping[int, str]  # digest of logits, tokens and KV on the probe's inputs
-    cpu_s: float  # of the process and its compilers
+    cpu_s: float  # of the process and its compilers, until it was ready
     peak_mb: float  # resident memory at its highest
     disk_mb: float  # of what it loads, weights left out
     phases: Mapping[str, float] = field(default_factory=dict)
+    step_us: Mapping[int, float] = field(default_factory=dict)
+    median_us: Mapping[int, float] = field(default_factory=dict)
 
 
 def compare(
@@ -69,35 +71,111 @@ def compare(
     heard: Callable[[str, Measured | None], None] = lambda *_: None,
     hear: procs.Hear = lambda _: None,
     stop: Flag | None = None,
+    there: Mapping[str, tuple[Measured, procs.Process]] | None = None,
 ) -> dict[str, list[Measured]]:
-    """Measure each way `rounds` times over the sizes and model of an archive, interleaved; by way, in order.
+    """Measure each way `rounds` times over the sizes and model of an archive; by way, in order.
 
     What warm, mega and aoti need is made first, in `folder` (kept there) or a temporary one; a cold run makes it for
-    warm and mega where one is asked for. `said` is told which way begins, and whether it is only made what that loads;
-    `hear` what a child says meanwhile, `heard` a way's name and its numbers, None where it only made something. Errors
-    are those of `procs.ask`.
+    warm and mega where one is asked for. `said` is told which way begins, and whether it is only made what that loads,
+    and TURNS when the steps of a round are timed; `hear` what a child says meanwhile, `heard` a way's name and its
+    numbers so far, None where it only made something. `there`: ways of the first round that are ready already, as the
+    process that captured is the way "cold" before. Errors are those of `procs.ask`.
     """
     unknown = [w for w in ways if w not in WAYS]
     if unknown:
         raise ValueError(f"no way is called {', '.join(unknown)}; there are {', '.join(WAYS)}")
-    threads = int(decode(read(archive)).fingerprint.get("threads", 1))
+    captured = decode(read(archive))
     found: dict[str, list[Measured]] = {way: [] for way in ways}
     with tempfile.TemporaryDirectory(prefix="foundry-ways-") as temporary:
         place = Path(folder or temporary)
         place.mkdir(parents=True, exist_ok=True)
-        for _ in range(rounds):
-            for way in ways:
-                made = _needed(way, place)
-                for what in [made] if made else []:
-                    said(way, True)
-                    _child(archive, what, "make", place, steps, threads, timeout_s, hear, stop)
-                    (place / f"{what}.made").touch()
-                    heard(what, None)
-                said(way, False)
-                one = from_json(_child(archive, way, "way", place, steps, threads, timeout_s, hear, stop))
-                found[way].append(one)
-                heard(way, one)
+        asking = _Asking(
+            Path(archive), place, int(captured.fingerprint.get("threads", 1)), timeout_s, said, heard, hear, stop
+        )
+        for number in range(rounds):
+            with contextlib.ExitStack() as standing:
+                known = (there or {}) if number == 0 else {}
+                ready = {way: known.get(way) or asking.ready(way, standing) for way in ways}
+                said(TURNS, False)
+                took = by_turns(
+                    {way: one for way, (_, one) in ready.items()}, sorted(captured.graphs), steps,
+                    patience_s=timeout_s, hear=hear, stop=stop,
+                )  # fmt: skip
+                heard(TURNS, None)
+            for way, (one, _) in ready.items():
+                least = {size: min(us) for size, us in took[way].items()}
+                middle = {size: statistics.median(us) for size, us in took[way].items()}
+                found[way].append(replace(one, step_us=least, median_us=middle))
     return found
+
+
+@dataclass
+class _Asking:
+    """Processes of one comparison."""
+
+    archive: Path
+    place: Path
+    threads: int
+    timeout_s: float
+    said: Callable[[str, bool], None]
+    heard: Callable[[str, Measured | None], None]
+    hear: procs.Hear
+    stop: Flag | None
+
+    def ready(self, way: str, standing: contextlib.ExitStack) -> tuple[Measured, procs.Process]:
+        """Make what the way needs, start it, wait until it is ready; it stays until `standing` is closed."""
+        if what := _needed(way, self.place):
+            self.said(way, True)
+            with contextlib.ExitStack() as meanwhile:
+                self._answer(what, "make", meanwhile)
+            (self.place / f"{what}.made").touch()
+            self.heard(what, None)
+        self.said(way, False)
+        raw, process = self._answer(way, "way", standing)
+        one = from_json(raw)
+        self.heard(way, one)
+        return one, process
+
+    def _answer(self, way: str, do: str, standing: contextlib.ExitStack) -> tuple[dict[str, Any], procs.Process]:
+        keep = do == "way" and way == "cold" and not (self.place / "warm.made").exists()
+        cache = self.place / "cache" if keep or way == "warm" else None
+        own = Path(tempfile.mkdtemp(prefix=f"{do}-{way}-", dir=self.place))
+        standing.callback(shutil.rmtree, own, ignore_errors=True)
+        job = {
+            "do": do, "way": way, "archive": str(self.archive), "place": str(self.place), "keep": keep,
+            "stay": do == "way",
+        }  # fmt: skip
+        if keep:
+            shutil.rmtree(self.place / "cache", ignore_errors=True)
+        name = f"{'making ' * (do == 'make')}{way}"
+        process = procs.Process(job, own, name, cache=cache, threads=self.threads)
+        standing.callback(process.close)
+        raw = process.answer(patience_s=self.timeout_s, hear=self.hear, stop=self.stop)
+        if keep:
+            (self.place / "warm.made").touch()
+        return raw, process
+
+
+def by_turns(
+    standing: Mapping[str, procs.Process],
+    sizes: Sequence[int],
+    steps: int,
+    *,
+    patience_s: float,
+    hear: procs.Hear = lambda _: None,
+    stop: Flag | None = None,
+) -> dict[str, dict[int, list[float]]]:
+    """Microseconds of `steps` steps of every size, by way: each way has a turn before any has the next."""
+    took: dict[str, dict[int, list[float]]] = {way: {size: [] for size in sizes} for way in standing}
+    began = time.time()
+    for i, size in enumerate(sizes):
+        now = {"at_s": time.time() - began, "done": i, "total": len(sizes)}
+        hear({"is": "at", "what": f"steps of batch {size}", **now})
+        for _ in range(steps):
+            for way, process in standing.items():
+                process.send({"size": size})
+                took[way][size].append(process.answer(patience_s=patience_s, stop=stop)["us"])
+    return took
 
 
 def _needed(way: str, place: Path) -> str:
@@ -108,135 +186,8 @@ def _needed(way: str, place: Path) -> str:
 
 def from_json(raw: dict[str, Any]) -> Measured:
     """A child's answer."""
-    by_size = {k: {int(size): v for size, v in raw[k].items()} for k in ("step_us", "median_us", "tokens", "at_s")}
-    return Measured(**(raw | by_size))
-
-
-def _child(
-    archive: str | Path,
-    way: str,
-    do: str,
-    place: Path,
-    steps: int,
-    threads: int,
-    timeout_s: float,
-    hear: procs.Hear,
-    stop: Flag | None,
-) -> dict[str, Any]:
-    keep = do == "way" and way == "cold" and not (place / "warm.made").exists()
-    cache = place / "cache" if keep or way == "warm" else None
-    own = Path(tempfile.mkdtemp(prefix=f"{do}-{way}-", dir=place))
-    job = {"do": do, "way": way, "archive": str(archive), "place": str(place), "steps": steps, "keep": keep}
-    try:
-        if keep:
-            shutil.rmtree(place / "cache", ignore_errors=True)
-        answer = procs.ask(
-            job, own, f"{'making ' * (do == 'make')}{way}", cache=cache, threads=threads, patience_s=timeout_s,
-            hear=hear, stop=stop,
-        )  # fmt: skip
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
-    if keep:
-        (place / "warm.made").touch()
-    return answer
-
-
-def made(way: str, archive: str, place: Path, at: At) -> None:
-    """In a child: make what `way` loads."""
-    at("import torch", 0, 0)
-    from workbench.foundry.torch_step import TorchStep
-
-    capture = decode(read(archive))
-    at(f"make {way}", 0, 0)
-    TorchStep(capture, Path(archive).parent).make(way, place, sorted(capture.graphs))
-
-
-def measured(way: str, archive: str, place: Path, started: float, steps: int, keep: bool, at: At) -> dict[str, Any]:
-    """In a child: one way, measured from `started` (time.time() of its parent). keep: what it compiled, as a file."""
-    if way == "foundry":
-        return _foundry(archive, started, steps, at)
-    at("import torch", 0, 0)
-    from workbench.foundry.torch_step import TorchStep
-
-    capture = decode(read(archive))
-    imported = time.time() - started
-    at("load", 0, 0)
-    step = TorchStep(capture, Path(archive).parent)
-    run, disk = step.way(way, place)
-    answer = _timed(way, started, imported, sorted(capture.graphs), steps, run, step.outcome, disk, {}, at)
-    if keep:
-        step.keep_artifacts(place)
-    return answer
-
-
-def _foundry(archive: str, started: float, steps: int, at: At) -> dict[str, Any]:
-    from workbench.foundry.load import load
-
-    imported = time.time() - started
-    phases: dict[str, float] = {}
-    at("load", 0, 0)
-    runner = load(archive, phase=phases.__setitem__)
-    shape, sizes = runner.shape, sorted(runner.capture.graphs)
-
-    def inputs(size: int) -> Callable[[], Any]:
-        asked = probe.ids_and_positions(size, shape.vocab, shape.capacity)
-        probe.fill(runner.arena.view, runner.capture.tensors, size, *asked)
-        runner.verified.add(size)  # the first run is timed as every other way's; its bits are compared by the parent
-        return lambda: runner.step(*asked)
-
-    def outcome(size: int) -> str:
-        return probe.outcome(runner.arena.view, runner.capture.tensors, runner.outputs(size), size)
-
-    disk = Path(archive).stat().st_size / MB
-    return _timed("foundry", started, imported, sizes, steps, inputs, outcome, disk, phases, at)
-
-
-def _timed(
-    way: str,
-    started: float,
-    imported: float,
-    sizes: list[int],
-    steps: int,
-    inputs: Callable[[int], Callable[[], Any]],
-    outcome: Callable[[int], str],
-    disk: float,
-    phases: dict[str, float],
-    at: At,
-) -> dict[str, Any]:
-    """Run every size once, then time each. `inputs(size)` puts the probe down and gives the call."""
-    loaded, tokens = time.time() - started, {}
-    prepared, ready = 0.0, {}
-    for i, size in enumerate(sizes):
-        before = time.time()
-        at(f"first run of batch {size}", i, len(sizes))
-        call = inputs(size)
-        prepared += time.time() - before  # putting known inputs down is no part of being ready
-        call()
-        ready[size] = time.time() - started - prepared
-    least, middle = {}, {}
-    at("timed steps", len(sizes), len(sizes))
-    for size in sizes:
-        call = inputs(size)
-        call()
-        tokens[size] = outcome(size)
-        took = []
-        for _ in range(steps):
-            start = time.perf_counter()
-            call()
-            took.append((time.perf_counter() - start) * 1e6)
-        least[size], middle[size] = min(took), statistics.median(took)
-    used = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
-    return {
-        "way": way, "import_s": imported, "load_s": loaded, "ready_s": ready[sizes[-1]], "at_s": ready,
-        "step_us": least, "median_us": middle, "tokens": tokens, "cpu_s": sum(u.ru_utime + u.ru_stime for u in used),
-        "peak_mb": _peak_mb(), "disk_mb": disk, "phases": phases,
-    }  # fmt: skip
-
-
-def _peak_mb() -> float:
-    """Most memory that this process had resident; getrusage's number begins with what its parent had."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM:")) * 1024 / MB
+    by_size = ("tokens", "at_s", "step_us", "median_us")
+    return Measured(**(raw | {k: {int(size): v for size, v in raw.get(k, {}).items()} for k in by_size}))
 
 
 def summary(found: Mapping[str, Sequence[Measured]], capture: Capture) -> dict[str, float]:
@@ -258,7 +209,7 @@ def summary(found: Mapping[str, Sequence[Measured]], capture: Capture) -> dict[s
         made["reduction_vs_cold"] = 1 - made["load_s"] / made["compile_cold_s"]
     for way, name in STEP.items():
         if way in found:  # of the whole ladder: each size once
-            made[name] = sum(min(m.step_us[s] for m in found[way]) for s in capture.graphs)
+            made[name] = sum(statistics.median(m.median_us[s] for m in found[way]) for s in capture.graphs)
     seals = {s: g.probe for s, g in capture.graphs.items()}
     made["exact"] = float(all(dict(m.tokens) == seals for m in found["foundry"]))
     return made

@@ -6,8 +6,10 @@ torch.compile, AOTInductor, and the graph captured here.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -58,6 +60,48 @@ def decode_step(
         x = x + fn.linear(fn.silu(gate) * up, w[f"{i}.down"])
     logits = fn.linear(normed(x, "norm"), w["embed"])
     return logits, logits.argmax(-1)
+
+
+def compiled_step(shape: Shape, *, dynamic: bool, backend: Any = "inductor") -> Callable[..., tuple[Tensor, Tensor]]:
+    """torch.compile of step(w, ids, positions, k, v): one function, so that what one process compiled another finds.
+
+    dynamic: batches that `mark_batch` marked share a compilation; else each size has one of its own.
+    """
+    torch._dynamo.config.automatic_dynamic_shapes = False  # what is marked is dynamic, and nothing else becomes so
+    torch._dynamo.config.recompile_limit = 4096
+
+    def step(w: Any, ids: Any, positions: Any, k: Any, v: Any) -> Any:
+        return decode_step(shape, w, ids, positions, k, v)
+
+    return torch.compile(step, backend=backend, dynamic=None if dynamic else False, fullgraph=True)
+
+
+def mark_batch(shape: Shape, ids: Tensor, positions: Tensor, k: Sequence[Tensor], v: Sequence[Tensor]) -> None:
+    """Say that the batch of these may be anything from 2 on."""
+    for each in (ids, positions, *k, *v):
+        torch._dynamo.mark_dynamic(each, 0, min=2, max=max(2, shape.slots))
+
+
+def loaded(name: str, layers: int, seed: int) -> LM:
+    """A model as lm.load gives it in fp32, of its first layers only: the weights of the others are not read."""
+    from workbench import lm
+
+    if name != "smollm2":
+        return lm.load(name, seed=seed)
+    from safetensors import safe_open
+
+    from workbench.lm import files
+    from workbench.lm.tokenizer import ByteTokenizer
+
+    folder = files.path(name)
+    config = lm.LMConfig.from_llama(json.loads((folder / "config.json").read_text()))
+    if layers > config.layers:
+        raise ValueError(f"{name} has {config.layers} layers, not {layers}")
+    beyond = tuple(f"model.layers.{i}." for i in range(layers, config.layers))
+    with safe_open(folder / "model.safetensors", "pt") as there:
+        weights = {each: there.get_tensor(each) for each in there.keys() if not each.startswith(beyond)}  # noqa: SIM118
+    about = files.manifest(folder)["fingerprint"]
+    return lm.LM(name, replace(config, layers=layers), weights, torch.float32, ByteTokenizer(), about)
 
 
 def shape_of(model: LM, capacity: int, slots: int, layers: int | None = None) -> Shape:

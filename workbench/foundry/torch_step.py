@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from workbench.foundry import probe
 from workbench.foundry.graph import Capture
 from workbench.foundry.shape import Shape
-from workbench.foundry.step import decode_step
+from workbench.foundry.step import compiled_step, decode_step, mark_batch
 
 MEGA = "mega.bin"
 MB = 1e6
@@ -92,15 +92,12 @@ class TorchStep:
 
     def compiled(self) -> Callable[..., Any]:
         """torch.compile of the step, for the same sizes as the capture: batch 1 and a dynamic one, or one a size."""
-        torch._dynamo.config.automatic_dynamic_shapes = False
-        torch._dynamo.config.recompile_limit = 4096
-        whole = torch.compile(self.call, dynamic=None if self.dynamic else False, fullgraph=True)
+        whole = compiled_step(self.shape, dynamic=self.dynamic)
 
         def run(ids: Tensor, positions: Tensor, k: list[Tensor], v: list[Tensor]) -> Any:
             if self.dynamic and len(ids) > 1 and not hasattr(ids, "_dynamo_dynamic_indices"):
-                for each in (ids, positions, *k, *v):
-                    torch._dynamo.mark_dynamic(each, 0, min=2, max=max(2, self.shape.slots))
-            return whole(ids, positions, k, v)
+                mark_batch(self.shape, ids, positions, k, v)
+            return whole(self.w, ids, positions, k, v)
 
         return run
 
@@ -128,14 +125,7 @@ class TorchStep:
         inputs = self._inputs(lambda _: call)
         for size in sizes:
             inputs(size)()
-        self.keep_artifacts(place)
-
-    def keep_artifacts(self, place: Path) -> None:
-        """Write what this process compiled as one file: what "mega" loads."""
-        kept = torch.compiler.save_cache_artifacts()
-        if kept is None:
-            raise RuntimeError("torch kept no cache artifacts")
-        (place / MEGA).write_bytes(kept[0])
+        keep_artifacts(place)
 
     def _group(self, size: int) -> str:
         return "batch" if self.dynamic and size > 1 else f"batch{size}"
@@ -147,8 +137,8 @@ class TorchStep:
         """Export and compile; weights stay outside of the package."""
         arguments = tuple(self._own(a) for a in self.arguments(size))
         shapes = None
-        if self.dynamic and size > 1:
-            batch = torch.export.Dim("batch", min=2, max=max(2, self.shape.slots))
+        if self.dynamic and size > 1 and self.shape.slots > 2:  # of one size there is nothing dynamic
+            batch = torch.export.Dim("batch", min=2, max=self.shape.slots)
             n = self.shape.layers
             shapes = ({0: batch}, {0: batch}, [{0: batch}] * n, [{0: batch}] * n)
         with torch.inference_mode(False), torch.no_grad():
@@ -168,3 +158,12 @@ class TorchStep:
             {k: v for k, v in constants.items() if k in wanted}, check_full_update=True, user_managed=True
         )
         return package
+
+
+def keep_artifacts(place: Path) -> None:
+    """Write what this process compiled as one file: what "mega" loads."""
+    kept = torch.compiler.save_cache_artifacts()
+    if kept is None:
+        raise RuntimeError("torch kept no cache artifacts")
+    place.mkdir(parents=True, exist_ok=True)
+    (place / MEGA).write_bytes(kept[0])

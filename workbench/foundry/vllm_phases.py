@@ -24,7 +24,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench import backends
-from workbench.backends import BackendUnavailable
 from workbench.child import Child, ChildDied
 from workbench.pump import Stopped
 from workbench.system import Progress, Span
@@ -167,16 +166,16 @@ def starting(
     dtype: str = "auto",
     caches: Path | None = None,
     arguments: Mapping[str, Any] | None = None,
+    limit_s: float | None = None,
 ) -> Generator[Progress, object, Timeline]:
     """Start vLLM on a model folder, say which phase it is in, return the timeline; closing it ends vLLM.
 
     caches: a folder for all that vLLM keeps between starts, so that a second start finds it; it begins empty. None:
     what was compiled before is not used, what vLLM knows of model classes is. Weights may be in the page cache.
+    limit_s: longest that it may take, LIMIT_S when None.
     BackendUnavailable without vLLM; StartFailed, with the end of its log, when it does not come up.
     """
-    found = backends.backend("vllm")
-    if not found.available:
-        raise BackendUnavailable(f"engine 'vllm' is not available: {found.detail}; {found.how}")
+    backends.need("vllm")
     if not (model / "config.json").is_file():
         raise ValueError(f"{model} is no model folder: it has no config.json")
     if tokens < 1 or not prompt:
@@ -195,7 +194,7 @@ def starting(
         child = Child(COMMAND, Path(folder), environment, "vLLM")
         try:
             child.send(settings | {"began": began})
-            done = yield from _until_done(child, began)
+            done = yield from _until_done(child, began, LIMIT_S if limit_s is None else limit_s)
         except ChildDied as error:
             raise StartFailed(f"{error}") from None
         finally:
@@ -223,7 +222,7 @@ def _environment(compiling: bool, caches: Path | None) -> dict[str, str]:
     return made | {"VLLM_CACHE_ROOT": str(caches / "vllm"), "TORCHINDUCTOR_CACHE_DIR": str(caches / "inductor")}
 
 
-def _until_done(child: Child, began: float) -> Generator[Progress, object, dict[str, Any]]:
+def _until_done(child: Child, began: float, limit_s: float) -> Generator[Progress, object, dict[str, Any]]:
     """What the child says last. StartFailed when it says an error, or nothing for too long."""
     said = Progress(0, 1, "starting vLLM")
     while True:
@@ -237,8 +236,8 @@ def _until_done(child: Child, began: float) -> Generator[Progress, object, dict[
                 raise StartFailed(f"vLLM failed while {child.doing}: {fields['text']}. {child.tail()}")
             child.doing = f"starting, in {fields['name']}"
             said = Progress(0, 1, f"vLLM starts: {fields['name']}, {time.monotonic() - began:.0f} s so far")
-        if time.monotonic() - began > LIMIT_S:
-            raise StartFailed(f"vLLM did not come up within {LIMIT_S:.0f} s, {child.doing}. {child.tail()}")
+        if time.monotonic() - began > limit_s:
+            raise StartFailed(f"vLLM did not come up within {limit_s:.0f} s, {child.doing}. {child.tail()}")
         yield said
 
 

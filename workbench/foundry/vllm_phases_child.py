@@ -21,22 +21,20 @@ import contextlib  # noqa: E402
 import functools  # noqa: E402
 import importlib  # noqa: E402
 import inspect  # noqa: E402
-import json  # noqa: E402
-import os  # noqa: E402
 import sys  # noqa: E402
 import threading  # noqa: E402
 from collections.abc import Callable, Iterator  # noqa: E402
-from queue import SimpleQueue  # noqa: E402
-from typing import Any, TextIO  # noqa: E402
+from typing import TYPE_CHECKING, Any, NoReturn  # noqa: E402
 
-SETTINGS_S = 60.0
+if TYPE_CHECKING:
+    from workbench.child import Say
 
 
 class Tracer:
     """Parts of one thread: the first line's, on which vLLM starts in this process."""
 
-    def __init__(self, began: float, pipe: TextIO) -> None:
-        self.began, self._pipe = began, pipe
+    def __init__(self, began: float, say: Say) -> None:
+        self.began, self.say = began, say
         self.parts: list[tuple[str, float, float]] = []
         self._thread = threading.get_ident()
         self._compiling: list[float] = []
@@ -45,18 +43,13 @@ class Tracer:
         """Seconds since this process was asked for."""
         return time.monotonic() - self.began
 
-    def say(self, **fields: Any) -> None:
-        """One line."""
-        self._pipe.write(json.dumps(fields) + "\n")
-        self._pipe.flush()
-
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
         """What happens inside is that part."""
         if threading.get_ident() != self._thread:
             yield
             return
-        self.say(**{"is": "at", "name": name})
+        self.say({"is": "at", "name": name})
         start_s = self.now()
         try:
             yield
@@ -176,23 +169,14 @@ def _step(engine: Any, said: list[int]) -> list[int]:
     return said
 
 
-def main() -> None:
-    """The start of stdin, then the end: threads and model are not worth the seconds of a tidy one."""
-    from workbench.child import serve_lines
+def main() -> NoReturn:
+    """The start that stdin asks for, and the end."""
+    from workbench.child import serve
 
-    asked: SimpleQueue[dict[str, Any]] = SimpleQueue()
-    serve_lines(0, asked.put)
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
-        settings = asked.get(timeout=SETTINGS_S)
-        tracer = Tracer(settings["began"], pipe)
-        try:
-            tracer.say(**{"is": "done", **start(settings, tracer)})
-        except Exception as error:  # noqa: BLE001  told to the parent, which raises it
-            import traceback
+    def go(settings: dict[str, Any], _: object, say: Say) -> None:
+        say({"is": "done", **start(settings, Tracer(settings["began"], say))})
 
-            traceback.print_exc()
-            tracer.say(**{"is": "error", "text": f"{type(error).__name__}: {error}"})
-    os._exit(0)
+    serve(go)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ profile.py   what devices take                  gpus.py, probe.py               
 sim.py       a step on a virtual clock          order.py, claims.py              its order, its errors
 training.py  train() over real processes        attention_rank.py, exchange.py   what a rank does
 live.py      the measured run, turn by turn     hand.py                          what is moved by hand
+adoption.py  adopt() a DeepSpeed-MoE model       pace.py, quota.py, transport.py  slower ranks; NCCL or gloo
 """
 
 from __future__ import annotations
@@ -17,6 +18,9 @@ from workbench.lazy import later
 from workbench.system import System
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from workbench.hetermoe.adoption import Adopted, Loss
     from workbench.hetermoe.model import MoE, MoEConfig
     from workbench.hetermoe.plan import Plan
     from workbench.hetermoe.training import Training
@@ -27,6 +31,16 @@ def train(model: MoE | MoEConfig, plan: Plan, **asked: Any) -> Training:
     from workbench.hetermoe import training
 
     return training.train(model, plan, **asked)
+
+
+def adopt(model: nn.Module, plan: Plan, loss: Loss, **asked: Any) -> Adopted:
+    """This rank's trainer of somebody else's DeepSpeed-MoE model under a plan; `asked` as adoption.adopt.
+
+    Its experts go where the plan has them; what cannot be run is refused by the name of its module.
+    """
+    from workbench.hetermoe import adoption
+
+    return adoption.adopt(model, plan, loss, **asked)
 
 
 SYSTEM = System(
@@ -48,5 +62,6 @@ SYSTEM = System(
     backends=frozenset({"cpu", "sim"}),
     columns=COLUMNS,
     preview=later("workbench.hetermoe.preview:preview"),
+    board=later("workbench.hetermoe.preview:board"),
     detail=later("workbench.hetermoe.why:explain"),
 )

@@ -78,7 +78,7 @@ class AttentionRank:
                 with self.spans.at("attention", "forward", layer, j):
                     kept = self.stages.forward(layer, self._parts[j][:, :-1], before, outputs)
                 self._kept[layer, j] = kept
-                self.routed[layer, self._places[layer]] += kept.order.counts
+                self.routed[layer, self._places[layer]] += kept.order.counts.cpu()
                 self._send(layer, j, kept)
             self._experts_forward(layer)
 

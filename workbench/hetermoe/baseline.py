@@ -22,6 +22,8 @@ def suits(job: Job) -> None:
         raise PlanError(f"{job.rows} rows do not divide by {plan.world} ranks times {plan.micro_batches} micro-batches")
     if job.groups > 1 or job.zero or job.recompute or job.folder:
         raise PlanError("the DeepSpeed-MoE baseline has no groups, zero, recompute or checkpoints here: leave them out")
+    if job.pace:
+        raise PlanError("DeepSpeed-MoE's stages are its own and cannot be paced: a quota slows down any process")
     if config.gate_bias:
         raise PlanError("gates of DeepSpeed-MoE have no bias: leave gate_bias out")
     if config.dtype != "float32":

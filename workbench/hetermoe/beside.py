@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from workbench.system import Badge, Claim
+from workbench.system import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -28,11 +28,11 @@ def beside(result: HeterMoEResult) -> list[Claim]:
         return [
             Claim(
                 what=one.what, paper=one.paper, ours=one.ours, unit=one.unit, badge="modelled", source=one.source,
-                note="fitted to it" if one.fitted else one.note or "predicted",
+                note="fitted to it" if one.fitted else one.note or "predicted", fitted=one.fitted,
             )
             for one in result.published
         ]  # fmt: skip
-    paper, badge = papers(result), _badge(result)
+    paper, badge = papers(result), result.badge
     rates = dict(result.lengths)
 
     def claim(what: str, number: float, ours: float | None, unit: str) -> Claim:
@@ -55,13 +55,9 @@ def papers(result: HeterMoEResult) -> bool:
     """Whether devices and model are the paper's first cluster's."""
     c = result.config
     return (
-        not result.live and c.model != "own" and {c.new, c.old} == {"A40", "V100"} and c.attention + c.expert == 12
-        and not c.skew and c.moved_pct is None
+        not result.measured and c.model != "own" and {c.new, c.old} == {"A40", "V100"} and c.attention + c.expert == 12
+        and not c.skew and c.moved_pct is None and c.placed is None
     )  # fmt: skip
-
-
-def _badge(result: HeterMoEResult) -> Badge:
-    return "measured" if result.live else "modelled"
 
 
 def table(rows: Iterable[Published]) -> pd.DataFrame:

@@ -6,12 +6,14 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
+from workbench import lanes
 from workbench.system import Config
 
 MEASURED: dict[str, Any] = {"group": "measured run"}
 SIMULATION: dict[str, Any] = {"group": "simulation"}
 MONEY: dict[str, Any] = {"group": "prices"}
 ADVANCED: dict[str, Any] = {"group": "advanced"}
+MOVES: dict[str, Any] = {"clears": ["placed"]}  # experts that were placed by hand are placed anew when this changes
 GpuName = Literal["V100", "T4", "A40", "L40S", "A100 40 GB", "A100 80 GB", "H100", "H200"]
 ModelName = Literal["W1", "W2", "D1", "D2", "D3", "own"]
 MOST_RANKS = 16  # processes of a measured run
@@ -26,16 +28,27 @@ class HeterMoEConfig(Config):
         description="cpu trains over real processes and measures them; sim plans for GPUs by a cost model, on a "
         "virtual clock",
     )
-    attention: int = Field(1, ge=1, le=64, description="Ranks that run attention, on the new kind of device (M)")
-    expert: int = Field(1, ge=1, le=64, description="Ranks that run experts alone, on the old kind (N)")
+    attention: int = Field(
+        1, ge=1, le=64, description="Ranks that run attention, on the new kind of device (M)", json_schema_extra=MOVES
+    )
+    expert: int = Field(
+        1, ge=1, le=64, description="Ranks that run experts alone, on the old kind (N)", json_schema_extra=MOVES
+    )
     length: float = Field(1024.0, ge=64, le=65_536, description="Tokens of a sequence; rounded to whole ones")
     moved_pct: int | None = Field(
         None,
         ge=0,
         le=100,
-        json_schema_extra={"none": "as the planner says"},
+        json_schema_extra=MOVES | {"none": "as the planner says"},
         description="Share of all experts that lie on attention ranks, spread evenly over layers; drag it and see the "
         "bubbles of the Model tab move",
+    )
+    placed: str | None = Field(
+        None,
+        max_length=20_000,
+        json_schema_extra={"widget": "text", "none": "not by hand"},
+        description="Rank of each expert, as dragged in the Model tab or written: '0-2: 2x3 3x3' puts three experts "
+        "of layers 0 to 2 on rank 2, three on rank 3. Goes before moved_pct and planner",
     )
     tokens: int = Field(
         4096, ge=64, le=1 << 20, description="Tokens of an attention rank's batch, in whole sequences, at least one "
@@ -47,13 +60,14 @@ class HeterMoEConfig(Config):
         description="Who decides how many experts go to attention ranks (Asym-EA). search: by simulation, for any M:N; "
         "greedy: the paper's gather and squeeze; printed: with its formula as it is printed, where n1 and n2 are "
         "exchanged",
+        json_schema_extra=MOVES,
     )
     # -- the model of a measured run, and of a simulated one of your own
-    layers: int = Field(3, ge=1, le=64, description="Layers", json_schema_extra=MEASURED)
+    layers: int = Field(3, ge=1, le=64, description="Layers", json_schema_extra=MEASURED | MOVES)
     hidden: int = Field(256, ge=8, le=8192, description="Width", json_schema_extra=MEASURED)
     heads: int = Field(4, ge=1, le=128, description="Attention heads", json_schema_extra=MEASURED)
     ffn: int = Field(768, ge=8, le=32_768, description="Inner width of an expert", json_schema_extra=MEASURED)
-    experts: int = Field(8, ge=1, le=256, description="Experts of a layer", json_schema_extra=MEASURED)
+    experts: int = Field(8, ge=1, le=256, description="Experts of a layer", json_schema_extra=MEASURED | MOVES)
     top_k: int = Field(2, ge=1, le=16, description="Experts that a token goes to", json_schema_extra=MEASURED)
     rounds: int = Field(
         3, ge=1, le=50, description="Interleaved turns of each way, a warm and a measured step each; medians are shown",
@@ -73,11 +87,19 @@ class HeterMoEConfig(Config):
         json_schema_extra=MEASURED | {"none": "not limited"},
         description="Share of a core that the kernel gives each rank of the old kind (cgroup quota, where allowed)",
     )
+    old_pace: float | None = Field(
+        None,
+        ge=1.1,
+        le=100,
+        json_schema_extra=MEASURED | {"none": "not paced"},
+        description="How many times as long each stage of the old kind is made on purpose, by products of matrices "
+        "that are thrown away; it is called paced wherever it is shown",
+    )
     # -- the simulation
     model: ModelName = Field(
         "D1",
         description="The paper's models; own: layers, hidden, experts and top_k above",
-        json_schema_extra=SIMULATION,
+        json_schema_extra=SIMULATION | MOVES,
     )
     new: GpuName = Field("A40", description="Kind of the attention ranks", json_schema_extra=SIMULATION)
     old: GpuName = Field("V100", description="Kind of the expert ranks", json_schema_extra=SIMULATION)
@@ -143,7 +165,7 @@ class HeterMoEConfig(Config):
         """Settings that differ from their defaults and mean nothing to this run."""
         names = _of(SIMULATION) if not simulated else [n for n in _of(MEASURED) if n not in _shape(self.model)]
         names += ["port"] if simulated else ["gpu_file", "spot"]
-        return [n for n in names if getattr(self, n) != type(self).model_fields[n].default]
+        return self.changed(names)
 
     @model_validator(mode="after")
     def _fits(self) -> HeterMoEConfig:
@@ -152,12 +174,27 @@ class HeterMoEConfig(Config):
         if self.hidden % (2 * self.heads):
             raise ValueError(f"heads: hidden {self.hidden} is not {self.heads} heads of an even width")
         large, small = max(self.attention, self.expert), min(self.attention, self.expert)
-        if self.planner != "search" and self.moved_pct is None and large % small:
+        if self.placed is not None:
+            self._placeable(self.placed)
+        elif self.planner != "search" and self.moved_pct is None and large % small:
             raise ValueError(
                 f"planner: gather and squeeze needs one of {self.attention} attention and {self.expert} expert ranks "
                 "to divide the other; take 'search', which needs none"
             )
         return self if self.backend == "sim" else self._measurable()
+
+    def _placeable(self, text: str) -> None:
+        """ValueError: no placement, or one of other ranks. Whether it is the model's, the planner's side says."""
+        try:
+            rows = lanes.read(text)
+        except lanes.LanesError as error:
+            raise ValueError(f"placed: {error}") from None
+        most, last = max(max(row) for row in rows), self.attention + self.expert - 1
+        if most > last:
+            raise ValueError(
+                f"placed: an expert is on rank {most}, and ranks go from 0 to {last}; place it on one of these, or "
+                "leave it to the planner"
+            )
 
     def _measurable(self) -> HeterMoEConfig:
         if self.attention + self.expert > MOST_RANKS:
@@ -191,7 +228,7 @@ PRESETS = {
         tokens=16_384, new="A100 40 GB", old="V100", skew=0.3, hand_s=0.5,
     ),
     "small": HeterMoEConfig(backend="cpu"),
-    "long": HeterMoEConfig(backend="cpu", length=4096.0, tokens=8192, layers=2),
+    "long": HeterMoEConfig(backend="cpu", length=4096.0, tokens=8192, layers=2, rounds=2),
     "uneven": HeterMoEConfig(backend="cpu", attention=2, expert=1, length=512.0, tokens=2048, rounds=2),
     "by hand": HeterMoEConfig(**PAPER | {"attention": 3, "new": "A100 40 GB", "hand_s": 600.0}),
     "paper": HeterMoEConfig(**PAPER, published=True),
@@ -199,7 +236,7 @@ PRESETS = {
 }  # fmt: skip
 
 BASELINES: dict[str, dict[str, Any]] = {
-    "no experts moved": {"moved_pct": 0},
-    "gather and squeeze": {"planner": "greedy"},
+    "no experts moved": {"moved_pct": 0, "placed": None},
+    "gather and squeeze": {"planner": "greedy", "moved_pct": None, "placed": None},
     "one micro-batch": {"micro_batches": 1},
 }

@@ -22,7 +22,7 @@ class CoreRates:
     """GFLOP/s of matrix products, of fused attention's core (half of the scores) and of the naive one (all of them).
 
     elementwise_s: per number of a token's state in a layer, for norms, rotation and sorting. message_gb_s, message_s:
-    of gloo between two processes.
+    of gloo between two processes; message_share: of a core, of sender and receiver alike.
     """
 
     gemm: float = 45.0
@@ -31,6 +31,7 @@ class CoreRates:
     elementwise_s: float = 6e-9
     message_gb_s: float = 1.2
     message_s: float = 4e-4
+    message_share: float = 0.7
     back: float = 2.1
     naive_back: float = 1.9
 
@@ -63,4 +64,5 @@ def assumed(
     weights = BYTES * 3.0 * hidden * ffn
     shared = BYTES * (layers * (4 * hidden**2 + hidden * experts) + VOCABULARY * hidden)
     note = "assumed rates of one core; a run measures its own"
-    return Profile("", devices, message, BYTES * hidden, Memory(weights, shared), "modelled", note)
+    memory = Memory(weights, shared)
+    return Profile("", devices, message, BYTES * hidden, memory, "modelled", note, core_share=rates.message_share)

@@ -42,7 +42,7 @@ class Costs:
     """A step of a plan. Seconds of dispatch, and of combine, of a micro-batch, either way, for each layer.
 
     across: between attention and expert ranks. peers: among attention ranks, to the experts that lie there. joined: one
-    message carries both, then `across` is it and `peers` nothing.
+    message carries both, then `across` is it and `peers` nothing. core_share: as in Profile.
     """
 
     plan: Plan
@@ -51,6 +51,7 @@ class Costs:
     peers: tuple[float, ...]
     tokens: int  # of a step, all attention ranks
     joined: bool = False
+    core_share: float = 0.0
 
     @property
     def work_s(self) -> tuple[float, ...]:
@@ -91,7 +92,7 @@ def resolve(plan: Plan, profile: Profile, load: Load, *, collapse: bool = True) 
     parts = tuple(
         _part(plan, profile, load, kinds, seconds, tuple(ranks), tails[ranks[0]]) for ranks in groups.values()
     )
-    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined)
+    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined, profile.core_share)
 
 
 def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) -> Costs:
@@ -115,7 +116,7 @@ def balanced(plan: Plan, profile: Profile, load: Load, vector: Sequence[int]) ->
     parts = tuple(
         replace(p, ranks=tuple(range(first, first + n))) for p, (first, n) in zip(slowest, ranks, strict=True)
     )
-    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined)
+    return Costs(plan, parts, across, peers, plan.attention * load.tokens, profile.joined, profile.core_share)
 
 
 def _part(
@@ -129,7 +130,7 @@ def _part(
     head = device.head(tokens) if attends else 0.0
     expert = tuple(float(s) for s in seconds[:, rank])
     return Part(
-        ranks, device.name, attends, attention, attention * device.attention_backward,
+        ranks, device.name, attends, attention, device.backward(tokens, load.length) if attends else 0.0,
         expert, tuple(s * device.expert_backward for s in expert), head, head * device.head_backward,
         tail,
     )  # fmt: skip

@@ -77,7 +77,7 @@ class Link:
     """Ways from ranks with tokens to ranks with experts and back.
 
     owned[layer][member]: experts of that member in this rank's ordering of places; layers where nobody owns any send
-    nothing. `me` is the member's number. out, back: streams of one direction each, both None for a member alone.
+    nothing. `me` is the member's number. out, back: streams of one direction each. device: where this rank's rows are.
     """
 
     def __init__(
@@ -87,10 +87,11 @@ class Link:
         streams: tuple[Stream, Stream],
         hidden: int,
         dtype: torch.dtype,
+        device: str = "cpu",
     ) -> None:
         self.owned, self.me, self.members = owned, me, len(owned[0])
         self.out, self.back = streams
-        self.hidden, self.dtype = hidden, dtype
+        self.hidden, self.dtype, self.device = hidden, dtype, device
 
     def places(self, layer: int) -> list[int]:
         """Experts of a layer in the order in which rows for them are sent: by member, then number."""
@@ -99,7 +100,7 @@ class Link:
     def dispatch(self, layer: int, j: int, rows: Tensor | None = None, counts: Tensor | None = None) -> Future[Trip]:
         """Rows sorted by place, and how many each place gets, to their experts; None from a rank without tokens."""
         held = [len(row) for row in self.owned[layer]]
-        counts = torch.zeros(sum(held), dtype=torch.int64) if counts is None else counts
+        counts = torch.zeros(sum(held), dtype=torch.int64, device=self.device) if counts is None else counts
         sent = [int(part.sum()) for part in counts.split_with_sizes(held)]
         rows = self._none() if rows is None else rows
 
@@ -154,7 +155,7 @@ class Link:
         return out
 
     def _none(self) -> Tensor:
-        return torch.empty(0, self.hidden, dtype=self.dtype)
+        return torch.empty(0, self.hidden, dtype=self.dtype, device=self.device)
 
     def close(self) -> None:
         """End both streams."""
@@ -168,8 +169,8 @@ class Sum:
     A reduce-scatter by all_to_all (each rank adds one part) and an all_gather; `group` None is a rank alone.
     """
 
-    def __init__(self, group: Group, spans: Spans, name: str = "sum") -> None:
-        self.stream = Stream(group, name, spans)
+    def __init__(self, group: Group, spans: Spans, name: str = "sum", device: str = "cpu") -> None:
+        self.stream, self.device = Stream(group, name, spans), device
         self.ranks = 1 if group is None else dist.get_world_size(group)
 
     def submit(self, tensors: Sequence[Tensor]) -> Future[None]:
@@ -209,7 +210,8 @@ class Sum:
         """A number of each rank, in rank order."""
         if self.ranks == 1:
             return [value]
-        told = self.stream.submit("", -1, -1, lambda: self.gather(torch.tensor([value], dtype=torch.float64)))
+        mine = torch.tensor([value], dtype=torch.float64, device=self.device)
+        told = self.stream.submit("", -1, -1, lambda: self.gather(mine))
         return [float(v) for v in told.result()]
 
     def close(self) -> None:

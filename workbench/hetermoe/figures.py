@@ -17,6 +17,7 @@ from workbench.hetermoe.result import SHORT, TESTED, Drawn, HeterMoEResult, Rati
 if TYPE_CHECKING:
     from workbench.hetermoe.config import HeterMoEConfig
 
+TITLE = 28  # pixels from the upper edge to about the middle of its first line
 GAP = 92  # pixels between rows, for axis titles and the line of keys
 OVER = {"ep": 0, "distep": 1, "ideal": 2, "plain": 3}  # what zebra is held against over lengths -> look
 DASHES = {"solid": "━━", "dash": "╍╍", "dot": "┉┉", "dashdot": "━╍"}
@@ -29,7 +30,7 @@ def overview(result: HeterMoEResult) -> go.Figure:
     priced = any(r.usd_per_million is not None for r in result.ratios)
     arms = result.arms()
     lanes = max(len(d.used) for d in steps)
-    tall = [*(gantt.height(d) for d in steps), max(120, 32 * max(len(arms), 1.6 * lanes)), 220, 200]
+    tall = [*(gantt.height(d) for d in steps), max(120, 38 * max(len(arms), 1.4 * lanes)), 220, 200]
     fig = grid([*([1] * len(steps)), 2, 1, 2 if priced else 1], tall)
     end = max(d.step_s for d in steps)
     for at, one in enumerate(steps, 1):
@@ -43,11 +44,11 @@ def overview(result: HeterMoEResult) -> go.Figure:
     keys(fig, steps, row + 1)
     theme.keys(fig, row + 2, 1, [("◯", theme.BLUE, "this run's")], head="Over ratio")
     s = result.summary()
-    badge = "measured" if result.live else "modelled"
+    badge = result.badge
     title = f"HeterMoE: {s['tokens_per_s']:,.0f} tokens per second ({badge})"
     if "speedup_vs_ep" in s:
         title += f", {s['speedup_vs_ep']:.2f}x expert parallelism"
-        title += f" ({s['predicted_speedup']:.2f}x predicted)" if result.live else ""
+        title += f" ({s['predicted_speedup']:.2f}x predicted)" if result.measured else ""
     attention, expert = s["utilisation_attention"], s["utilisation_expert"]
     told = quiet(f"attention ranks are busy {attention:.0%} of the step, expert ranks {expert:.0%}")
     told += quiet(f"prices: {result.prices}")
@@ -64,21 +65,22 @@ def grid(panels: Sequence[int], tall: Sequence[int | float]) -> go.Figure:
     specs: list[list[Any]] = [[{"colspan": 2}, None] if number == 1 else [{}, {}] for number in panels]
     whole = sum(tall) + GAP * (len(tall) - 1)
     return make_subplots(
-        rows=len(tall), cols=2, specs=specs, row_heights=list(tall), horizontal_spacing=0.16,
+        rows=len(tall), cols=2, specs=specs, row_heights=list(tall), horizontal_spacing=0.2,
         vertical_spacing=GAP / whole,
     )  # fmt: skip
 
 
 def finish(fig: go.Figure, title: str, text: str, tall: Sequence[int | float]) -> go.Figure:
-    """Margins for the lines of the title, the house's look, the height."""
-    top = 100 + 17 * title.count("<br>")
+    """The house's look, with room above for the title's lines and two lines of keys, however tall the figure is."""
+    top = 92 + 18 * title.count("<br>")
+    height = round(sum(tall) + GAP * (len(tall) - 1) + top + 60)
     fig.update_layout(barmode="overlay", showlegend=False, margin={"t": top, "b": 60}, bargap=0.3)
-    return theme.finish(fig, title, text, height=round(sum(tall) + GAP * (len(tall) - 1) + top + 60))
+    return theme.finish(fig, title, text, height=height).update_layout(title_y=1 - TITLE / height)
 
 
 def quiet(text: str) -> str:
     """Quiet lines below the title."""
-    return "".join(f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in wrap(text, 140))
+    return "".join(theme.quiet(line) for line in wrap(text, 140))
 
 
 def utilisation(fig: go.Figure, steps: Sequence[Drawn], row: int) -> None:
@@ -90,7 +92,7 @@ def utilisation(fig: go.Figure, steps: Sequence[Drawn], row: int) -> None:
         go.Bar(
             x=[round(100 * share, 2) for share in last.used], y=lanes, orientation="h", width=0.6, showlegend=False,
             text=[f"{100 * share:.0f} %" for share in last.used], textposition="inside", insidetextanchor="start",
-            textangle=0, textfont={"color": theme.INK}, hoverinfo="x+y",
+            textangle=0, constraintext="none", textfont={"color": theme.INK}, hoverinfo="x+y",
             marker={"color": theme.faded(look.colour, 0.45), "line": {"color": look.colour, "width": 1.2}},
         ),
         row=row, col=1,
@@ -120,18 +122,19 @@ def bars(fig: go.Figure, result: HeterMoEResult, arms: Sequence[str], row: int) 
         go.Bar(
             x=[round(v, 1) for v in speed], y=names, orientation="h", width=0.6, showlegend=False,
             text=[f"{v:,.0f}" for v in speed], textposition="inside", insidetextanchor="start", textangle=0,
-            textfont={"color": theme.INK}, hoverinfo="x+y",
+            constraintext="none", textfont={"color": theme.INK}, hoverinfo="x+y",
             marker={"color": [theme.faded(c, 0.45) for c in colours], "line": {"color": colours, "width": 1.2}},
         ),
         row=row, col=2,
     )  # fmt: skip
-    if result.live:
+    if result.measured:
         known = [(result.predicted(arm), SHORT[arm]) for arm in arms if result.predicted(arm) > 0]
         _diamonds(fig, [round(v, 1) for v, _ in known], [name for _, name in known], row, 2)
     fig.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", row=row, col=2
-    )
-    badge = "measured" if result.live else "modelled"
+        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", tickvals=names,
+        ticktext=["<br>".join(wrap(name, 14)) for name in names], row=row, col=2,
+    )  # fmt: skip
+    badge = result.badge
     fig.update_xaxes(title_text=f"throughput, {badge} (tokens per second)", rangemode="tozero", row=row, col=2)
 
 
@@ -180,12 +183,13 @@ def over_lengths(
 
 def _measured_ratio(fig: go.Figure, result: HeterMoEResult, row: int) -> None:
     """What this run measured, into the lengths."""
-    if not result.live:
+    if not result.measured:
         return
-    here = result.config.tokens_of_sequence
+    here, top = result.config.tokens_of_sequence, fig.get_subplot(row, 1).yaxis.range[1]
     for arm, look in OVER.items():
         if result.speed(arm) > 0:
             y = result.speed(TESTED) / result.speed(arm)
+            top = max(top, 1.1 * y)
             style = theme.series(look)
             marker = {
                 "color": theme.PAPER,
@@ -200,6 +204,7 @@ def _measured_ratio(fig: go.Figure, result: HeterMoEResult, row: int) -> None:
                 ),
                 row=row, col=1,
             )  # fmt: skip
+    fig.update_yaxes(range=[0, top], row=row, col=1)
 
 
 def over_ratios(fig: go.Figure, rows: Sequence[Ratio], here: int, row: int, priced: bool) -> None:

@@ -106,6 +106,6 @@ def mark(name: str) -> tuple[str, str]:
     """(a sign, its colour) of a stage by the name that is drawn."""
     signs = {"": "■", "x": "▩", ".": "▒", "|": "▥"}
     if name == BUBBLE:
-        return "■", "#D3D3D3"
+        return "□", theme.GREY
     _, colour, pattern = next(stage for stage in STAGES.values() if stage[0] == name)
     return signs[pattern], colour

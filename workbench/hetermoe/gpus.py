@@ -2,20 +2,22 @@
 
     profile = modelled(MODELS["D1"], ("A40", "V100"), link_gb_s=12.5)
 
-A price is a row with its date and source, to be edited: `TABLE`, or a CSV file of one's own (`read`, `write`).
+A price has its date and source: those of workbench.prices, or a CSV file of one's own (`read`, `write`).
 Unknown is None. Seconds are modelled, from data sheets and the published ratios in calibrated.py, none measured here.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from workbench import tables
+from workbench import prices, tables
 from workbench.hetermoe.calibrated import CALIBRATED, Rates
 from workbench.hetermoe.plan import PlanError, fingerprint
 from workbench.hetermoe.profile import Curve, Device, Memory, Profile, Surface
+from workbench.prices import Price
 
 HALF = 2  # bytes of a number in 16 bits
 CHECKPOINTED = 3.0  # backward over forward, with activation checkpointing: forward again, and twice its work
@@ -43,10 +45,10 @@ class Gpu:
     def __post_init__(self) -> None:
         if min(self.tflops, self.memory_gb, self.bandwidth_gb_s) <= 0:
             raise PlanError(f"{self.name}: TFLOPS, memory and bandwidth are above 0")
-        prices = [price for price in (self.on_demand_usd_h, self.spot_usd_h) if price is not None]
-        if any(not 0 <= price < float("inf") for price in prices):
+        known = [price for price in (self.on_demand_usd_h, self.spot_usd_h) if price is not None]
+        if any(not 0 <= price < float("inf") for price in known):
             raise PlanError(f"{self.name}: a price is 0 or more dollars an hour, or empty where it is unknown")
-        if prices and not (self.on.strip() and self.source.strip()):
+        if known and not (self.on.strip() and self.source.strip()):
             raise PlanError(f"{self.name}: a price needs its date and its source")
 
     def usd_h(self, spot: bool = False) -> float:
@@ -61,18 +63,21 @@ class Gpu:
         """The same GPU at another price."""
         return replace(self, on_demand_usd_h=on_demand_usd_h, spot_usd_h=spot_usd_h, on=on, source=source)
 
+    def listed(self, price: Price) -> Gpu:
+        """The same GPU at a dated price of one of it."""
+        spot = None if math.isnan(price.spot_usd_h) else price.spot_usd_h
+        return self.priced(price.on_demand_usd_h, spot, price.on, price.source)
 
-CATALOG = "GCP us-central1, accelerator alone, in SkyPilot's catalog"
-LISTS = "public price lists, collected 2026; middle of what they say"
+
 TABLE = (
-    Gpu("V100", 125.0, 16, 900, False, 2.48, 0.74, "2023", CATALOG),
-    Gpu("T4", 65.0, 16, 320, False, 0.35, 0.11, "2023", CATALOG),
+    Gpu("V100", 125.0, 16, 900, False).listed(prices.V100),
+    Gpu("T4", 65.0, 16, 320, False).listed(prices.T4),
     Gpu("A40", 149.7, 48, 696, True),
     Gpu("L40S", 362.0, 48, 864, True),
-    Gpu("A100 40 GB", 312.0, 40, 1555, True, 2.93, 0.88, "2023", CATALOG),
-    Gpu("A100 80 GB", 312.0, 80, 2039, True, 3.93, 1.25, "2023", CATALOG),
-    Gpu("H100", 989.0, 80, 3350, True, 3.50, None, "2026", LISTS + " (1.99 to 5.00)"),
-    Gpu("H200", 989.0, 141, 4800, True, 5.75, None, "2026", LISTS + " (4.50 to 7.00)"),
+    Gpu("A100 40 GB", 312.0, 40, 1555, True).listed(prices.A100_40),
+    Gpu("A100 80 GB", 312.0, 80, 2039, True).listed(prices.A100_80),
+    Gpu("H100", 989.0, 80, 3350, True).listed(prices.H100),
+    Gpu("H200", 989.0, 141, 4800, True).listed(prices.H200),
 )
 
 
@@ -90,12 +95,12 @@ def read(file: Path) -> list[Gpu]:
 
 
 def _made(row: Mapping[str, str]) -> Gpu:
-    prices = [float(row[name]) if row[name] else None for name in ("on_demand_usd_h", "spot_usd_h")]
+    usd_h = [float(row[name]) if row[name] else None for name in ("on_demand_usd_h", "spot_usd_h")]
     if row["flash"] not in {"True", "False"}:
         raise PlanError(f"flash is True or False, not {row['flash']!r}")
     return Gpu(
         row["name"], float(row["tflops"]), float(row["memory_gb"]), float(row["bandwidth_gb_s"]),
-        row["flash"] == "True", prices[0], prices[1], row["on"], row["source"],
+        row["flash"] == "True", usd_h[0], usd_h[1], row["on"], row["source"],
     )  # fmt: skip
 
 

@@ -8,8 +8,11 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from workbench.hetermoe.data import Data, Given, Markov, shards
+from workbench.hetermoe.layout import Layout
 from workbench.hetermoe.model import Kernel, MoEConfig
+from workbench.hetermoe.pace import checked, paced
 from workbench.hetermoe.plan import Plan, PlanError
+from workbench.hetermoe.transport import Asked
 from workbench.hetermoe.update import Adam
 
 
@@ -21,7 +24,8 @@ class Job:
     the attention kernel of each attention rank. recompute: activations are computed again in the backward. zero: ZeRO
     stage 1 over attention ranks. groups: copies of the plan, data-parallel. weights: start values, ids: the caller's
     tokens, both safetensors files. folder: of checkpoints, one every so many steps. cores: processors of each rank, or
-    empty. timeout_s: for one collective. out: where the trained parameters go.
+    empty. timeout_s: for one collective. out: where the trained parameters go. pace: factors by which ranks are slowed
+    down on purpose, one each, or empty. transport: as in transport.choose.
     """
 
     model: MoEConfig
@@ -43,6 +47,8 @@ class Job:
     threads: int = 1
     timeout_s: float = 60.0
     out: str = ""
+    pace: tuple[float, ...] = ()
+    transport: Asked = "auto"
 
     def __post_init__(self) -> None:
         self.model.fits(self.plan)
@@ -60,6 +66,12 @@ class Job:
                 raise PlanError(f"attention_kernel is {' or '.join(get_args(Kernel))}, not {kernel!r}")
         if self.cores and len(self.cores) != self.world:
             raise PlanError(f"cores are named for {len(self.cores)} of {self.world} ranks: name them for each or none")
+        if self.pace and len(self.pace) != self.world:
+            raise PlanError(f"paces are named for {len(self.pace)} of {self.world} ranks: name them for each or none")
+        for factor in self.pace:
+            checked(factor)
+        if self.transport not in get_args(Asked):
+            raise PlanError(f"transport is {', '.join(get_args(Asked))}, not {self.transport!r}")
         if self.every and not self.folder:
             raise PlanError("checkpoints need a folder")
 
@@ -67,6 +79,10 @@ class Job:
     def world(self) -> int:
         """Processes."""
         return self.plan.world * self.groups
+
+    def role(self, rank: int) -> str:
+        """What a rank is, in words, and that it is paced where it is."""
+        return paced(Layout(self.plan, self.groups, rank).role, self.pace[rank] if self.pace else 1.0)
 
     def data(self) -> Data:
         """Where batches come from."""
@@ -89,7 +105,7 @@ class Job:
         adam = given["adam"]
         given["adam"] = Adam(**{**adam, "betas": tuple(adam["betas"])})
         given["cores"] = tuple(tuple(c) for c in given["cores"])
-        given["kernels"] = tuple(given["kernels"])
+        given["kernels"], given["pace"] = tuple(given["kernels"]), tuple(given["pace"])
         assert set(given) == {f.name for f in fields(cls)}
         return cls(**given)
 

@@ -278,12 +278,11 @@ def answer(serve: Callable[[dict[str, Any], Say, int], None]) -> None:
 
 def _serve(asked: dict[str, Any], say: Say, stdin: int) -> None:
     from workbench.hetermoe.job import Job
-    from workbench.hetermoe.layout import Layout
 
     job = Job.from_json(asked["job"])
     meet = free_port(asked["port"]) if asked["port"] else f"file://{asked['store']}"
     body = _body(asked, job, meet)
-    roles = [Layout(job.plan, job.groups, rank).role for rank in range(job.world)]
+    roles = [job.role(rank) for rank in range(job.world)]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     ranks = fork_ranks(roles, body)
     say({"is": "up", "pids": [r.pid for r in ranks]})

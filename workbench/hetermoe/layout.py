@@ -91,7 +91,9 @@ class Links:
                 link.close()
 
 
-def connect(layout: Layout, hidden: int, dtype: torch.dtype, spans: Spans, timeout_s: float) -> Links:
+def connect(
+    layout: Layout, hidden: int, dtype: torch.dtype, spans: Spans, timeout_s: float, device: str = "cpu"
+) -> Links:  # fmt: skip
     """Process groups and streams of a rank; every rank calls it, after init_process_group.
 
     Dispatch and combine have a group each, between attention and expert ranks and between attention ranks again, so
@@ -118,8 +120,8 @@ def connect(layout: Layout, hidden: int, dtype: torch.dtype, spans: Spans, timeo
     attention = group([r for g in range(layout.groups) for r in layout.members(plan.attention_ranks, g)])
     same = [group([g * plan.world + local for g in range(layout.groups)]) for local in range(plan.world)]
     return Links(
-        Link(far, layout.local, far_streams, hidden, dtype) if far_streams else None,
-        Link(near, layout.local, near_streams, hidden, dtype) if near_streams and layout.attends else None,
-        Sum(attention, spans) if layout.attends else None,
-        Sum(same[layout.local], spans) if layout.groups > 1 else None,
+        Link(far, layout.local, far_streams, hidden, dtype, device) if far_streams else None,
+        Link(near, layout.local, near_streams, hidden, dtype, device) if near_streams and layout.attends else None,
+        Sum(attention, spans, device=device) if layout.attends else None,
+        Sum(same[layout.local], spans, device=device) if layout.groups > 1 else None,
     )

@@ -128,6 +128,8 @@ def _result(
 ) -> HeterMoEResult:  # fmt: skip
     """With what the planner makes of the measured profile."""
     from workbench.hetermoe.baselines import Model
+    from workbench.hetermoe.live_child import pace_of
+    from workbench.hetermoe.pace import worked
     from workbench.hetermoe.setting import of_profile
     from workbench.hetermoe.simulate import facts_of, measurable
     from workbench.hetermoe.work import stamped
@@ -143,7 +145,10 @@ def _result(
     setting = of_profile(config, profile, model, heard.shares)
     found = measurable(config, setting)
     zebra = found["zebra"]
-    predicted = drawn(zebra, "modelled", zebra.line.spans, zebra.line.step_s, zebra.line.utilisation)
+    used = zebra.line.utilisation
+    if pace := pace_of(config, zebra):
+        used = worked(used, pace)
+    predicted = drawn(zebra, "modelled", zebra.line.spans, zebra.line.step_s, used)
     facts = facts_of(setting, found, say, tick, (0.95, 0.99))
     facts |= {"rows": heard.rows, "drawn": [predicted, heard.drawn], "proof": heard.proof, "notes": heard.notes}
     say(Progress(1, 1, "done"))

@@ -19,9 +19,10 @@ from workbench.hetermoe.arms import Arm
 from workbench.hetermoe.baselines import Model
 from workbench.hetermoe.config import HeterMoEConfig
 from workbench.hetermoe.launch import Say, answer, end, fork_ranks, free_port, watch
+from workbench.hetermoe.pace import factors
 from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Profile
-from workbench.hetermoe.setting import NEW, OLD, limited, of_profile, profile_of
+from workbench.hetermoe.setting import NEW, OLD, limited, of_profile, old_of, profile_of
 from workbench.hetermoe.simulate import measurable
 
 SIZES = (1 << 12, 1 << 16, 1 << 18, 1 << 20, 1 << 22)  # of messages, bytes
@@ -57,6 +58,8 @@ def serve(config: HeterMoEConfig, folder: Path, cores: Sequence[int], say: Say, 
     say({"is": "profile", "profile": profile.to_json(), "shares": shares})
     setting = of_profile(config, profile, Model(config.layers, config.experts, config.top_k, model.key), shares)
     found = measurable(config, setting)
+    if config.old_pace:
+        say({"is": "note", "text": told_of_pace(config.old_pace), "level": "warning"})
     jobs = jobs_of(config, model, found, cores, say)
     _measure(config, found, jobs, folder, meet, say, stdin)
 
@@ -70,8 +73,9 @@ def _profile(
     from workbench.hetermoe.probe import first_routing, measure, message_seconds
 
     known = profile_of(Path(config.profile_file).expanduser(), model.key) if config.profile_file else None
+    sizes = message_sizes(config)
     job = {
-        "model": vars(model), "rounds": PROBES, "clock": "cpu", "message_bytes": SIZES, **points(config),
+        "model": vars(model), "rounds": PROBES, "clock": "cpu", "message_bytes": sizes, **points(config),
         "kinds": {
             NEW: {"kernel": "fused", "cores": cores[:1], "capacity_bytes": 0},
             OLD: {"kernel": "naive", "cores": cores[1:2] or cores[:1], "capacity_bytes": 0},
@@ -80,7 +84,7 @@ def _profile(
     message: Any = None
     if known is None:
         say({"is": "doing", "text": "timing messages", "share": 0.12})
-        message = message_seconds(job, SIZES)
+        message = message_seconds(job, sizes)
 
     kinds = list(job["kinds"])
 
@@ -124,6 +128,12 @@ def points(config: HeterMoEConfig) -> dict[str, list[int]]:
     return {"lengths": lengths, "tokens": sorted({share, micro, here, max(16, min(share, micro) // 4)})}
 
 
+def message_sizes(config: HeterMoEConfig) -> list[int]:
+    """Bytes of messages that are timed: up to all rows of a batch, which DistEP sends in one, and a micro-batch's."""
+    whole = 4 * config.hidden * config.sequences * config.tokens_of_sequence * config.top_k
+    return sorted({*(size for size in SIZES if size < whole), whole // config.micro_batches, whole})
+
+
 def jobs_of(
     config: HeterMoEConfig, model: Any, found: Mapping[str, Arm], cores: Sequence[int], say: Say
 ) -> dict[str, Any]:  # fmt: skip
@@ -141,7 +151,7 @@ def jobs_of(
             model, arm.plan, PER_TURN * config.rounds, config.sequences, config.tokens_of_sequence,
             kernels=tuple("fused" if kind == NEW else "naive" for kind in kinds), data_seed=config.seed, cores=pinned,
             adam=Adam(lr=LR),
-            timeout_s=config.timeout_s,
+            timeout_s=config.timeout_s, pace=pace_of(config, arm), transport="gloo",
         )  # fmt: skip
 
     jobs = {way: job(arm) for way, arm in found.items() if way != THEIRS or config.deepspeed}
@@ -152,6 +162,20 @@ def jobs_of(
             del jobs[THEIRS]
             say({"is": "note", "text": f"without DeepSpeed-MoE: {error}", "level": "warning"})
     return jobs
+
+
+def pace_of(config: HeterMoEConfig, arm: Arm) -> tuple[float, ...]:
+    """Of each rank; empty where none is paced."""
+    by_kind = {NEW: 1.0, old_of(config): config.old_pace or 1.0}
+    return factors({rank: by_kind[kind] for rank, kind in enumerate(arm.load.kind_of(arm.plan))}, arm.plan.world)
+
+
+def told_of_pace(factor: float) -> str:
+    """For the run's notes."""
+    return (
+        f"the old kind is paced, not slow: after each of its stages products of matrices go on for {factor - 1:g} "
+        "times as long and are thrown away. Its boxes are drawn with that, and its share of work is without"
+    )
 
 
 def order(ways_: Sequence[str], rounds: int) -> list[str]:
@@ -165,7 +189,6 @@ def _measure(
 ) -> None:  # fmt: skip
     """Fork the ranks, prove, and go through the turns."""
     from workbench.hetermoe import proof
-    from workbench.hetermoe.layout import Layout
     from workbench.hetermoe.live_ranks import THEIRS, Turns, body
     from workbench.hetermoe.live_rows import Told
     from workbench.hetermoe.quota import Quota
@@ -182,7 +205,7 @@ def _measure(
         jobs, order(list(jobs), config.rounds), [a for a, _ in pipes], (meet, f"file://{folder / 'theirs'}"), proved,
         str(folder / "broken"),
     )  # fmt: skip
-    roles = [Layout(zebra.plan, 1, rank).role for rank in range(world)]
+    roles = [zebra.role(rank) for rank in range(world)]
     roles += [f"DeepSpeed {rank}" for rank in range(len(pipes) - world)]
     with ExitStack() as limits:
         ranks = fork_ranks(roles, body(turns))

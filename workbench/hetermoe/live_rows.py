@@ -23,8 +23,10 @@ class Told:
     def __init__(self, found: Mapping[str, Arm], turns: Turns, tokens: int, rounds: int, say: Say) -> None:
         self.found, self.turns, self.tokens, self.rounds, self.say = found, turns, tokens, rounds, say
         self.turn, self.connected = -1, 0
-        self.parts: dict[int, dict[str, Any]] = {}  # of the step that is going on, by rank
+        # by step and rank: where all experts are on attention ranks, an expert rank has nothing to do and runs ahead
+        self.parts: dict[int, dict[int, dict[str, Any]]] = {}
         self.steps = 0  # whole ones of this turn
+        self.before: Row | None = None  # the step before, in this turn
         self.kept: list[tuple[str, int, Row]] = []  # way, round, measured step
 
     def follow(self, lines: Iterable[Mapping[str, Any]], go: Callable[[int], object]) -> None:
@@ -41,7 +43,7 @@ class Told:
                 self._step(told, go)
 
     def _next(self, go: Callable[[int], object]) -> None:
-        self.turn, self.steps = self.turn + 1, 0
+        self.turn, self.steps, self.before = self.turn + 1, 0, None
         if self.turn >= len(self.turns.sequence):
             return
         way, world = self.turns.sequence[self.turn], self.turns.world
@@ -53,11 +55,11 @@ class Told:
 
     def _step(self, told: Mapping[str, Any], go: Callable[[int], object]) -> None:
         world = self.turns.world
-        self.parts[told["rank"] % world] = dict(told)
-        if len(self.parts) < world:
+        ranks = self.parts.setdefault(told["step"], {})
+        ranks[told["rank"] % world] = dict(told)
+        if len(ranks) < world:
             return
-        row = row_of(self.parts, self.tokens)
-        self.parts = {}
+        row = self.before = row_of(self.parts.pop(told["step"]), self.tokens, self.before)
         self.steps += 1
         self._keep(told["way"], row)
         if self.steps == PER_TURN:

@@ -23,6 +23,7 @@ from workbench.hetermoe.plan import PlanError
 from workbench.hetermoe.profile import Profile
 from workbench.hetermoe.rows import Row
 from workbench.hetermoe.sim import Slot, Stage, Stream
+from workbench.hetermoe.spans import PACE
 
 PATIENCE_S = 300.0  # imports, and one round of the slowest machine
 BEAT_S = 0.05
@@ -110,12 +111,14 @@ def slots(row: Row) -> tuple[Slot, ...]:
     """A measured step as the simulator's spans, seconds from the start of the step: one picture for both.
 
     A message counts from when its stream took it up, so it includes waiting for its partners. The stage after the last
-    layer is one slot, forward and backward. Sums of gradients, which run beside the backward, are left out.
+    layer is one slot, forward and backward. Sums of gradients, which run beside the backward, are left out. A paced
+    rank's stage is as long as it is with what was paid after it, as in the simulator; its lane says that it is paced.
     """
     return tuple(
-        Slot(rank, stream, stage, s.layer, s.micro_batch, s.way == "backward", s.start_s - row.start_s,
-             s.end_s - row.start_s)
+        Slot(rank, stream, stage, s.layer, s.micro_batch, s.way == "backward", max(s.start_s - row.start_s, 0.0),
+             paid.get(s.end_s, s.end_s) - row.start_s)
         for rank, spans in row.spans.items()
+        for paid in [{s.start_s: s.end_s for s in spans if s.kind == PACE}]
         for s in spans
         if s.kind in _SLOTS
         for stream, stage in [_SLOTS[s.kind]]

@@ -104,7 +104,7 @@ class Attention(nn.Module):
             mixed = functional.scaled_dot_product_attention(q, k, v, is_causal=True)
         else:
             scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
-            ahead = torch.ones(tokens, tokens, dtype=torch.bool).triu(1)
+            ahead = torch.ones(tokens, tokens, dtype=torch.bool, device=x.device).triu(1)
             mixed = torch.softmax(scores.masked_fill(ahead, -math.inf), -1) @ v
         out: Tensor = self.out(mixed.transpose(1, 2).reshape(rows, tokens, width))
         return out
@@ -227,8 +227,8 @@ def attention_side(model: MoE) -> Iterator[tuple[str, nn.Parameter]]:
 def _rotated(x: Tensor) -> Tensor:
     """Rotary positions on [..., tokens, width]."""
     tokens, width = x.shape[-2:]
-    rate = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64) / width)
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] * rate  # [tokens, width / 2]
+    rate = ROPE_BASE ** (-torch.arange(0, width, 2, dtype=torch.float64, device=x.device) / width)
+    angle = torch.arange(tokens, dtype=torch.float64, device=x.device)[:, None] * rate  # [tokens, width / 2]
     cos, sin = angle.cos().to(x.dtype), angle.sin().to(x.dtype)
     a, b = x[..., 0::2], x[..., 1::2]
     return torch.stack((a * cos - b * sin, a * sin + b * cos), -1).flatten(-2)

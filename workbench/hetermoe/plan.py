@@ -197,8 +197,13 @@ def check_key(what: str, made_for: str, wanted: str) -> None:
         raise PlanError(f"this {what} was made for model {made_for}, not for {wanted}: make one for this model")
 
 
-def document(text: str, form: str, version: int, names: Sequence[str]) -> Mapping[str, Any]:
-    """Fields of a JSON object with that format, version and exactly those names. PlanError else."""
+def document(
+    text: str, form: str, version: int, names: Sequence[str], later: Mapping[str, Any] | None = None
+) -> Mapping[str, Any]:  # fmt: skip
+    """Fields of a JSON object with that format, version and exactly those names. PlanError else.
+
+    later: names that came after the version's first files, with what they mean there.
+    """
     try:
         values = json.loads(text)
     except (json.JSONDecodeError, TypeError) as error:
@@ -207,7 +212,7 @@ def document(text: str, form: str, version: int, names: Sequence[str]) -> Mappin
         raise PlanError(f"this is no {form}: pass what to_json wrote")
     if values.get("version") != version:
         raise PlanError(f"{form} of version {values.get('version')!r}, this program reads {version}: make it anew")
-    values = {name: value for name, value in values.items() if name not in {"format", "version"}}
+    values = {**(later or {}), **{name: value for name, value in values.items() if name not in {"format", "version"}}}
     missing, unknown = set(names) - set(values), set(values) - set(names)
     if missing or unknown:
         told = [f"misses {', '.join(sorted(missing))}"] * bool(missing)

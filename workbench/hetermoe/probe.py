@@ -2,7 +2,8 @@
 
 Reads a job from stdin (see measure.py), says {"is": "point", ...} after each round, {"is": "profile", ...} last. Kinds
 take turns, round after round, each on its processors, so that what else the machine does falls on all alike; a point is
-the median of its rounds. Stages are timed on one process; a message is one between two ranks on gloo.
+the median of its rounds. Stages are timed on one process; a message is one between two ranks on gloo, with the share of
+a core that it takes.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 from statistics import median
 from typing import Any
@@ -36,6 +38,7 @@ from workbench.hetermoe.update import Adam, State, adamw
 Clock = Callable[[], float]
 CLOCKS: dict[str, Clock] = {"cpu": time.thread_time, "wall": time.perf_counter}
 UPDATE_NUMBERS = 1 << 18
+MESSAGE_ROUNDS = 9  # a message is short, and what else the machine does is not
 
 
 class Probe:
@@ -118,8 +121,20 @@ def _saved(run: Callable[[], object], model: MoE) -> int:
     return sum(found.values())
 
 
-def message_seconds(job: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[float, float]]:
-    """(bytes, seconds) of a dispatch between two ranks on gloo, counts included; medians of the slower rank."""
+@dataclass(frozen=True)
+class Messages:
+    """points: (bytes, seconds), rising in both. core_share: processor time over time, of the rank that has more."""
+
+    points: tuple[tuple[float, float], ...]
+    core_share: float
+
+
+def message_seconds(job: Mapping[str, Any], sizes: Sequence[int]) -> Messages:
+    """A dispatch between two ranks on gloo, counts included: medians of the slower rank, and what it takes of a core.
+
+    More bytes take no less time: medians that say otherwise are pooled (isotonic regression), so that a line through
+    the last two points never falls.
+    """
     config = MoEConfig(**job["model"])
     dtype = DTYPES[config.dtype]
     token_bytes = config.hidden * torch.empty(0, dtype=dtype).element_size()
@@ -133,22 +148,33 @@ def message_seconds(job: Mapping[str, Any], sizes: Sequence[int]) -> list[tuple[
                 "gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2, timeout=timedelta(seconds=60)
             )
             link = Link([[(), (0,)]], rank, (Stream(dist.group.WORLD, "dispatch", Spans()),) * 2, config.hidden, dtype)
-            for _ in range(job["rounds"] + 1):
+            for _ in range(max(job["rounds"], MESSAGE_ROUNDS) + 1):
                 for size in sizes:
                     tokens = max(size // token_bytes, 1)
                     rows = torch.zeros(tokens, config.hidden, dtype=dtype)
                     dist.barrier()
-                    start = time.perf_counter()
+                    start, cpu = time.perf_counter(), time.process_time()  # all threads: torch's carry it too
                     link.dispatch(0, 0, *((rows, torch.tensor([tokens])) if rank == 0 else ())).result()
-                    say({"is": "time", "bytes": tokens * token_bytes, "seconds": time.perf_counter() - start})
+                    used, seconds = time.process_time() - cpu, time.perf_counter() - start
+                    say({"is": "time", "bytes": tokens * token_bytes, "seconds": seconds, "cpu": used})
 
-        taken: dict[int, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+        taken: dict[int, dict[int, list[tuple[float, float]]]] = defaultdict(lambda: defaultdict(list))
         for told in watch(fork_ranks(["", ""], body), 60.0):
             if told["is"] == "time":
-                taken[told["bytes"]][told["rank"]] += [told["seconds"]]
-    return [
-        (float(size), max(median(times[1:]) for times in by_rank.values())) for size, by_rank in sorted(taken.items())
-    ]
+                taken[told["bytes"]][told["rank"]] += [(told["seconds"], told["cpu"])]
+    return messages_of(taken)
+
+
+def messages_of(taken: Mapping[int, Mapping[int, Sequence[tuple[float, float]]]]) -> Messages:
+    """From (seconds, processor seconds) by bytes and rank, the first of each warming up."""
+    from scipy.optimize import isotonic_regression
+
+    sizes = sorted(taken)
+    slower = [max(median(s for s, _ in times[1:]) for times in taken[size].values()) for size in sizes]
+    largest = taken[sizes[-1]].values()
+    share = max(sum(cpu for _, cpu in times[1:]) / sum(s for s, _ in times[1:]) for times in largest)
+    rising = isotonic_regression(slower).x
+    return Messages(tuple((float(size), float(s)) for size, s in zip(sizes, rising)), min(share, 1.0))
 
 
 def first_routing(config: MoEConfig, seed: int, rows: int, tokens: int) -> list[list[float]]:
@@ -168,7 +194,7 @@ def first_routing(config: MoEConfig, seed: int, rows: int, tokens: int) -> list[
     return shares
 
 
-def measure(job: Mapping[str, Any], say: Say, message: Sequence[tuple[float, float]] | None = None) -> Profile:
+def measure(job: Mapping[str, Any], say: Say, message: Messages | None = None) -> Profile:
     """The profile of a job: model, kinds {name: {kernel, cores, capacity_bytes}}, lengths, tokens, rounds, clock.
 
     message: what `message_seconds` gave, where that was timed before.
@@ -190,8 +216,11 @@ def measure(job: Mapping[str, Any], say: Say, message: Sequence[tuple[float, flo
     devices = tuple(_device(name, kind, job, taken) for name, kind in job["kinds"].items())
     token_bytes = config.hidden * torch.empty(0, dtype=DTYPES[config.dtype]).element_size()
     note = f"{job['clock']} seconds, medians of {job['rounds']} rounds, one thread, gloo on this machine"
-    curve = Curve(tuple((float(size), float(seconds)) for size, seconds in message))
-    return Profile(config.key, devices, curve, token_bytes, _memory(config, probes, job), "measured", note)
+    memory = _memory(config, probes, job)
+    return Profile(
+        config.key, devices, Curve(message.points), token_bytes, memory, "measured", note,
+        core_share=message.core_share,
+    )  # fmt: skip
 
 
 def _points(probe: Probe, job: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], tuple[float, float]]]:
@@ -209,18 +238,23 @@ def _points(probe: Probe, job: Mapping[str, Any]) -> Iterator[tuple[tuple[str, .
 def _device(
     name: str, kind: Mapping[str, Any], job: Mapping[str, Any], taken: Mapping[tuple[str, ...], list[Any]]
 ) -> Device:
-    def curve(*key: str) -> Curve:
-        points = [(float(k[-1]), median(f for f, _ in t)) for k, t in taken.items() if k[:-1] == (name, *key)]
+    def curve(*key: str, of: int = 0) -> Curve:
+        points = [(float(k[-1]), median(pair[of] for pair in t)) for k, t in taken.items() if k[:-1] == (name, *key)]
         return Curve(tuple(sorted(points)))
 
     def factor(what: str) -> float:
-        pairs = [pair for k, t in taken.items() if k[:2] == (name, what) for pair in t]
-        return median(b for _, b in pairs) / max(median(f for f, _ in pairs), 1e-12)
+        """Backward over forward: medians of each point, summed, so that what takes long decides."""
+        points = [t for k, t in taken.items() if k[:2] == (name, what)]
+        forward, backward = (sum(median(pair[at] for pair in t) for t in points) for at in (0, 1))
+        return backward / max(forward, 1e-12)
 
     lengths = [n for n in job["lengths"] if any(tokens >= n for tokens in job["tokens"])]
+    forward, backward = (
+        Surface(tuple(lengths), tuple(curve("attention", str(n), of=at) for n in lengths)) for at in (0, 1)
+    )
     return Device(
         name,
-        Surface(tuple(lengths), tuple(curve("attention", str(n)) for n in lengths)),
+        forward,
         curve("expert"),
         curve("head"),
         float(kind.get("capacity_bytes") or "inf"),
@@ -228,6 +262,7 @@ def _device(
         factor("expert"),
         factor("head"),
         median(f for f, _ in taken[name, "update"]),
+        backward,
     )
 
 

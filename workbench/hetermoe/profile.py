@@ -96,6 +96,8 @@ class Device:
 
     attention: all of a layer but its experts, for a micro-batch (the first layer's with the embedding). expert: one
     expert over tokens. head: last stage, norm to loss, over tokens. update_s_byte: optimiser, per byte of weights.
+    attention_back: seconds of attention's backward, where they were measured: scores that are written out have another
+    factor at each length.
     """
 
     name: str
@@ -107,6 +109,13 @@ class Device:
     expert_backward: float = BACKWARD
     head_backward: float = BACKWARD
     update_s_byte: float = 0.0
+    attention_back: Surface | None = None
+
+    def backward(self, tokens: float, length: float) -> float:
+        """Seconds of an attention stage's backward."""
+        if self.attention_back is not None:
+            return self.attention_back(tokens, length)
+        return self.attention(tokens, length) * self.attention_backward
 
     def __post_init__(self) -> None:
         if not self.name:
@@ -142,6 +151,8 @@ class Profile:
 
     token_bytes: of one token's hidden state as it is sent. how: whether times were measured, or come from a model.
     joined: one message of a micro-batch carries rows to expert ranks and to offloaded experts; else there are two.
+    core_share: what a message under way takes of the core of each rank that sends or receives it, as gloo does, from 0
+    to 1; 0 where messages have engines of their own, as on GPUs.
     """
 
     model_key: str
@@ -152,6 +163,7 @@ class Profile:
     how: Literal["measured", "modelled"] = "measured"
     note: str = ""
     joined: bool = False
+    core_share: float = 0.0
 
     def __post_init__(self) -> None:
         names = [device.name for device in self.devices]
@@ -161,6 +173,8 @@ class Profile:
             raise PlanError(f"a profile is measured or modelled, not {self.how!r}")
         if not (math.isfinite(self.token_bytes) and self.token_bytes > 0):
             raise PlanError(f"token_bytes is above 0, not {self.token_bytes}")
+        if not 0 <= self.core_share <= 1:
+            raise PlanError(f"core_share is a share of a core from 0 to 1, not {self.core_share}")
 
     def device(self, name: str) -> Device:
         """Kind of that name. PlanError with those there are."""
@@ -184,8 +198,11 @@ class Profile:
 
     @classmethod
     def from_json(cls, text: str, model_key: str = "") -> Profile:
-        """The profile that to_json wrote. PlanError for other text, another version, or another model's."""
-        values = dict(document(text, FORMAT, VERSION, [f.name for f in fields(cls)]))
+        """The profile that to_json wrote. PlanError for other text, another version, or another model's.
+
+        One from before there was a core_share has messages beside compute, as it was planned with.
+        """
+        values = dict(document(text, FORMAT, VERSION, [f.name for f in fields(cls)], {"core_share": 0.0}))
         check_key("profile", values["model_key"], model_key)
         try:
             values["devices"] = tuple(_device(device) for device in values["devices"])
@@ -202,12 +219,16 @@ def _curve(values: dict[str, Any]) -> Curve:
     return Curve(tuple((float(x), float(y)) for x, y in values["points"]))
 
 
+def _surface(values: dict[str, Any]) -> Surface:
+    return Surface(tuple(int(s) for s in values["lengths"]), tuple(_curve(curve) for curve in values["curves"]))
+
+
 def _device(values: dict[str, Any]) -> Device:
-    surface = values["attention"]
-    curves = tuple(_curve(curve) for curve in surface["curves"])
+    back = values.get("attention_back")
     capacity = math.inf if values["capacity_bytes"] is None else float(values["capacity_bytes"])
     parts = {
-        "attention": Surface(tuple(int(s) for s in surface["lengths"]), curves),
+        "attention": _surface(values["attention"]),
+        "attention_back": None if back is None else _surface(back),
         "expert": _curve(values["expert"]),
         "head": _curve(values["head"]),
         "capacity_bytes": capacity,

@@ -27,7 +27,9 @@ from workbench.hetermoe.expert_rank import ExpertRank
 from workbench.hetermoe.job import Job
 from workbench.hetermoe.layout import Layout, connect
 from workbench.hetermoe.model import DTYPES, MoE, part
+from workbench.hetermoe.pace import Pace
 from workbench.hetermoe.spans import Span, Spans
+from workbench.hetermoe.transport import choose
 from workbench.hetermoe.update import Update
 
 
@@ -52,13 +54,17 @@ class Told:
 
 @contextlib.contextmanager
 def process(job: Job, rank: int, init_method: str) -> Iterator[Layout]:
-    """This process as rank `rank` of the job: pinned, with as many threads as asked, in a gloo group."""
+    """This process as rank `rank` of the job: pinned, with as many threads as asked, in a group of its transport."""
     torch.set_num_threads(job.threads)
     if job.cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, job.cores[rank])
+    found = choose(job.world, job.transport)
+    if found.backend == "nccl":
+        torch.cuda.set_device(rank)
     dist.init_process_group(
-        "gloo", init_method=init_method, rank=rank, world_size=job.world, timeout=timedelta(seconds=job.timeout_s)
-    )
+        found.backend, init_method=init_method, rank=rank, world_size=job.world,
+        timeout=timedelta(seconds=job.timeout_s),
+    )  # fmt: skip
     try:
         yield Layout(job.plan, job.groups, rank)
     finally:
@@ -70,11 +76,13 @@ def run(job: Job, layout: Layout) -> Generator[Told, None, None]:
 
     Diverged, PeerLost, CheckpointError.
     """
-    spans = Spans()
+    device = choose(job.world, job.transport).device(layout.rank)
+    spans = Spans(Pace(job.pace[layout.rank]) if job.pace and job.pace[layout.rank] != 1 else None)
     model = part(job.model, job.plan, layout.local, job.kernels[layout.place if layout.attends else 0])
     if job.weights:
         take(model, Path(job.weights))
-    links = connect(layout, job.model.hidden, DTYPES[job.model.dtype], spans, job.timeout_s)
+    model.to(device)
+    links = connect(layout, job.model.hidden, DTYPES[job.model.dtype], spans, job.timeout_s, device)
     try:
         update = Update(layout, model, links, spans, job.adam, job.zero)
         start = checkpoint.load(job, model, update) if job.folder else 0
@@ -86,7 +94,7 @@ def run(job: Job, layout: Layout) -> Generator[Told, None, None]:
         for step in range(start, job.steps):
             begun, loss = time.monotonic(), None
             if layout.attends:
-                loss = attention.step(data.batch(step, job.rows, job.tokens))
+                loss = attention.step(data.batch(step, job.rows, job.tokens).to(device))
                 if not math.isfinite(loss):
                     raise Diverged(f"the loss of step {step} is {loss}: lower lr, or look at the data")
             else:
@@ -115,5 +123,5 @@ def give(model: MoE, layout: Layout, folder: Path) -> None:
     """The parameters that are here to `folder/rankN.safetensors`."""
     from safetensors.torch import save_file
 
-    named = {n: p.detach().contiguous() for n, p in model.parameters_by_name().items()}
+    named = {n: p.detach().cpu().contiguous() for n, p in model.parameters_by_name().items()}
     save_file(named, folder / f"rank{layout.rank}.safetensors")

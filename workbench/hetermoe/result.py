@@ -44,6 +44,7 @@ COLUMNS = {
     "loss": "of the step's batch, of a measured run",
     "badge": "measured or modelled",
 }
+BADGES: Mapping[str, Badge] = {"predicted_speedup": "modelled", "offloaded_experts": "modelled"}  # of a live run too
 _PLAIN = ConfigDict(frozen=True, extra="forbid")
 
 
@@ -175,15 +176,9 @@ class HeterMoEResult(Result):
     hand: list[Moved] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
-    @property
-    def live(self) -> bool:
-        """Whether it was measured."""
-        return self.rows[0].badge == "measured"
-
     def arms(self) -> list[str]:
         """Ways that have rows, in the order of ARMS."""
-        there = {row.arm for row in self.rows}
-        return [arm for arm in ARMS if arm in there]
+        return [arm for arm in ARMS if self.of(arm)]
 
     def of(self, arm: str) -> list[Row]:
         return [row for row in self.rows if row.arm == arm]
@@ -247,16 +242,17 @@ class HeterMoEResult(Result):
 
     def sentence(self) -> str:
         s, c = self.summary(), self.config
-        where = f"Measured on {self.provenance.device}" if self.live else "Modelled"
-        model = f"{c.layers} layers of {c.experts} experts" if self.live or c.model == "own" else c.model
+        where = f"Measured on {self.provenance.device}" if self.measured else "Modelled"
+        moved = "moved" if c.placed is None else "moved by hand"
+        model = f"{c.layers} layers of {c.experts} experts" if self.measured or c.model == "own" else c.model
         said = (
             f"{where}: {model} on {c.attention} {self.kinds[0]} and {c.expert} {self.kinds[1]} devices, sequences of "
-            f"{c.tokens_of_sequence:,} tokens: zebra with {int(s['offloaded_experts'])} experts moved trains "
+            f"{c.tokens_of_sequence:,} tokens: zebra with {int(s['offloaded_experts'])} experts {moved} trains "
             f"{s['tokens_per_s']:,.0f} tokens a second"
         )
         if "speedup_vs_ep" in s:
             said += f", {s['speedup_vs_ep']:.2f} times expert parallelism"
-            said += f" ({s['predicted_speedup']:.2f} predicted)" if self.live else ""
+            said += f" ({s['predicted_speedup']:.2f} predicted)" if self.measured else ""
         if "deepspeed_tokens_per_s" in s:
             said += f" and {s['tokens_per_s'] / s['deepspeed_tokens_per_s']:.2f} times DeepSpeed-MoE"
         said += f"; the planner would run {ARMS[self.chosen]}"
@@ -268,13 +264,7 @@ class HeterMoEResult(Result):
         return f"{said}."
 
     def decided(self) -> dict[str, Any]:
-        if self.live:
+        if self.measured:
             told = {row.round: round(row.loss or 0.0, 3) for row in self.rows}  # last bits follow the plan
             return {"arms": self.arms(), "losses": told}
         return {"rows": [row.model_dump() for row in self.rows if row.arm != "hand"], "plan": self.plan}
-
-
-def summary_badges(numbers: list[str], live: bool) -> Mapping[str, Badge]:
-    """Badge of every summary number: the prediction and what the planner moved are modelled."""
-    modelled = ("predicted_speedup", "offloaded_experts")
-    return {name: "measured" if live and name not in modelled else "modelled" for name in numbers}

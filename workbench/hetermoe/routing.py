@@ -51,12 +51,13 @@ class Order:
     @classmethod
     def of(cls, experts: Tensor, places: Sequence[int]) -> Order:
         """Sorted by the place of their expert, places[i] being the expert at place i; of one expert, as they came."""
-        place = torch.empty(len(places), dtype=torch.int64)
-        place[torch.tensor(places, dtype=torch.int64)] = torch.arange(len(places))
+        here = experts.device
+        place = torch.empty(len(places), dtype=torch.int64, device=here)
+        place[torch.tensor(places, dtype=torch.int64, device=here)] = torch.arange(len(places), device=here)
         of_copy = place[experts.flatten()]
         to = of_copy.argsort(stable=True)
         back = torch.empty_like(to)
-        back[to] = torch.arange(len(to))
+        back[to] = torch.arange(len(to), device=here)
         return cls(to, back, torch.bincount(of_copy, minlength=len(places)))
 
     def sort(self, rows: Tensor) -> Tensor:

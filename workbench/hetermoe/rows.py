@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from workbench.hetermoe.spans import Span, busy
+from workbench.hetermoe.spans import PACE, Span, busy
 
 
 @dataclass(frozen=True)
 class Row:
-    """A step. start_s, end_s: of the first rank that began and the last that ended, in seconds of the run's clock.
+    """A step. start_s: when the first rank began, but not before the step before had ended on all ranks; end_s: when
+    the last rank ended; in seconds of the run's clock. So steps that follow one another add up to their time.
 
     spans and busy (the share of the step's time that it computed) by rank. routed[layer][expert]: copies of tokens that
     went to an expert; empty where the engine does not tell.
@@ -41,16 +42,27 @@ class Row:
         return self.tokens / self.seconds
 
     @property
+    def paced_s(self) -> dict[int, float]:
+        """Seconds that each paced rank was held up on purpose; no rank that is not."""
+        held = {rank: [s.end_s - s.start_s for s in spans if s.kind == PACE] for rank, spans in self.spans.items()}
+        return {rank: sum(seconds) for rank, seconds in held.items() if seconds}
+
+    @property
     def busy(self) -> dict[int, float]:
         """Utilisation by rank."""
         return {rank: busy(spans, self.seconds) for rank, spans in self.spans.items()}
 
 
-def row_of(ranks: Mapping[int, Mapping[str, Any]], tokens: int) -> Row:
-    """The step from what each rank said: fields of rank.Told. tokens: of its batch."""
+def row_of(ranks: Mapping[int, Mapping[str, Any]], tokens: int, before: Row | None = None) -> Row:
+    """The step from what each rank said: fields of rank.Told. tokens: of its batch.
+
+    before: the step right before it, if there was one. An expert rank is done with a step while attention ranks are at
+    their last backward, and begins to wait for the next: that time is the step's that is not over.
+    """
     loss = next(told["loss"] for told in ranks.values() if told["loss"] is not None)
     spans = {rank: [Span(*span) for span in ranks[rank]["spans"]] for rank in sorted(ranks)}
     start, end = min(t["start_s"] for t in ranks.values()), max(t["end_s"] for t in ranks.values())
+    start = start if before is None else max(start, before.end_s)
     routed = [told["routed"] for told in ranks.values() if told.get("routed")]
     total = tuple(tuple(map(sum, zip(*layer))) for layer in zip(*routed))
     return Row(next(iter(ranks.values()))["step"], loss, tokens, start, end, spans, total)

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
+from workbench import lanes
 from workbench.hetermoe.arms import Arm, Fleet
 from workbench.hetermoe.baselines import Model
 from workbench.hetermoe.calibrated import CALIBRATED
@@ -22,8 +23,9 @@ from workbench.hetermoe.config import HeterMoEConfig
 from workbench.hetermoe.costs import resolve
 from workbench.hetermoe.gpus import MODELS, TABLE, Gpu, Shape, gpu, modelled, read
 from workbench.hetermoe.greedy import greedy
+from workbench.hetermoe.pace import longer, paced, paced_profile
 from workbench.hetermoe.plan import Plan, PlanError, zebra
-from workbench.hetermoe.profile import Curve, Device, Load, Profile, Surface, check_memory
+from workbench.hetermoe.profile import Load, Profile, check_memory
 from workbench.hetermoe.search import search
 from workbench.hetermoe.sim import run
 
@@ -90,11 +92,16 @@ def simulated(config: HeterMoEConfig) -> Setting:
 def of_profile(
     config: HeterMoEConfig, profile: Profile, model: Model, shares: Sequence[Sequence[float]] = ()
 ) -> Setting:  # fmt: skip
-    """Of a measured profile, whose devices are called new and old. shares: as in Load, where routing was measured."""
-    prices = {NEW: config.new_usd_h, OLD: config.old_usd_h}
-    fleet = Fleet(NEW, config.attention, OLD, config.expert, prices)
+    """Of a measured profile, whose devices are called new and old. shares: as in Load, where routing was measured.
+
+    An old kind that is paced is called so, and each of its stages is as much longer.
+    """
+    old = old_of(config)
+    profile = paced_profile(profile, OLD, config.old_pace or 1.0)
+    prices = {NEW: config.new_usd_h, old: config.old_usd_h}
+    fleet = Fleet(NEW, config.attention, old, config.expert, prices)
     known = [f"{kind} ${usd:.2f}/h, given with this run" for kind, usd in prices.items() if usd is not None]
-    load = Load(config.sequences * config.tokens_of_sequence // config.attention, config.tokens_of_sequence, NEW, OLD)
+    load = Load(config.sequences * config.tokens_of_sequence // config.attention, config.tokens_of_sequence, NEW, old)
     load = load.with_shares(shares) if shares else load
     told = "; ".join(known) or "no price was given"
     return Setting(model, profile, fleet, load, config.micro_batches, told, simulated=False)
@@ -111,18 +118,12 @@ def profile_of(file: Path, key: str) -> Profile:
 
 def limited(profile: Profile, kind: str, share: float) -> Profile:
     """The profile with a kind that gets only so much of a core: its stages take as much longer."""
+    return replace(profile, devices=tuple(longer(d, 1 / share) if d.name == kind else d for d in profile.devices))
 
-    def longer(curve: Curve) -> Curve:
-        return Curve(tuple((amount, seconds / share) for amount, seconds in curve.points))
 
-    def slow(device: Device) -> Device:
-        surface = Surface(device.attention.lengths, tuple(longer(c) for c in device.attention.curves))
-        return replace(
-            device, attention=surface, expert=longer(device.expert), head=longer(device.head),
-            update_s_byte=device.update_s_byte / share,
-        )  # fmt: skip
-
-    return replace(profile, devices=tuple(slow(d) if d.name == kind else d for d in profile.devices))
+def old_of(config: HeterMoEConfig) -> str:
+    """What the old kind of a measured run is called."""
+    return paced(OLD, config.old_pace or 1.0)
 
 
 def _priced(row: Gpu, usd_h: float | None) -> Gpu:
@@ -150,10 +151,24 @@ def spread(share: float, layers: int, experts: int) -> tuple[int, ...]:
     return tuple(total * (at + 1) // layers - total * at // layers for at in range(layers))
 
 
+def written(plan: Plan, text: str) -> Plan:
+    """The plan with experts where a text (workbench.lanes) has them. PlanError where it is of another model."""
+    rows = lanes.read(text)
+    if (len(rows), len(rows[0])) != (plan.layers, plan.experts):
+        raise PlanError(
+            f"placed: {len(rows)} layers of {len(rows[0])} experts, and the model has {plan.layers} of {plan.experts}; "
+            "place these, or leave it to the planner"
+        )
+    return replace(plan, owner=rows)
+
+
 def placed(config: HeterMoEConfig, setting: Setting, tick: Tick | None = None, spans: bool = True) -> Arm:
     """Zebra as the config has it: moved by hand, by Algorithm 1, or searched. PlanError where it does not fit."""
     plan = setting.plain
-    if config.moved_pct is not None:
+    if config.placed is not None:
+        plan = written(plan, config.placed)
+        check_memory(setting.profile, plan, setting.load)
+    elif config.moved_pct is not None:
         plan = plan.with_offload(spread(config.moved_pct / 100, plan.layers, plan.experts))
         check_memory(setting.profile, plan, setting.load)
     elif config.planner == "search":

@@ -9,7 +9,8 @@ communication streams, dispatch and combine, so that the two directions overlap.
 attention ranks after a layer's attention of all micro-batches; their rows travel among attention ranks on the same
 streams, by themselves or in the same message (`Profile.joined`). DistEP is zebra with one micro-batch, EP is zebra with
 every expert on attention ranks; with more than one micro-batch its messages overlap compute too. A message begins when
-all of its ranks have what it carries. order.py holds the order against every other one.
+all of its ranks have what it carries. order.py holds the order against every other one. On CPUs messages are work of
+the cores that compute (`Profile.core_share`): shared.py.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from typing import Literal
 from workbench.hetermoe.costs import Costs, resolve
 from workbench.hetermoe.plan import Plan
 from workbench.hetermoe.profile import Load, Profile
+from workbench.hetermoe.shared import Shared
 
 Stream = Literal["compute", "dispatch", "combine"]
 Stage = Literal["attention", "expert", "head", "dispatch", "combine", "update"]
@@ -68,14 +70,22 @@ def run(costs: Costs, *, spans: bool = False) -> Timeline:
     ) -> None:  # fmt: skip
         found.extend(Slot(rank, stream, stage, layer, micro, back, start, end) for rank in ranks)
 
-    step_s = step(costs, emit if spans else None)
-    work = costs.work_s
+    if costs.core_share:
+        step_s, busy = Shared(costs, emit if spans else None).run()
+        work = [0.0] * costs.plan.world
+        for part, seconds in zip(costs.parts, busy, strict=True):
+            for rank in part.ranks:
+                work[rank] = seconds
+    else:
+        step_s, work = step(costs, emit if spans else None), list(costs.work_s)
     used = tuple(seconds / step_s if step_s else 0.0 for seconds in work)
     return Timeline(step_s, costs.tokens / step_s if step_s else 0.0, used, tuple(found))
 
 
 def step(costs: Costs, emit: Emit | None = None) -> float:
     """Seconds of a step; cheap, for searches."""
+    if costs.core_share:
+        return Shared(costs, emit).run()[0]
     clock = _Clock(costs, emit)
     clock.zebra()
     return clock.end()

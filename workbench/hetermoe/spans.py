@@ -5,7 +5,8 @@
 
 Times are seconds of the monotonic clock, which processes of one machine share. A message's span includes waiting for
 its partners. kind: attention, head, expert, offload (an expert on an attention rank) | dispatch, combine, peers out,
-peers back (messages) | sum (gradients), update (optimizer).
+peers back (messages) | sum (gradients), update (optimizer) | pace (after a stage of a rank that is slowed down on
+purpose, with its layer and micro-batch; no work).
 """
 
 from __future__ import annotations
@@ -13,9 +14,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from workbench.hetermoe.pace import Pace
 
 COMPUTE = ("attention", "head", "expert", "offload", "update")
+PACE = "pace"
 
 
 class Span(NamedTuple):
@@ -31,9 +36,10 @@ class Span(NamedTuple):
 
 
 class Spans:
-    """Of one rank; its threads add to it."""
+    """Of one rank; its threads add to it. pace: what is paid after each of its stages."""
 
-    def __init__(self) -> None:
+    def __init__(self, pace: Pace | None = None) -> None:
+        self.pace = pace
         self._ended: list[Span] = []
 
     @contextlib.contextmanager
@@ -41,8 +47,15 @@ class Spans:
         """A span around what is done within."""
         start, cpu = time.monotonic(), time.thread_time()
         yield
-        used = time.thread_time() - cpu
-        self._ended.append(Span(kind, way, layer, micro_batch, start, time.monotonic(), used))
+        used, end = time.thread_time() - cpu, time.monotonic()
+        self._ended.append(Span(kind, way, layer, micro_batch, start, end, used))
+        if self.pace is not None and kind in COMPUTE:
+            paid = self.pace.pay(used)
+            self._ended.append(Span(PACE, way, layer, micro_batch, end, time.monotonic(), paid))
+
+    def add(self, span: Span) -> None:
+        """One whose time was taken elsewhere."""
+        self._ended.append(span)
 
     def take(self) -> list[Span]:
         """What ended since the last call, by start."""

@@ -36,13 +36,14 @@ from workbench.hetermoe.checkpoint import meta as checkpoint_meta
 from workbench.hetermoe.data import Given
 from workbench.hetermoe.job import Job, kernels_of
 from workbench.hetermoe.launch import ENVIRONMENT, PortTaken, RankFailed, free_port
-from workbench.hetermoe.layout import Layout
 from workbench.hetermoe.model import Kernel, MoE, MoEConfig
+from workbench.hetermoe.pace import factors
 from workbench.hetermoe.plan import Plan, PlanError
 from workbench.hetermoe.quota import Quota, QuotaDenied, denied
 from workbench.hetermoe.rank import Diverged, process
 from workbench.hetermoe.rank import run as steps_of
 from workbench.hetermoe.rows import Row, row_of
+from workbench.hetermoe.transport import Asked
 from workbench.hetermoe.update import Adam
 
 Engine = Literal["workbench", "deepspeed"]
@@ -84,7 +85,7 @@ class Training:
     ) -> None:
         self.job, self.port, self.engine, self.model, self.ids = job, port, engine, model, ids
         self.quota = dict(quota or {})
-        self.roles = tuple(Layout(job.plan, job.groups, rank).role for rank in range(job.world))
+        self.roles = tuple(job.role(rank) for rank in range(job.world))
         self.pids: list[int] = []  # of the ranks, once they are up
         self.result: Trained | None = None
         self._cancelled = False
@@ -151,7 +152,8 @@ class Training:
                     ranks = parts.setdefault(told["step"], {})
                     ranks[told["rank"]] = told
                     if len(ranks) == self.job.world:
-                        rows += [row_of(parts.pop(told["step"]), self.job.rows * self.job.tokens)]
+                        last = rows[-1] if rows else None
+                        rows += [row_of(parts.pop(told["step"]), self.job.rows * self.job.tokens, last)]
                         yield rows[-1]
             yield None
 
@@ -201,6 +203,8 @@ def train(
     port: int = 0,
     engine: Engine = "workbench",
     quota: Mapping[int, float] | None = None,
+    pace: Mapping[int, float] | None = None,
+    transport: Asked = "auto",
 ) -> Training:
     """A run of `steps` steps of `rows` rows of `tokens` tokens, over all ranks of the plan, on this machine.
 
@@ -209,7 +213,8 @@ def train(
     or one for each. groups, zero, recompute: see Job. folder: of checkpoints, one every `checkpoint_every` steps; a run
     that finds one goes on from it. cores: processors of each rank. port: to meet at; 0, a file instead. engine:
     "deepspeed" trains DeepSpeed-MoE of the same sizes on as many ranks; the plan must be of kind ep, and even.
-    quota: by rank, its share of a core, which the kernel enforces where it is allowed.
+    quota: by rank, its share of a core, which the kernel enforces where it is allowed. pace: by rank, how many times as
+    long its stages are to take (pace.py); its role says so. transport: what carries messages (transport.py).
 
     PlanError, CheckpointError, PortTaken, QuotaDenied or BackendUnavailable at once for what cannot be run.
     """
@@ -221,7 +226,7 @@ def train(
         kernels=kernels_of(attention_kernel, plan.attention * groups),
         adam=adam or Adam(), data_seed=data_seed, recompute=recompute, zero=zero, groups=groups,
         folder=str(folder or ""), every=checkpoint_every, cores=tuple(tuple(c) for c in cores),
-        threads=threads, timeout_s=timeout_s,
+        threads=threads, timeout_s=timeout_s, pace=factors(pace or {}, plan.world * groups), transport=transport,
     )  # fmt: skip
     checkpoint_meta(job)
     if port:

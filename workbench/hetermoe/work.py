@@ -8,7 +8,7 @@ from typing import Any
 
 from workbench import backends
 from workbench.hetermoe.config import HeterMoEConfig
-from workbench.hetermoe.result import HeterMoEResult, summary_badges
+from workbench.hetermoe.result import BADGES, HeterMoEResult
 from workbench.pump import pump
 from workbench.system import Note, Work
 
@@ -31,6 +31,5 @@ def work(config: HeterMoEConfig) -> Work:
 
 def stamped(config: HeterMoEConfig, where: str, seconds: float, facts: dict[str, Any]) -> HeterMoEResult:
     """The result with its provenance."""
-    draft = HeterMoEResult(config=config, provenance=backends.provenance(where, {}), **facts)
-    badges = summary_badges(list(draft.summary()), draft.live)
-    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=round(seconds, 3))})
+    told = backends.provenance(where, {}, seconds=round(seconds, 3))
+    return HeterMoEResult(config=config, provenance=told, **facts).badged(where != "sim", BADGES)

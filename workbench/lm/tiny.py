@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,17 +34,24 @@ EMBED_STD = 0.2  # small beside the layers' output: a tied output layer would el
 
 
 def tiny_weights(seed: int) -> dict[str, Tensor]:
-    """fp32 weights by the names of transformers' Llama; each matrix keeps the variance of its input."""
+    """fp32 weights of CONFIG: see `llama_weights`."""
+    return llama_weights(CONFIG, seed)
+
+
+def llama_weights(config: Mapping[str, Any], seed: int) -> dict[str, Tensor]:
+    """fp32 weights by the names of transformers' Llama; each matrix keeps the variance of its input.
+
+    An output layer of its own is there where the config ties none.
+    """
     draw = torch.Generator().manual_seed(seed)
-    hidden, inner, vocab = CONFIG["hidden_size"], CONFIG["intermediate_size"], CONFIG["vocab_size"]
-    q, kv = CONFIG["num_attention_heads"] * CONFIG["head_dim"], CONFIG["num_key_value_heads"] * CONFIG["head_dim"]
+    hidden, inner, vocab, dim = (config[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "head_dim"))
+    q, kv = config["num_attention_heads"] * dim, config["num_key_value_heads"] * dim
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:
         return torch.randn(rows, columns, generator=draw) * (gain * columns**-0.5)
 
-    embed = EMBED_STD * torch.randn(vocab, hidden, generator=draw)
-    weights = {"model.embed_tokens.weight": embed}
-    for i in range(CONFIG["num_hidden_layers"]):
+    weights = {"model.embed_tokens.weight": EMBED_STD * torch.randn(vocab, hidden, generator=draw)}
+    for i in range(config["num_hidden_layers"]):
         layer = {
             "input_layernorm": torch.ones(hidden),
             "self_attn.q_proj": matrix(q, hidden, SHARPNESS),
@@ -56,4 +64,7 @@ def tiny_weights(seed: int) -> dict[str, Tensor]:
             "mlp.down_proj": matrix(hidden, inner),
         }
         weights |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
-    return weights | {"model.norm.weight": torch.ones(hidden)}
+    weights["model.norm.weight"] = torch.ones(hidden)
+    if not config["tie_word_embeddings"]:
+        weights["lm_head.weight"] = matrix(vocab, hidden, 2.0)
+    return weights

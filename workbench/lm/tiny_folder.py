@@ -28,8 +28,6 @@ CONFIG: dict[str, Any] = {
     "bos_token_id": 256,
     "eos_token_id": 257,
 }
-SHARPNESS = 1.5  # on q and k: attention picks keys out instead of averaging
-EMBED_STD = 0.2  # small beside what the layers add
 
 
 def write_tiny(folder: Path, seed: int = 0, tokenizer: bool = False) -> Path:
@@ -37,33 +35,12 @@ def write_tiny(folder: Path, seed: int = 0, tokenizer: bool = False) -> Path:
 
     With a tokenizer: a token is a byte and its id the byte's value, as in ByteTokenizer; ids above are special.
     """
-    import torch
     from safetensors.torch import save_file
 
-    hidden, inner, vocab, dim = (CONFIG[k] for k in ("hidden_size", "intermediate_size", "vocab_size", "head_dim"))
-    q, kv = CONFIG["num_attention_heads"] * dim, CONFIG["num_key_value_heads"] * dim
-    draw = torch.Generator().manual_seed(seed)
+    from workbench.lm.tiny import llama_weights
 
-    def matrix(rows: int, columns: int, gain: float = 1.0) -> torch.Tensor:
-        return torch.randn(rows, columns, generator=draw) * (gain * columns**-0.5)
-
-    weights = {"model.embed_tokens.weight": EMBED_STD * torch.randn(vocab, hidden, generator=draw)}
-    for i in range(CONFIG["num_hidden_layers"]):
-        layer = {
-            "input_layernorm": torch.ones(hidden),
-            "self_attn.q_proj": matrix(q, hidden, SHARPNESS),
-            "self_attn.k_proj": matrix(kv, hidden, SHARPNESS),
-            "self_attn.v_proj": matrix(kv, hidden, 2.0),
-            "self_attn.o_proj": matrix(hidden, q),
-            "post_attention_layernorm": torch.ones(hidden),
-            "mlp.gate_proj": matrix(inner, hidden),
-            "mlp.up_proj": matrix(inner, hidden),
-            "mlp.down_proj": matrix(hidden, inner),
-        }
-        weights |= {f"model.layers.{i}.{name}.weight": tensor for name, tensor in layer.items()}
-    weights |= {"model.norm.weight": torch.ones(hidden), "lm_head.weight": matrix(vocab, hidden, 2.0)}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(llama_weights(CONFIG, seed), folder / "model.safetensors", metadata={"format": "pt"})
     (folder / "config.json").write_text(json.dumps(CONFIG))
     if tokenizer:
         _write_tokenizer(folder)

@@ -108,7 +108,8 @@ def untrained(config: LteConfig, name: Name) -> tuple[SparseModel, Task, TrainCo
     groups = group(model, config.grouping, config.seed, batches)
     if config.tune == "lora":
         lora.add(model, config.rank, 2.0 * config.rank, seed=config.seed)
-    return SparseModel(model, groups, seed=config.seed), made, train_config(config, name), tokens
+    sparse = SparseModel(model, groups, seed=config.seed, stand_in=config.stand_in if name == "LTE" else 0)
+    return sparse, made, train_config(config, name), tokens
 
 
 def kept_in(config: LteConfig, name: Name) -> Path | None:
@@ -129,7 +130,7 @@ def _by_ranks(
         while True:
             on_step(name, next(going), steps)
     except StopIteration as done:
-        own = sparse.model_parameters(config.tune) | sparse.router_parameters()
+        own = sparse.model_parameters(config.tune) | sparse.router_parameters() | sparse.stand_ins()
         with torch.no_grad():
             for key, value in done.value.items():
                 own[key].copy_(value)
@@ -153,7 +154,11 @@ def train_config(config: LteConfig, name: Name) -> TrainConfig:
         tune=config.tune,
         straight_from=0.0,
         router_start="activations",
-        controller=ControllerOptions(steer="bias", start=0.3, rise=0.6, hold=1.0, eta=0.1),
+        teach=3.0 if config.teach else 0.0,
+        distil=1.0 if config.teach else 0.0,
+        controller=ControllerOptions(
+            steer="bias", start=min(0.7, config.target) if config.stand_in else 0.3, rise=0.6, hold=1.0, eta=0.1
+        ),
         separability=replace(SeparabilityOptions(), weight=config.separability),
         validate_every=30 if tiny else 40,
         validate_on=64 if tiny else 100,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -12,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+from workbench import aside
 
 FILE = "checkpoint.pt"
 
@@ -24,15 +25,8 @@ def write(folder: Path, config: Any, state: dict[str, Any], steps: Sequence[Any]
     """Put `state` and the steps so far into `folder`, under the config they belong to."""
     folder.mkdir(parents=True, exist_ok=True)
     content = {"config": digest(config), "state": state, "steps": [asdict(step) for step in steps]}
-    partial = folder / f".{FILE}.{os.getpid()}"
-    try:
-        with partial.open("wb") as stream:
-            torch.save(content, stream)
-            stream.flush()
-            os.fsync(stream.fileno())
-        partial.replace(folder / FILE)
-    finally:
-        partial.unlink(missing_ok=True)
+    with aside.whole(folder / FILE) as out:
+        torch.save(content, out)
 
 
 def read(folder: Path, config: Any) -> tuple[dict[str, Any], list[dict[str, Any]]] | None:

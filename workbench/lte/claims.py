@@ -16,7 +16,7 @@ SMALL = "SmolLM2-135M here, RoBERTa and LLaMA there"
 def claims(result: LteResult) -> list[Claim]:
     """Sparsity without loss, linearity of the kernel, latency at half, against this run."""
     s = result.summary()
-    badge: Badge = "measured" if result.measured else "modelled"
+    badge = result.badge
     left = 100 * s["sparsity"] if "accuracy" in s else None
     gap = 100 * (s["accuracy"] - s["dense_accuracy"]) if "accuracy" in s else None
     note = "" if gap is None else f"accuracy {gap:+.1f} points against the dense arm, same steps and batches; {SMALL}"

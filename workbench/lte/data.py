@@ -98,6 +98,19 @@ def collate(examples: Sequence[Example], pad: int = 0) -> Batch:
     return Batch(ids, keep, torch.tensor([e.label for e in examples]))
 
 
+def joined(batches: Sequence[Batch], whole: float = 1.0) -> Batch:
+    """Batches of several lengths as one. The share `whole` of texts is whole, longer ones are cut: less is padding."""
+    lengths = torch.cat([b.keep.sum(dim=1) for b in batches])
+    length = int(lengths.sort().values[max(0, round(whole * len(lengths)) - 1)])
+
+    def as_long(rows: Tensor) -> Tensor:
+        rows = rows[:, :length]
+        return torch.nn.functional.pad(rows, (0, length - rows.shape[1]))
+
+    ids, keep = (torch.cat([as_long(getattr(b, part)) for b in batches]) for part in ("ids", "keep"))
+    return Batch(ids, keep, torch.cat([b.labels for b in batches]))
+
+
 def training_batch(examples: Sequence[Example], size: int, step: int, seed: int, pool: int = 16) -> Batch:
     """Batch number `step`: a function of its arguments alone, so that a resumed run sees what the first would have.
 

@@ -2,7 +2,7 @@
 
     torch     dense, every product by torch
     dense     the sparse kernel with every expert on: what sparsity is compared with
-    sparse    the router and the chosen experts in one native call a layer
+    sparse    the router and the chosen experts in one native call a layer, and what stands in for the others
 
 Attention, norms, head and KV cache are the same code in all three. Adapters are merged. The time of the FFNs is taken
 inside each step, so that Amdahl's ceiling follows from the very tokens that were timed:
@@ -27,6 +27,7 @@ from workbench.lm.model import LM, Layer, LMConfig
 from workbench.lte.lora import LoRALinear
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.speed import Layers
+from workbench.lte.stand_in import StandIn
 
 Way = Literal["torch", "dense", "sparse"]
 WAYS: tuple[Way, ...] = get_args(Way)
@@ -41,6 +42,7 @@ class SparseLM(LM):
         self.way: Way = "sparse"
         self.ffn_s = 0.0  # since it was last set to zero
         self.kernel = Layers(model, dtype)
+        self.stand_ins = [_as(layer.stand_in, self.dtype) for layer in model.layers]
         self.index = {id(layer): i for i, layer in enumerate(self.layers)}
         experts, hidden = self.kernel.experts, config.hidden
         self.active = torch.ones(config.layers, 1, experts, dtype=torch.bool)
@@ -56,7 +58,11 @@ class SparseLM(LM):
         x = x + fn.linear(seen, layer.out)
         normed = self._normed(x, layer.mlp_norm)
         began = time.perf_counter()
-        y = self._ffn(self.index[id(layer)], layer, normed)
+        at = self.index[id(layer)]
+        y = self._ffn(at, layer, normed)
+        if self.way == "sparse" and (stand_in := self.stand_ins[at]) is not None:
+            a, b, c = stand_in
+            y = torch.addmm(y, fn.linear(normed, a), b).add_(c)
         self.ffn_s += time.perf_counter() - began
         return x + y
 
@@ -180,6 +186,13 @@ def _turned(router: sm.Router) -> sm.Router:
     by = router.experts // 2
     half = "bfloat16" if router.half else "float32"
     return sm.pack_router(router.weights.roll(by, 0), router.bias.roll(by), getattr(torch, half))
+
+
+def _as(stand_in: StandIn | None, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor] | None:
+    """A, B transposed and c as a decode step takes them."""
+    if stand_in is None:
+        return None
+    return stand_in.a.detach().to(dtype), stand_in.b.detach().to(dtype).T.contiguous(), stand_in.c.detach().to(dtype)
 
 
 def merged_weights(model: SparseModel) -> dict[str, Tensor]:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import Literal
 
@@ -45,8 +46,6 @@ class ZeroTrainer(Trainer):
     def __init__(self, sparse: SparseModel, task: Task, config: TrainConfig, stage: Literal[1, 2]) -> None:
         super().__init__(sparse, task, config)
         self.rank, self.ranks = dist.get_rank(), dist.get_world_size()
-        if config.batch % self.ranks:
-            raise ValueError(f"batch: {config.batch} texts are not shared evenly by {self.ranks} processes")
         if odd := {p.dtype for p in self.mine.values()} - {torch.float32}:
             raise ValueError(f"ZeRO here trains float32 weights, not {odd.pop()}: take tune='lora' or dtype='float32'")
         import deepspeed
@@ -91,6 +90,8 @@ class ZeroTrainer(Trainer):
         self.set_rates(self.zero, number)
         if not self.routers_learn(number):
             self.zero.param_groups[1]["lr"] = 0.0
+        for group in self.zero.param_groups[2:] if self.config.mode(number) == "dense" else ():
+            group["lr"] = 0.0  # stand-ins are not in the model yet
         self.engine.step()
         if self.zero.overflow:
             raise self.diverged(float(told[1]) / self.ranks, number)
@@ -103,8 +104,11 @@ class ZeroTrainer(Trainer):
         return loss, sparsity * (self.weight(batch) if self.config.mode(number) != "dense" else 1.0)
 
     def _first_step_of_routers(self) -> None:
-        """Adam's count of steps begins with the first that routers take, as where they had no gradient before."""
-        for parameter in self.zero.optimizer.param_groups[1]["params"]:
+        """Adam's count of steps begins with the first that routers take, as where they had no gradient before.
+
+        Stand-ins begin with them.
+        """
+        for parameter in chain(*(group["params"] for group in self.zero.optimizer.param_groups[1:])):
             for value in self.zero.optimizer.state.get(parameter, {}).values():
                 if isinstance(value, Tensor):
                     value.zero_()

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 MAP = [[0.0, "#F6F8FA"], [0.5, theme.SKY], [1.0, "#0B2E4F"]]  # share of experts in use
 ORDER = ("dense", "LTE", *NAMES.values(), CHANCE)
 SCORES = ("accuracy", "perplexity")
-LEGENDS = ((0.0, 0.724), (0.58, 0.724), (0.0, 0.34), (0.58, 0.34))
-LOOKS = {name: at for at, name in enumerate(("dense", "LTE", *NAMES.values()))} | {CHANCE: 4}
+LEGENDS = ((0.0, 0.724), (0.58, 0.724), (0.0, 0.34), (0.58, 0.305))
+LOOKS = {name: at for at, name in enumerate(("dense", "LTE", *NAMES.values()))} | {CHANCE: 4, NAMES["bare"]: 1}
 
 
 def overview(result: LteResult) -> go.Figure:
@@ -75,6 +75,8 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
         now = [r for r in rows if r.source == "this run"]
         line = style.line(3 if name == "LTE" else 1.8)
         line["line"]["dash"] = "dot" if name in ORACLES else "solid"
+        if name == NAMES["bare"]:  # LTE's own look, hollow
+            line["marker"]["symbol"] = "square-open"
         if before:
             fig.add_trace(_line(before, name, line, at), row=1, col=col)
         if now:
@@ -153,10 +155,10 @@ def _decode(fig: go.Figure, result: LteResult) -> None:
         return _empty(fig, 2, 2, "nothing was decoded")
     for at, (label, value) in enumerate(found):
         fig.add_trace(
-            go.Bar(x=[label], y=[value], name=label, showlegend=False, text=[f"{value:.1f}"], textposition="outside",
-                   **theme.series((4, 0, 1)[at % 3]).bar()),
-            row=2, col=2,
-        )  # fmt: skip
+            go.Bar(x=[label], y=[value], name=label, showlegend=False, **theme.series((4, 0, 1)[at % 3]).bar()),
+            row=2,
+            col=2,
+        )
     ceiling = result.one("share", "Amdahl ceiling") * result.one("decode", "dense")
     if ceiling == ceiling:  # noqa: PLR0124
         fig.add_trace(
@@ -165,7 +167,11 @@ def _decode(fig: go.Figure, result: LteResult) -> None:
                        line={"color": theme.INK, "dash": "dash", "width": 1.5}),
             row=2, col=2,
         )  # fmt: skip
-    fig.update_xaxes(title_text="way of decoding", type="category", row=2, col=2)
+    told = [f"{label.replace(', ', ',<br>')}<br><b>{theme.number(value)}</b>" for label, value in found]
+    fig.update_xaxes(
+        title_text="way of decoding", type="category", tickvals=[label for label, _ in found], ticktext=told,
+        tickangle=0, row=2, col=2,
+    )  # fmt: skip
     fig.update_yaxes(title_text="speed (tokens/s)", rangemode="tozero", row=2, col=2)
     return None
 
@@ -189,11 +195,11 @@ def token_map(found: Activity, tau: float, bar: dict[str, float] | None = None) 
 
 
 def _words(fig: go.Figure, found: Activity, row: int, col: int) -> None:
-    every = max(1, len(found.words) // 28)
+    every = max(1, len(found.words) // 20)
     at = list(range(0, len(found.words), every))
     fig.update_xaxes(
-        title_text="tokens of the text", tickvals=at, ticktext=[found.words[i] for i in at], tickangle=-60,
-        row=row, col=col,
+        title_text="tokens of the text", tickvals=at, ticktext=[found.words[i] for i in at], tickangle=-90,
+        tickfont_size=10, row=row, col=col,
     )  # fmt: skip
     fig.update_yaxes(title_text="layer (from the input)", dtick=max(1, found.layers // 6), row=row, col=col)
 

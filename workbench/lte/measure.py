@@ -15,15 +15,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench import backends
+from workbench.held import Held
 from workbench.lte import activity, arms, decode, evaluate, recorded, shelf, speed, tasks, toy
 from workbench.lte.arms import Arm, Name
 from workbench.lte.config import LteConfig
 from workbench.lte.data import Example
-from workbench.lte.result import CHANCE, THIS_RUN, Activity, LteResult, Row, Stroke, badges
+from workbench.lte.result import CHANCE, THIS_RUN, Activity, LteResult, Row
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.train import Step
-from workbench.system import Event, Note, Point, Progress, Span
+from workbench.lte.work import stamped
+from workbench.system import Event, Note, Point, Progress
 
 BATCHES = (1, 2, 4, 8, 16)
 TEXTS = 48  # held-out texts whose last tokens are routed for masks and unions
@@ -54,7 +55,7 @@ class _Run:
         self.config, self._say, self.stop = config, say, stop
         self.began, self.share = time.monotonic(), 0.0
         self.rows: list[Row] = []
-        self.strokes: list[Stroke] = []
+        self.strokes: list[Held] = []
         self.notes: list[str] = []
         self.answers = hashlib.sha256()
         self.activity: Activity | None = None
@@ -74,10 +75,7 @@ class _Run:
             "answers_hash": self.answers.hexdigest()[:16], "recorded_on": recorded.machine(),
             "decode_max_diff": self.exact, "control_max_diff": self.control,
         }  # fmt: skip
-        draft = LteResult(config=config, provenance=backends.provenance("cpu", {}), **facts)
-        told = badges(list(draft.summary()), measured=True)
-        seconds = round(time.monotonic() - self.began, 3)
-        return draft.model_copy(update={"provenance": backends.provenance("cpu", told, seconds=seconds)})
+        return stamped(config, "cpu", time.monotonic() - self.began, facts)
 
     def _shipped(self) -> None:
         """The shipped models: the one asked for is drawn and timed, the other one scored beside it."""
@@ -200,9 +198,9 @@ class _Run:
         """A span around what is done."""
         began = time.monotonic() - self.began
         yield
-        stroke = Stroke(lane=lane, start_s=began, end_s=time.monotonic() - self.began, label=label, kind=kind)
+        stroke = Held(lane=lane, start_s=began, end_s=time.monotonic() - self.began, label=label, kind=kind)
         self.strokes.append(stroke)
-        self._say(Span(lane, stroke.start_s, stroke.end_s, label, kind))
+        self._say(stroke.span())
 
     def tell(self, share: float, note: str) -> None:
         """Progress, which never goes back; raises when the run was cancelled."""

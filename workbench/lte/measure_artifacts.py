@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from workbench import lm
+from workbench import aside, lm
 from workbench.lm.files import manifest
 from workbench.lte import activity, evaluate, lora, posthoc, save
 from workbench.lte.arms import make_task
@@ -38,15 +38,15 @@ CALIBRATED = 200  # texts of the validation part on which a row's offset is set
 Row = dict[str, Any]
 
 
-def run(action: str, task: str, seed: int) -> None:
-    """`finish`: save both arms and measure them. `posthoc`: measure what needs no training, at the same sparsities."""
+def run(action: str, task: str, arm: str, seed: int) -> None:
+    """`finish`: save this arm and measure both. `posthoc`: measure what needs no training, at the same sparsities."""
     folder = ARTIFACTS / RECIPES[task].name
-    if action == "finish":
-        curves = {arm: save_arm(task, arm, seed, folder) for arm in ("dense", "lte")}
-        write_curves(folder / "curves.csv", curves)
-        write_activity(folder, task)
     book = Book(folder / "results.json", task, seed)
     if action == "finish":
+        write_curves(folder / "curves.csv", arm, save_arm(task, arm, seed, folder))
+        if arm == "lte":
+            write_activity(folder, task)
+        book.forget(arm)
         measure_arms(book, folder, task)
     else:
         measure_posthoc(book, folder, task, seed)
@@ -55,7 +55,7 @@ def run(action: str, task: str, seed: int) -> None:
 
 def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
     """The arm's last checkpoint as an artifact; returns its steps. RuntimeError when it is not trained to its end."""
-    sparse, made = prepare(task, seed)
+    sparse, made = prepare(task, arm, seed)
     config = RECIPES[task].config(arm, seed)
     steps: list[Step] = []
     for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
@@ -75,16 +75,21 @@ def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
     return steps
 
 
-def write_curves(file: Path, curves: dict[str, list[Step]]) -> None:
-    """Every step of both arms as CSV."""
+def write_curves(file: Path, arm: str, steps: list[Step]) -> None:
+    """Every step of both arms as CSV; those of the other arm stay."""
+    names = ["step", "stage", "loss", "task_loss", "sparsity", "eta", "score"]
+    rows: dict[str, list[list[str]]] = {"dense": [], "lte": []}
+    if file.is_file():
+        with file.open(newline="") as stream:
+            for row in list(csv.reader(stream))[1:]:
+                rows[row[0]].append(row)
+    rows[arm] = [[arm, *(_cell(asdict(step)[n]) for n in names)] for step in steps]
     with file.open("w", newline="") as stream:
-        table = csv.writer(stream)
-        names = ["step", "stage", "loss", "task_loss", "sparsity", "eta", "score"]
-        table.writerow(["arm", *names])
-        for arm, steps in curves.items():
-            for row in map(asdict, steps):
-                cells = [f"{v:.5g}" if isinstance(v, float) else v for v in (row[n] for n in names)]
-                table.writerow([arm, *cells])
+        csv.writer(stream).writerows([["arm", *names], *rows["dense"], *rows["lte"]])
+
+
+def _cell(value: str | float | None) -> str:
+    return "" if value is None else f"{value:.5g}" if isinstance(value, float) else str(value)
 
 
 def write_activity(folder: Path, task: str) -> None:
@@ -124,6 +129,12 @@ class Book:
         self._write()
         say(f"{name}: {unit} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] at {sparsity:.3f}")
 
+    def forget(self, arm: str) -> None:
+        """This arm was trained anew: what was measured of the last one is void."""
+        for part in ("rows", "answers"):
+            own = self.content[part]
+            self.content[part] = {n: v for n, v in own.items() if n != arm and not n.startswith(f"{arm} ")}
+
     def summarised(self) -> Row:
         """The two arms side by side, and whether the goal was met: 80 % of the FFN left out, within 2 points."""
         rows, answers = self.content["rows"], self.content["answers"]
@@ -142,12 +153,8 @@ class Book:
     def _write(self) -> None:
         """Replace the file as a whole: a kill in between leaves the rows before."""
         self.file.parent.mkdir(parents=True, exist_ok=True)
-        partial_file = self.file.with_suffix(f".{os.getpid()}")
-        try:
-            partial_file.write_text(json.dumps(self.content, indent=1) + "\n")
-            partial_file.replace(self.file)
-        finally:
-            partial_file.unlink(missing_ok=True)
+        with aside.whole(self.file) as out:
+            out.write((json.dumps(self.content, indent=1) + "\n").encode())
 
 
 def measure_arms(book: Book, folder: Path, task: str) -> None:

@@ -20,7 +20,9 @@ NAMES = {
     "random": "blocks by chance",
     "blocks": "best blocks (oracle)",
     "neurons": "best neurons (oracle)",
+    "bare": "LTE, nothing stands in",
 }
+BARE = "bare lte"  # trained as long without stand-ins, and without the teacher's answers
 ORACLES = (NAMES["blocks"], NAMES["neurons"])
 
 
@@ -52,7 +54,7 @@ def _name(key: str) -> str:
     word, _, rest = key.partition(" ")
     if key in ("lte", "dense") or key.startswith("lte tau"):
         return "LTE" if word == "lte" else "dense"
-    return NAMES[word] if word in NAMES and rest.replace(".", "").isdigit() else ""
+    return NAMES[word] if word in NAMES and (key == BARE or rest.replace(".", "").isdigit()) else ""
 
 
 def _row(name: str, row: dict[str, Any], source: str) -> Row:

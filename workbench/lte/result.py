@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import base64
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
+from workbench.held import Held
 from workbench.lte.config import LteConfig
 from workbench.system import Badge, Claim, Result, Span
 
@@ -32,6 +33,7 @@ COLUMNS = {
     "source": "this run, or the machine on which the shipped curves were recorded",
 }
 THIS_RUN = "this run"
+BADGES: Mapping[str, Badge] = {"amdahl_ceiling": "modelled"}  # it follows from measured shares by Amdahl's law
 # Largest difference of logits as a share of the largest one: sums in another order. A gate within rounding of the
 # threshold may fall on the other side in bfloat16, which moves logits more than rounding does.
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
@@ -86,34 +88,18 @@ class Activity(Base):
         return found
 
 
-class Stroke(Base):
-    """A span as JSON holds it."""
-
-    lane: str
-    start_s: float
-    end_s: float
-    label: str
-    kind: str
-    why: dict[str, float | str] = Field(default_factory=dict)
-
-
 class LteResult(Result):
     """A sparse model beside its dense twin, or (backend sim) what its sparsity would save."""
 
     config: LteConfig
     rows: list[Row]
     activity: Activity | None = None
-    strokes: list[Stroke] = Field(default_factory=list)
+    strokes: list[Held] = Field(default_factory=list)
     answers_hash: str = ""  # of every answer of the LTE arm on the held-out examples
     decode_max_diff: float = 0.0  # of logits, sparse decode against the definition, as a share of the largest
     control_max_diff: float = 0.0  # the same with other experts
     recorded_on: str = ""  # the machine of the shipped curves
     notes: list[str] = Field(default_factory=list)
-
-    @property
-    def measured(self) -> bool:
-        """Whether a model ran."""
-        return self.provenance.backend != "sim"
 
     def found(self, what: What, name: str, unit: str = "", here: bool = True) -> list[Row]:
         """Rows by their keys, in order; `here`: of this run, not recorded before."""
@@ -223,7 +209,7 @@ class LteResult(Result):
         }
 
     def spans(self) -> list[Span]:
-        return [Span(s.lane, s.start_s, s.end_s, s.label, s.kind, s.why) for s in self.strokes]
+        return [stroke.span() for stroke in self.strokes]
 
     def claims(self) -> list[Claim]:
         from workbench.lte.claims import claims
@@ -233,9 +219,3 @@ class LteResult(Result):
 
 def _digits(value: float) -> str:
     return f"{value:.3f}" if value < 1 else f"{value:.1f}"
-
-
-def badges(names: Sequence[str], measured: bool) -> dict[str, Badge]:
-    """What each number of the summary is. The ceiling follows from measured shares by Amdahl's law."""
-    calculated = {"amdahl_ceiling"}
-    return {n: "measured" if measured and n not in calculated else "modelled" for n in names}

@@ -1,4 +1,4 @@
-"""A trained sparse model as two small files: weights.safetensors (routers, groupings, adapters) and config.json.
+"""A trained sparse model as two small files: config.json, and its routers, groupings, adapters, stand-ins.
 
 The base model is not in it: it is named by what its weights hash to. Everything is checked before anything is used.
 """
@@ -36,7 +36,8 @@ def save(folder: Path, sparse: SparseModel, info: dict[str, Any]) -> Path:
     """
     tensors = {_plain(name): p.detach().bfloat16().cpu() for name, p in sparse.model_parameters("lora").items()}
     if info["arm"] == "lte":
-        tensors |= {name: p.detach().bfloat16().cpu() for name, p in sparse.router_parameters().items()}
+        own = sparse.router_parameters() | sparse.stand_ins()
+        tensors |= {name: p.detach().bfloat16().cpu() for name, p in own.items()}
         tensors |= {f"grouping.{i}": torch.from_numpy(g.astype(np.int32)) for i, g in enumerate(sparse.groupings)}
     folder.mkdir(parents=True, exist_ok=True)
     save_file({name: t.contiguous() for name, t in tensors.items()}, folder / WEIGHTS)
@@ -50,6 +51,7 @@ def save(folder: Path, sparse: SparseModel, info: dict[str, Any]) -> Path:
         "inner": sparse.experts * NEURONS,
         "experts": sparse.experts,
         "tau": first.tau,
+        "stand_in": first.stand_in.rank if first.stand_in and info["arm"] == "lte" else 0,
         "lora": {"rank": adapter.a.shape[0], "alpha": adapter.scale * adapter.a.shape[0]},
         "sha256": _sha256(folder / WEIGHTS),
         **info,
@@ -97,10 +99,10 @@ def load(folder: Path, model: Any, base: str | None = None) -> SparseModel:
         cut = [np.arange(inner).reshape(-1, NEURONS)] * config["layers"]
     targets = sorted({name.split(".")[-2] for name in tensors if name.startswith("lora.")})
     lora.add(model, config["lora"]["rank"], config["lora"]["alpha"], targets)
-    sparse = SparseModel(model, cut)
-    routers = sparse.router_parameters() if config["arm"] == "lte" else {}
+    sparse = SparseModel(model, cut, stand_in=config.get("stand_in", 0))
+    own = sparse.router_parameters() | sparse.stand_ins() if config["arm"] == "lte" else {}
     with torch.no_grad():
-        for name, parameter in (sparse.model_parameters("lora") | routers).items():
+        for name, parameter in (sparse.model_parameters("lora") | own).items():
             parameter.copy_(_fitting(tensors, _plain(name), parameter, folder))
     sparse.set_tau(config["tau"])
     sparse.set_mode("hard" if config["arm"] == "lte" else "dense")

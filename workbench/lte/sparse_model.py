@@ -5,6 +5,8 @@
     hard       FFN(x) = W_down (h * spread(G(x) > tau))       not scaled by G (LTE, section 4.3)
     straight   hard forward, with the gradient of soft
 
+With a stand-in (stand_in.py; ours) the last three add its B A x + c.
+
 Weights keep their order: a grouping is a matrix [experts, inner] of zeros and ones. So the hard mode with every expert
 on is the dense one to the bit, and undoing it is taking the wrappers away.
 """
@@ -21,6 +23,7 @@ from torch import Tensor, nn
 from workbench.lte import lora
 from workbench.lte.grouping import NEURONS, Grouping, check_grouping
 from workbench.lte.routers import TAU, Router, StraightThrough, hard
+from workbench.lte.stand_in import StandIn
 
 Mode = Literal["dense", "soft", "straight", "hard"]
 PARTS = ("gate_proj", "up_proj", "down_proj", "act_fn")
@@ -43,6 +46,7 @@ class SparseMLP(nn.Module):
         spread = torch.zeros(len(grouping), weight.shape[1])
         spread[torch.arange(len(grouping)).repeat_interleave(NEURONS), torch.from_numpy(grouping).flatten()] = 1
         self.register_buffer("spread", spread.to(weight.dtype).to(weight.device), persistent=False)
+        self.stand_in: StandIn | None = None
         self.mode: Mode = "dense"
         self.tau = TAU
         self.gates: Tensor | None = None
@@ -53,7 +57,8 @@ class SparseMLP(nn.Module):
             return self.mlp(x)
         self.gates = self.router(x)
         h = self.mlp.act_fn(self.mlp.gate_proj(x)) * self.mlp.up_proj(x)
-        return self.mlp.down_proj(h * (self._share(self.gates).to(h.dtype) @ self.spread))
+        y = self.mlp.down_proj(h * (self._share(self.gates).to(h.dtype) @ self.spread))
+        return y if self.stand_in is None else y + self.stand_in(x)
 
     def _share(self, gates: Tensor) -> Tensor:
         if self.mode == "soft":
@@ -65,9 +70,14 @@ class SparseMLP(nn.Module):
 
 
 class SparseModel:
-    """A Hugging Face causal language model with its MLPs wrapped. `layers` are the wrappers, in order."""
+    """A Hugging Face causal language model with its MLPs wrapped. `layers` are the wrappers, in order.
 
-    def __init__(self, model: Any, groupings: Sequence[Grouping], bias: float = 1.0, seed: int = 0) -> None:
+    stand_in: the rank of each layer's stand-in, 0 for none.
+    """
+
+    def __init__(
+        self, model: Any, groupings: Sequence[Grouping], bias: float = 1.0, seed: int = 0, stand_in: int = 0
+    ) -> None:
         blocks = gated_blocks(model)
         if len(groupings) != len(blocks):
             raise ValueError(f"{len(groupings)} groupings for the {len(blocks)} layers of this model")
@@ -78,6 +88,8 @@ class SparseModel:
             hidden = block.mlp.gate_proj.weight.shape[1]
             router = Router(hidden, len(groupings[i]), bias, seed=seed * 1000 + i).to(block.mlp.gate_proj.weight.device)
             block.mlp = SparseMLP(block.mlp, groupings[i], router)
+            if stand_in:
+                block.mlp.stand_in = StandIn(hidden, stand_in).to(router.weight.device)
             self.layers.append(block.mlp)
 
     @property
@@ -127,11 +139,16 @@ class SparseModel:
         """Every router's weight and bias by name."""
         return {f"router.{i}.{k}": p for i, layer in enumerate(self.layers) for k, p in layer.router.named_parameters()}
 
+    def stand_ins(self) -> dict[str, nn.Parameter]:
+        """Every stand-in's a, b and c by name; nothing where the model has none."""
+        found = ((i, layer.stand_in) for i, layer in enumerate(self.layers) if layer.stand_in is not None)
+        return {f"stand_in.{i}.{k}": p for i, one in found for k, p in one.named_parameters()}
+
     def model_parameters(self, tune: Literal["lora", "full"]) -> dict[str, nn.Parameter]:
-        """What stage 1 and 2 train besides the routers: the adapters, or every weight of the model."""
+        """What stage 1 and 2 train besides routers and stand-ins: the adapters, or every weight of the model."""
         if tune == "lora":
             return {f"lora.{p}.{k}": getattr(m, k) for p, m in lora.adapters(self.model) for k in ("a", "b")}
-        own = {id(p) for p in self.router_parameters().values()}
+        own = {id(p) for p in (self.router_parameters() | self.stand_ins()).values()}
         return {f"model.{n}": p for n, p in self.model.named_parameters() if id(p) not in own}
 
     def to_dense(self, merge: bool = True) -> Any:

@@ -25,20 +25,22 @@ def sparsify(
     grouping: Method = "kmeans",
     config: TrainConfig | None = None,
     rank: int = 8,
+    stand_in: int = 0,
     folder: Path | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> SparseModel:
     """Train `model` in place to leave out the share `target` of its FFNs; returns it in hard mode.
 
     data: a task (sentiment, language modelling, or your own with the same methods). With config.tune = "lora" adapters
-    of `rank` are added. With a `folder` a killed call goes on where it was. `on_step` may raise to end it.
+    of `rank` are added. stand_in: rank of the maps that stand in for what is left out (stand_in.py); 0 is the published
+    method. With a `folder` a killed call goes on where it was. `on_step` may raise to end it.
     NotGated for a model that LTE does not fit; Diverged when the loss is no number.
     """
     config = replace(config or TrainConfig(), target=target)
     groups = group(model, grouping, config.seed, [data.batch(i, config.batch, config.seed).ids for i in range(2)])
     if config.tune == "lora":
         lora.add(model, rank, 2.0 * rank, seed=config.seed)
-    sparse = SparseModel(model, groups, seed=config.seed)
+    sparse = SparseModel(model, groups, seed=config.seed, stand_in=stand_in)
     for step in train(sparse, data, config, folder):
         if on_step:
             on_step(step)

@@ -26,6 +26,7 @@ class Task(Protocol):
     def batch(self, step: int, size: int, seed: int) -> Batch: ...
     def loss(self, model: SparseModel, batch: Batch) -> Tensor: ...
     def score(self, model: SparseModel, examples: Sequence[Example]) -> float: ...
+    def answers(self, model: SparseModel, states: Tensor, batch: Batch) -> Tensor: ...  # only where distil > 0
     def examples(self, part: Part) -> list[Example]: ...
 
 
@@ -50,6 +51,12 @@ class Sentiment:
         states = model.hidden(batch.ids)[torch.arange(len(batch.ids)), batch.last]
         head = model.model.lm_head.weight[list(self.words)]
         return fn.linear(states.float(), head.float())
+
+    def answers(self, model: SparseModel, states: Tensor, batch: Batch) -> Tensor:
+        """The same logits [n, 2] from states behind the last layer, [kept tokens, hidden], as `carried` gives them."""
+        ends = batch.keep.sum(dim=1).cumsum(dim=0) - 1
+        head = model.model.lm_head.weight[list(self.words)]
+        return fn.linear(model.model.model.norm(states[ends]).float(), head.float())
 
     def loss(self, model: SparseModel, batch: Batch) -> Tensor:
         return fn.cross_entropy(self.logits(model, batch), batch.labels)
@@ -123,6 +130,10 @@ class LanguageModelling:
         each = fn.cross_entropy(logits.flatten(0, 1), batch.ids[:, 1:].flatten(), reduction="none")
         kept = batch.keep[:, 1:].float()
         return (each.view_as(kept) * kept).sum(dim=1) / kept.sum(dim=1).clamp_min(1)
+
+    def answers(self, model: SparseModel, states: Tensor, batch: Batch) -> Tensor:  # noqa: ARG002  every kept token
+        """Logits [kept tokens, vocab] from states behind the last layer, [kept tokens, hidden]."""
+        return fn.linear(model.model.model.norm(states), model.model.lm_head.weight).float()
 
     def loss(self, model: SparseModel, batch: Batch) -> Tensor:
         return self.losses(model, batch).mean()

@@ -2,6 +2,8 @@
 
     L_teach = mean over layers and tokens of |h_sparse - h_dense|^2 / |h_dense|^2
 
+    L_distil = KL of the sparse model's answers from the teacher's: of the two words, or of the next token
+
 A label says one bit about a text; this says what every layer should have carried on. Ours, an option; the teacher is
 the run's own model at the end of its dense stage, so nothing enters that the dense arm has not seen.
 """
@@ -65,3 +67,10 @@ def teaching(states: list[Tensor], wanted: list[Tensor]) -> Tensor:
         for s, w in zip(states, wanted)
     ]
     return torch.stack(errors).mean()
+
+
+def distilling(answers: Tensor, wanted: Tensor) -> Tensor:
+    """L_distil: the mean over rows of KL(teacher || sparse), from logits [rows, classes]."""
+    return nn.functional.kl_div(
+        answers.log_softmax(dim=-1), wanted.log_softmax(dim=-1), reduction="batchmean", log_target=True
+    )

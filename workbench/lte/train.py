@@ -10,8 +10,9 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,12 +21,13 @@ from torch import Tensor, nn
 
 from workbench.lte import checkpoint
 from workbench.lte.controller import Controller, ControllerOptions, shift
-from workbench.lte.data import Batch, in_batches
+from workbench.lte.data import Batch, in_batches, joined
 from workbench.lte.losses import SeparabilityOptions, efficiency, hard_sparsity, separability
 from workbench.lte.sparse_model import Mode, SparseModel
+from workbench.lte.stand_in import fit_stand_ins
 from workbench.lte.start import start_routers
 from workbench.lte.tasks import Task
-from workbench.lte.teacher import Teacher, carried, teaching
+from workbench.lte.teacher import Teacher, carried, distilling, teaching
 
 Stage = Literal["warm", "stage 1", "stage 2"]
 CALIBRATED = 96  # texts
@@ -53,7 +55,9 @@ class TrainConfig:
     tune: Literal["lora", "full"] = "lora"
     router_start: Literal["bias", "activations"] = "bias"  # published: at random; "bias" has all experts run at first
     start_batches: int = 8  # that "activations" looks at
+    stand_in_batches: int = 24  # that stand-ins are solved for on, where the model has some
     teach: float = 0.0  # weight of the loss that holds hidden states to the warmed model's; published: none
+    distil: float = 0.0  # and of the one that holds its answers to the warmed model's; published: none
     straight_from: float = 0.6  # share of stage 1 after which the forward is hard; 1: never, as published
     separability: SeparabilityOptions = field(default_factory=SeparabilityOptions)
     controller: ControllerOptions = field(default_factory=ControllerOptions)
@@ -148,17 +152,22 @@ class Trainer:
         self.sparse, self.task, self.config = sparse, task, config
         sparse.model.requires_grad_(False)
         self.mine, self.routers = sparse.model_parameters(config.tune), sparse.router_parameters()
+        self.stand_ins = sparse.stand_ins()  # learn from stage 1 on, as fast as the model
         if not self.mine:
             raise ValueError("nothing to train: add adapters first (lora.add), or tune='full'")
-        for parameter in (self.mine | self.routers).values():
+        groups = [list(part.values()) for part in (self.mine, self.routers, self.stand_ins) if part]
+        for parameter in chain(*groups):
             parameter.requires_grad_(True)
-        self.optimizer = torch.optim.AdamW(
-            [{"params": list(self.mine.values())}, {"params": list(self.routers.values())}], lr=0.0, weight_decay=0.0
-        )
+        self.optimizer = torch.optim.AdamW([{"params": group} for group in groups], lr=0.0, weight_decay=0.0)
         self.controller = Controller(config.target, len(sparse.layers), config.controller)
         self.teacher: Teacher | None = None  # from the end of the warm stage on
         self.best: dict[str, Tensor] = {}  # of stage 2
         self.best_score, self.worse = -math.inf, 0
+
+    @property
+    def parameters(self) -> dict[str, nn.Parameter]:
+        """All that training moves, by name."""
+        return self.mine | self.routers | self.stand_ins
 
     @property
     def patience_spent(self) -> bool:
@@ -180,6 +189,9 @@ class Trainer:
             loss, sparsity = self._with_gates(task_loss, batch, number)
             if wanted:
                 loss = loss + self.weight(batch) * config.teach * teaching(states, wanted)
+            if wanted and config.distil:
+                told, heard = (self.task.answers(self.sparse, rows[-1], batch) for rows in (wanted, states))
+                loss = loss + self.weight(batch) * config.distil * distilling(heard, told.detach())
             return task_loss, loss, sparsity
 
         task_loss, loss, sparsity = self._descend(losses, number)
@@ -196,7 +208,9 @@ class Trainer:
         """What is done between two stages, before step `number`."""
         if number == self.config.warm_steps and self.config.router_start == "activations":
             self._start_routers(number)
-        if number == self.config.warm_steps and self.config.teach:
+        if number == self.config.warm_steps and self.stand_ins:
+            self._start_stand_ins(number)
+        if number == self.config.warm_steps and (self.config.teach or self.config.distil):
             self.teacher = Teacher(self.sparse, self.mine)
         if number == self.config.warm_steps + self.config.soft_steps and self.config.calibrate:
             self._calibrate()
@@ -239,7 +253,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         if torch.isfinite(loss):
             loss.backward()  # type: ignore[no-untyped-call]
-        groups = (list(self.mine.values()), list(self.routers.values()))
+        groups = ([*self.mine.values(), *self.stand_ins.values()], list(self.routers.values()))
         norms = [nn.utils.clip_grad_norm_(group, self.config.clip) for group in groups]
         if not (torch.isfinite(loss) and all(torch.isfinite(norm) for norm in norms)):
             raise self.diverged(loss.item(), number)
@@ -260,10 +274,12 @@ class Trainer:
         )
 
     def set_rates(self, optimizer: Any, number: int) -> None:
-        """Learning rates of the model and of the routers."""
+        """Learning rates of the model, of the routers, and of the stand-ins."""
         config = self.config
         optimizer.param_groups[0]["lr"] = config.model_lr * config.rate(number)
         optimizer.param_groups[1]["lr"] = config.router_lr * (1 - 0.9 * config.done(number))
+        for group in optimizer.param_groups[2:]:
+            group["lr"] = optimizer.param_groups[0]["lr"]
 
     @torch.no_grad()
     def _calibrate(self) -> None:
@@ -287,13 +303,22 @@ class Trainer:
     @torch.no_grad()
     def _start_routers(self, number: int) -> None:
         """Set the routers from what experts are worth to the warmed model, and onto the first goal."""
-        batches = [
-            self.task.batch(number + i, self.config.batch, self.config.seed) for i in range(self.config.start_batches)
-        ]
-        start_routers(self.sparse, batches, keep=1 - self.controller.goal(0.0))
-        for layer in self.sparse.layers:
-            self.write(layer.router.weight, layer.router.weight)
-            self.write(layer.router.bias, layer.router.bias)
+        start_routers(self.sparse, self._next(number, self.config.start_batches), keep=1 - self.controller.goal(0.0))
+        self._written(self.routers)
+
+    def _start_stand_ins(self, number: int) -> None:
+        """Solve for the stand-ins; the routers move along."""
+        fit_stand_ins(self.sparse, joined(self._next(number, self.config.stand_in_batches), whole=0.75))
+        self._written(self.routers | self.stand_ins)
+
+    def _next(self, number: int, count: int) -> list[Batch]:
+        """The batches of the next `count` steps: a start looks at them before they are learnt from."""
+        return [self.task.batch(number + i, self.config.batch, self.config.seed) for i in range(count)]
+
+    def _written(self, parameters: Mapping[str, nn.Parameter]) -> None:
+        """These were set in place."""
+        for parameter in parameters.values():
+            self.write(parameter, parameter)
 
     @torch.no_grad()
     def _move(self, moves: Tensor) -> None:
@@ -316,7 +341,7 @@ class Trainer:
         if config.stage(number - 1) == "stage 2":
             if score > self.best_score:
                 self.best_score, self.worse = score, 0
-                kept = (self.mine | self.routers).items() if config.patience else ()
+                kept = self.parameters.items() if config.patience else ()
                 self.best = {name: p.detach().clone() for name, p in kept}
             else:
                 self.worse += 1
@@ -326,7 +351,7 @@ class Trainer:
     def finish(self) -> None:
         """With patience: back to the best weights of stage 2, routers' too. The model is left in its arm's mode."""
         for name, kept in self.best.items():
-            self.write((self.mine | self.routers)[name], kept)
+            self.write(self.parameters[name], kept)
         self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
         if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps and not self.best:
             self._calibrate()
@@ -334,7 +359,7 @@ class Trainer:
     def save(self, folder: Path, steps: list[Step]) -> None:
         """Write the checkpoint, whole or not at all."""
         state: dict[str, Any] = {
-            "parameters": {name: p.detach() for name, p in (self.mine | self.routers).items()},
+            "parameters": {name: p.detach() for name, p in self.parameters.items()},
             "optimizer": self.optimizer.state_dict(),
             "controller": self.controller.state(),
             "best": self.best,
@@ -357,7 +382,7 @@ class Trainer:
         if found is None:
             return []
         state, steps = found
-        for name, parameter in (self.mine | self.routers).items():
+        for name, parameter in self.parameters.items():
             parameter.copy_(state["parameters"][name])
         self.optimizer.load_state_dict(state["optimizer"])
         self.controller.restore(state["controller"])

@@ -5,9 +5,11 @@ from __future__ import annotations
 import threading
 import time
 from functools import partial
+from typing import Any
 
 from workbench import backends
 from workbench.lte.config import LteConfig
+from workbench.lte.result import BADGES, LteResult, Row
 from workbench.pump import pump
 from workbench.system import Note, Progress, Result, Work
 
@@ -37,8 +39,8 @@ def _measured(config: LteConfig, say: object, stop: threading.Event) -> Result:
 
 def simulated(config: LteConfig) -> Result:
     """A token's time by sparsity, from the bytes it reads."""
+    from workbench.held import Held
     from workbench.lte import recorded, sim
-    from workbench.lte.result import LteResult, Row, Stroke, badges
 
     began = time.monotonic()
     model, device = config.sim_model, config.sim_device
@@ -63,7 +65,7 @@ def simulated(config: LteConfig) -> Result:
     ):
         end = at + sim.BYTES * weights / (sim.BANDWIDTH_GB_S[device] * 1e9)
         strokes.append(
-            Stroke(
+            Held(
                 lane="one token",
                 start_s=at,
                 end_s=end,
@@ -74,7 +76,10 @@ def simulated(config: LteConfig) -> Result:
         )
         at = end
     facts = {"rows": [*rows, *recorded.rows()], "strokes": strokes, "recorded_on": recorded.machine()}
-    draft = LteResult(config=config, provenance=backends.provenance("sim", {}), **facts)
-    told = badges(list(draft.summary()), measured=False)
-    seconds = round(time.monotonic() - began, 3)
-    return draft.model_copy(update={"provenance": backends.provenance("sim", told, seconds=seconds)})
+    return stamped(config, "sim", time.monotonic() - began, facts)
+
+
+def stamped(config: LteConfig, where: str, seconds: float, facts: dict[str, Any]) -> LteResult:
+    """The result with its provenance."""
+    told = backends.provenance(where, {}, seconds=round(seconds, 3))
+    return LteResult(config=config, provenance=told, **facts).badged(where != "sim", BADGES)

@@ -72,8 +72,7 @@ def _train(job: dict[str, Any], pipe: TextIO) -> None:
     for step in drive(trainer, Path(job["folder"]) if job["folder"] else None):
         _say(pipe, {"is": "step", **vars(step)} if first else {"is": "beat"})
     if first:
-        parameters = trainer.mine | trainer.routers
-        save_file({name: p.detach().clone().contiguous() for name, p in parameters.items()}, job["out"])
+        save_file({name: p.detach().clone().contiguous() for name, p in trainer.parameters.items()}, job["out"])
 
 
 if __name__ == "__main__":

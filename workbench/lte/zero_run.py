@@ -24,7 +24,12 @@ from workbench.lte.train import Diverged, Step
 START_S = 300.0  # imports on a slow machine, loading
 SILENCE_S = 180.0  # a step of a slow machine, or a collective's own timeout
 BEAT_S = 0.05
-ENVIRONMENT = {"OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1"}
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": "1",
+    "DS_ACCELERATOR": "cpu",
+    "HF_HUB_OFFLINE": "1",
+    "TORCHDYNAMO_DISABLE": "1",  # DeepSpeed has parts of an optimizer that nobody chose compiled: seconds of imports
+}
 
 
 class RankFailed(RuntimeError):

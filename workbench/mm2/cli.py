@@ -13,6 +13,8 @@ from typing import IO, Annotated, Any
 
 import typer
 
+from workbench import backends
+
 app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
@@ -31,11 +33,6 @@ class Failed(typer.TyperException):
     """The work failed: said in one line, exit code 1."""
 
     exit_code = 1
-
-
-def usable_cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @app.command("map")
@@ -72,7 +69,7 @@ def map_(
         paf.begin()
         told = _Told("mapped", "reads")
         records = (record for path in reads for record in read(path))
-        mapped = map_reads(mapper, records, threads=threads or usable_cores(), progress=told)
+        mapped = map_reads(mapper, records, threads=threads or backends.cores(), progress=told)
         write_paf((hit for each in mapped for hit in each.hits), paf)
     told.end()
 

@@ -190,8 +190,6 @@ def preview(config: Mm2Config) -> go.Figure:
         f"design ends after {full * 1e3:,.1f} ms, the slowest ('{worst}') after {found.ends_s[worst] * 1e3:,.1f} ms."
     )
     fig = overview(found, text)
-    note = (
-        f'<br><span style="font-size:12px;color:{theme.QUIET}">{said}; cost of a segment assumed, not measured</span>'
-    )
+    note = theme.quiet(f"{said}; cost of a segment assumed, not measured")
     fig.update_layout(title_text=f"{fig.layout.title.text}{note}", margin={"t": 100})
     return fig

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import struct
-import tempfile
 from collections.abc import Callable, Iterator
 from io import BufferedReader
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import IO, Any
 import numpy as np
 import xxhash
 
+from workbench import aside
 from workbench.kernels.seed import SeedIndex, SeedParams
 from workbench.mm2.io import Record, read_reference
 from workbench.mm2.presets import Preset, preset_of
@@ -62,20 +62,8 @@ class Index:
 
     def save(self, path: str | Path) -> None:
         """Write the index, whole or not at all: a reader never sees half a file. OSErrors pass through."""
-        path = Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                self._write(file)
-                file.flush()
-                os.fsync(file.fileno())
-            mask = os.umask(0)
-            os.umask(mask)
-            os.chmod(temporary, 0o666 & ~mask)  # noqa: PTH101  mkstemp's files are for their owner alone
-            os.replace(temporary, path)  # noqa: PTH105
-        except BaseException:
-            Path(temporary).unlink(missing_ok=True)
-            raise
+        with aside.whole(Path(path)) as out:
+            self._write(out)
 
     def _write(self, file: IO[bytes]) -> None:
         names = "\n".join(self.names).encode("utf-8", "surrogateescape")

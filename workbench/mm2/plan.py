@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from workbench.held import Held
 from workbench.mm2 import sim
-from workbench.mm2.result import Plan, Stroke, Timing
+from workbench.mm2.result import Plan, Timing
 from workbench.mm2.shape import CLASSES, Segments, drawn, half_of_work, joined, lorenz, segments, windows
 
 if TYPE_CHECKING:
@@ -42,7 +43,7 @@ def plan(config: Mm2Config, parts: Segments, lengths: list[int], device: str | N
         asked=round(asked.makespan_s, 9),
         asked_bound_s=round(asked.bound_s, 9),
         critical_s=round(asked.critical_s, 9),
-        strokes=[Stroke.of(span) for span in asked.spans[:STROKES]],
+        strokes=[Held.of(span) for span in asked.spans[:STROKES]],
         levels={name: _thin(all_of_them[name].busy_units) for name in SHOWN},
         lorenz={"segments": lorenz(batch.pairs), "reads": lorenz(by_read)},
         half=half_of_work(batch.pairs),

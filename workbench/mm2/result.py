@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workbench.held import Held
 from workbench.mm2.config import Mm2Config
 from workbench.system import Badge, Claim, Result, Span
 
@@ -31,6 +32,10 @@ COLUMNS = {
     "bound_s": "of a schedule: no order and no assignment of the same blocks ends sooner, s",
     "badge": "measured here or modelled",
 }
+BADGES: Mapping[str, Badge] = {  # of every run: counts are of real seeding
+    "reads": "measured", "anchors": "measured", "pairs": "measured",
+    "gpu_batch_s": "modelled", "gpu_batch_bound_s": "modelled",
+}  # fmt: skip
 
 
 class Base(BaseModel):
@@ -125,26 +130,6 @@ class Dots(Base):
     counts: dict[str, int] = Field(default_factory=dict)  # found by -> chains of the read
 
 
-class Stroke(Base):
-    """A span as JSON holds it."""
-
-    lane: str
-    start_s: float
-    end_s: float
-    label: str
-    kind: str
-    why: dict[str, float | str] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, span: Span) -> Stroke:
-        return cls(**{name: getattr(span, name) for name in ("lane", "start_s", "end_s", "label", "kind")},
-                   why=dict(span.why))  # fmt: skip
-
-    def span(self) -> Span:
-        """As an event of the timeline."""
-        return Span(self.lane, self.start_s, self.end_s, self.label, self.kind, self.why)
-
-
 class Plan(Base):
     """The modelled schedule of one batch: each design's end, and the strokes of this run's design."""
 
@@ -158,7 +143,7 @@ class Plan(Base):
     asked: float  # end of the design that the config asks for
     asked_bound_s: float
     critical_s: float
-    strokes: list[Stroke]
+    strokes: list[Held]
     levels: dict[str, list[tuple[float, int]]]  # design -> (time, units at work)
     lorenz: dict[str, tuple[list[float], list[float]]]  # of what -> share of items, share of pairs
     half: int  # segments that hold half of the pairs
@@ -176,7 +161,7 @@ class Mm2Result(Result):
     checks: Checks = Checks()
     dots: Dots | None = None  # of the read with most pairs
     differs: Dots | None = None  # of the read whose chains differ most between the modes, where they do
-    strokes: list[Stroke] = Field(default_factory=list)
+    strokes: list[Held] = Field(default_factory=list)
     paf_hash: str = ""
     reads_hash: str = ""
     paf_equal: dict[str, float] = Field(default_factory=dict)  # mode -> share of reads with minimap2's lines
@@ -184,11 +169,6 @@ class Mm2Result(Result):
     truth_accuracy: float | None = None
     rival: str = ""  # the installed minimap2's version
     notes: list[str] = Field(default_factory=list)
-
-    @property
-    def measured(self) -> bool:
-        """Whether anything was mapped."""
-        return self.provenance.backend != "sim"
 
     @property
     def tested(self) -> str:
@@ -376,12 +356,3 @@ def bin_of(length: int) -> str:
 def bins() -> list[str]:
     """All bins, short reads first."""
     return [bin_of(edge * 1000) for edge in (0, *BINS_KBP)]
-
-
-def summary_badges(names: Sequence[str], measured: bool) -> dict[str, Badge]:
-    """Badge of every summary number: times are measured, a GPU's are modelled, counts are of real seeding."""
-    counted = {"reads", "anchors", "pairs"}
-    return {
-        name: "modelled" if name.startswith("gpu_") or (not measured and name not in counted) else "measured"
-        for name in names
-    }

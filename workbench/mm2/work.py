@@ -13,6 +13,7 @@ from threading import Event as Flag
 from typing import TYPE_CHECKING, Any
 
 from workbench import backends
+from workbench.held import Held
 from workbench.kernels.chain import GPU, chain, dp
 from workbench.mm2 import dots, loops, rivals, source, stages
 from workbench.mm2.config import Mm2Config
@@ -21,7 +22,7 @@ from workbench.mm2.mapper import Mapper, place
 from workbench.mm2.plan import batch_size, plan, seeded, timings
 from workbench.mm2.presets import preset_of
 from workbench.mm2.reads import Truth, truth_accuracy
-from workbench.mm2.result import FULL, MAPPY, Mm2Result, Read, Stroke, Timing, Totals, ours, summary_badges, theirs
+from workbench.mm2.result import BADGES, FULL, MAPPY, Mm2Result, Read, Timing, Totals, ours, theirs
 from workbench.mm2.shape import Segments, joined, segments, windows
 from workbench.pump import Stopped, pump
 from workbench.system import Event, Note, Point, Progress, Span, Work
@@ -63,7 +64,7 @@ class _Run:
         self.names: list[str] = []
         self.kept: list[loops.Kept] = []
         self.kept_names: list[str] = []
-        self.strokes: list[Stroke] = []
+        self.strokes: list[Held] = []
         self.notes: list[str] = []
         self.rivals: dict[str, str] = {}  # mapper -> version, of those that were timed
         self.reads_hash, self.paf_hash = hashlib.sha256(), hashlib.sha256()
@@ -156,7 +157,7 @@ class _Run:
             self.totals[f"{span.kind}_s"] += batch.cpu_s[span.kind]
             self.say(span)
             if len(self.strokes) < MOST_STROKES:
-                self.strokes.append(Stroke.of(span))
+                self.strokes.append(Held.of(span))
         took = max(sum(span.end_s - span.start_s for span in spans), 1e-9)
         done = self.totals["bases"] / 1e6
         self.say(Point("mapped: throughput (Mb/s)", done, batch.bases / 1e6 / took))
@@ -304,7 +305,7 @@ class _Run:
     def _span(self, lane: str, start: float, label: str, kind: str, why: dict[str, float | str]) -> None:
         end = time.monotonic()
         span = Span(lane, start - self.began, end - self.began, label, kind, why)
-        self.strokes.append(Stroke.of(span))
+        self.strokes.append(Held.of(span))
         self.say(span)
 
     def _note(self, text: str, level: Any = "warning") -> None:
@@ -338,9 +339,10 @@ class _Run:
         for each in plans:
             self.rows += timings(each, *size)
         totals = {k: round(v, 6) if isinstance(v, float) else v for k, v in self.totals.items()}
+        told = backends.provenance(self.where, {}, seconds=round(time.monotonic() - self.began, 3))
         draft = Mm2Result(
             config=config,
-            provenance=backends.provenance(self.where, {}),  # again at the end, with badges and rivals
+            provenance=told.model_copy(update={"versions": told.versions | self.rivals}),
             timings=self.rows,
             reads=self.reads,
             totals=Totals(**totals),
@@ -351,11 +353,8 @@ class _Run:
             notes=self.notes,
             **facts,
         )
-        seconds = round(time.monotonic() - self.began, 3)
-        told = backends.provenance(self.where, summary_badges(list(draft.summary()), draft.measured), seconds=seconds)
-        told = told.model_copy(update={"versions": told.versions | self.rivals})
         self.say(Progress(100, 100, "done"))
-        return draft.model_copy(update={"provenance": told})
+        return draft.badged(draft.measured, BADGES)
 
 
 def _kind(name: str) -> str:

@@ -38,6 +38,7 @@ class Arms:
         self.script, self.cost, self.stop = script, cost, stop or threading.Event()
         self.layout = Layout(engine, query, warm=config.warm and getattr(engine, "warms", True))
         self.prior = prior(cost, len(self.layout.front) + 64) if cost else None
+        self.plain_tokens = plan.tokens if plan else PARTS_UNSEEN * (config.node_tokens or PART_TOKENS)
 
     def order(self, number: int) -> list[Way]:
         """Ways of a round, the one under test first in the first round (it may have to find the plan), then rotated."""
@@ -50,14 +51,13 @@ class Arms:
     def settings(self, way: Way) -> Settings:
         """The config's settings for a way; baselines run as they are, without hedge or refusal."""
         c = self.config
-        plain = self.plan.tokens if self.plan else PARTS_UNSEEN * (c.node_tokens or PART_TOKENS)
         refusing = self._refusing(way)
         return Settings(
             way=way,
             pipeline=c.pipeline or way != "plato",
             context=c.context if way == "plato" else "growing",
             whole=c.whole,
-            plain_tokens=plain,
+            plain_tokens=self.plain_tokens,
             hedge=refusing and bool(self.prior and self.prior.hedge),
             most_running=c.most_running,
         )
@@ -78,8 +78,10 @@ class Arms:
         finally:
             going.close()
         counts = since(outcome.counts, before)
-        if self.plan is None and outcome.plan is not None:
-            self.plan = outcome.plan  # from here on the baselines get as many tokens
+        refused = outcome.verdict is not None and not outcome.verdict.branch
+        if self.plan is None and outcome.plan is not None and not refused:
+            self.plan = outcome.plan
+            self.plain_tokens = outcome.plan.tokens  # from here on the baselines get as many tokens
         return replace(outcome, counts=counts)
 
     def _follow(self, going: Iterator[Happening], on: Callable[[Happening], None]) -> Outcome:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
-from workbench.system import Badge, Claim
+from workbench.system import Claim
 
 if TYPE_CHECKING:
     from workbench.plato.result import PlatoResult
@@ -15,7 +15,7 @@ ABSTRACT = "arXiv 2402.12280, v2, abstract"
 
 def claims(result: PlatoResult) -> list[Claim]:
     """The paper's speed claims; its win rates are an LLM judge's and have no number of ours."""
-    badge: Badge = "modelled" if result.rows[0].badge == "modelled" else "measured"
+    badge = result.badge
     s = result.summary()
     gain = 100 * (s["speedup_vs_sequential"] - 1) if result.config.way == "plato" else None
     reused, computed = s.get("kv_tokens_reused", math.nan), s.get("kv_tokens_computed", math.nan)
@@ -34,6 +34,7 @@ def claims(result: PlatoResult) -> list[Claim]:
         Claim(
             what="net win rate over autoregressive decoding, by an LLM judge",
             paper=40.0, ours=None, unit="%", badge=badge, source=ABSTRACT,
-            note="no judge here; known answers, boundary perplexity and redundancy instead",
+            note="no rate here: known answers, boundary perplexity and redundancy instead; judge=True asks an "
+            "endpoint's model about one pair, in both orders",
         ),
     ]  # fmt: skip

@@ -287,10 +287,17 @@ class _Run:
             yield Happening("verdict", self.at, verdict=self.verdict)
 
     def _early(self) -> Iterator[Happening]:
-        """A hedged plan whose first CHAIN lines each need the one before is refused without its rest."""
+        """A hedged plan whose first CHAIN lines each need the one before is refused without its rest.
+
+        A line's needs stand before its question, so the last of them need not be written out.
+        """
         hedged = self.settings.hedge and self.judge is not None and self.verdict is None and self.plan is None
-        if hedged and len(self.nodes) >= CHAIN and all(n.id - 1 in (0, *n.needs) for n in self.nodes.values()):
-            why = f"the plan's first {len(self.nodes)} parts are a chain: nothing is parallel so far"
+        if not hedged or len(self.nodes) < CHAIN - 1:
+            return
+        opened = self.script.opened() if len(self.nodes) < CHAIN else None
+        lines = [(n.id, n.needs) for n in self.nodes.values()] + ([opened] if opened else [])
+        if len(lines) >= CHAIN and all(id - 1 in (0, *needs) for id, needs in lines):
+            why = f"the plan's first {len(lines)} lines are a chain: nothing is parallel so far"
             self.plan = Plan(tuple(self.nodes.values()))  # as far as it was written
             self._settle(Verdict(False, float("inf"), 0.0, why))
             yield Happening("verdict", self.at, verdict=self.verdict)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from workbench.dag import DagError, read
 from workbench.lm.dtype import Dtype, chosen_dtype
+from workbench.plato.engine import proper_text
 from workbench.plato.grammar import LEAST_ASK
-from workbench.plato.graph import MOST_NODES, PART_TOKENS, Node, Plan, PlanError
+from workbench.plato.graph import MOST_BUDGET, MOST_NODES, PART_TOKENS, Node, Plan, PlanError
 from workbench.system import Config
 
 ADVANCED: dict[str, Any] = {"group": "advanced"}
@@ -59,7 +60,7 @@ class PlatoConfig(Config):
     node_tokens: int | None = Field(
         None,
         ge=1,
-        le=2048,
+        le=MOST_BUDGET,
         json_schema_extra={"none": "as the plan says"},
         description="Tokens of each part, instead of what the plan says; 64 where neither says it",
     )
@@ -108,6 +109,12 @@ class PlatoConfig(Config):
     endpoint_timeout_s: float = Field(
         60.0, gt=0, le=3600, description="Longest silence of the server, s", json_schema_extra=ENDPOINT
     )
+    judge: bool = Field(
+        False,
+        description="Ask the server's model which answer is better, that of the way under test or the plain one, once "
+        "in each order; it judges its own answers",
+        json_schema_extra=ENDPOINT,
+    )
     sim_machine: Literal["one CPU core, bfloat16", "one CPU core, float32", "flat", "llama.cpp Q4_1"] = Field(
         "one CPU core, bfloat16",
         description="Whose steps are simulated. flat: a step costs the same at any width, the bound of memory-bound "
@@ -122,10 +129,19 @@ class PlatoConfig(Config):
 
     def unused(self) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
-        served = ("endpoint_url", "endpoint_model", "endpoint_key_variable", "endpoint_timeout_s")
-        names: tuple[str, ...] = ("sim_machine",) if self.backend != "sim" else ("engine", "model", "dtype", "threads")
-        names += served if self.engine != "endpoint" or self.backend == "sim" else ("warm",)
-        return [name for name in names if getattr(self, name) != type(self).model_fields[name].default]
+        simulated = self.backend == "sim"
+        names = ["engine", "model", "dtype", "threads", "rounds", "temperature"] if simulated else ["sim_machine"]
+        if simulated or self.engine != "endpoint":
+            names += ["endpoint_url", "endpoint_model", "endpoint_key_variable", "endpoint_timeout_s"]
+        else:  # the server has its own
+            names += ["model", "dtype", "threads", "warm", "pad", "seed"]
+        names += ["pad"] if self.engine == "vllm" and not simulated else []
+        return self.changed(names)
+
+    @field_validator("query", "plan", mode="before")
+    @classmethod
+    def _is_text(cls, value: Any) -> Any:
+        return proper_text(value) if isinstance(value, str) else value
 
     @model_validator(mode="after")
     def _fits(self) -> PlatoConfig:
@@ -140,10 +156,16 @@ class PlatoConfig(Config):
             )
         if self.backend == "sim" and self.planner in ("model", "free"):
             raise ValueError("planner: a simulated run has no model that plans; take 'script', 'given' or 'rules'")
+        if self.way == "nodes" and self.planner in ("model", "free"):
+            raise ValueError("way: 'nodes' takes a plan that is there before; let 'script', 'given' or 'rules' plan")
         if self.engine == "endpoint" and not self.endpoint_url.startswith(("http://", "https://")):
             raise ValueError("endpoint_url: must begin with http:// or https://")
         if self.engine == "vllm" and self.threads != 1:
             raise ValueError("threads: the vLLM run computes on one thread; use engine='embedded' for more")
+        if self.judge and (self.engine != "endpoint" or self.backend == "sim"):
+            raise ValueError("judge: is a model behind engine='endpoint'; the bundled one is too small for it")
+        if self.judge and self.way == "plain":
+            raise ValueError("judge: the way under test is compared with the plain answer, and is 'plain' itself")
         if self.quality_tasks and (self.engine != "embedded" or self.backend == "sim"):
             raise ValueError("quality_tasks: the ways are scored with the embedded engine only")
         return self
@@ -159,6 +181,8 @@ def plan_from(text: str, node_tokens: int | None = None) -> Plan:
             raise PlanError(f"{len(found)} nodes, where at most {MOST_NODES} are decoded")
         if short := next((v for v in found if len(v.label) < LEAST_ASK), None):
             raise PlanError(f"question {short.id} has {len(short.label)} characters: at least {LEAST_ASK} are needed")
+        if odd := next((v for v in found if v.weight is not None and not 1 <= v.weight <= MOST_BUDGET), None):
+            raise PlanError(f"part {odd.id} asks for {odd.weight} tokens: a part has 1 to {MOST_BUDGET}")
         return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or PART_TOKENS) for v in found))
     except (DagError, PlanError) as error:
         raise ValueError(f"plan: {error}") from None

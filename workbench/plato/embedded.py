@@ -10,12 +10,12 @@ import torch
 from torch import Tensor
 
 from workbench.lm import LM, KVCache, Sampler
-from workbench.plato.engine import Constraint
+from workbench.plato.engine import Constraint, Words
 from workbench.plato.matcher import Matcher
 from workbench.plato.steploop import CHUNK, HOLD_TOKENS, STEP_TOKENS, Matches, Pad, Piece, Row, StepLoop
 
 
-class EmbeddedEngine(StepLoop):
+class EmbeddedEngine(Words, StepLoop):
     """engine.Engine over an LM; `sampler` chooses by (seed, name of the sequence, position).
 
     Not `exact`: fp32 steps of up to 3 tokens are up to a fifth faster, and a sequence's bits then depend on how many
@@ -41,17 +41,6 @@ class EmbeddedEngine(StepLoop):
     def now_s(self) -> float:
         """Seconds since it was opened."""
         return time.perf_counter() - self._began
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids. ValueError for text that is none: half of a surrogate pair."""
-        return self.tokenizer.encode(_text(text))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids)
-
-    def chat(self, system: str, user: str) -> list[int]:
-        messages = [{"role": "system", "content": _text(system)}, {"role": "user", "content": _text(user)}]
-        return self.tokenizer.chat(messages)
 
     def room(self) -> int:
         return self.model.config.max_position
@@ -89,13 +78,3 @@ class EmbeddedEngine(StepLoop):
 
     def _ends(self, row: Row, token: int) -> bool:  # noqa: ARG002  of no row in particular
         return token in self.model.config.stop_ids
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(
-            f"character {error.start} is half of a surrogate pair, which is no text: replace or remove it"
-        ) from None
-    return text

@@ -29,13 +29,12 @@ from typing import Any, Literal
 import httpx
 
 from workbench.plato.endpoint_stream import CONNECT_S, Failed, Piece, Refused, Server, discover, stream
-from workbench.plato.engine import Ask, ContextOverflow, Counts, Ended, EngineError, Out
+from workbench.plato.engine import Ask, ContextOverflow, Counts, Ended, EngineError, Out, proper_text
+from workbench.plato.pieces import ASSISTANT, NOTHING, SYSTEM, USER, Words, mended, stopped, unsure
 
 ROOM = 32_768  # pieces, where a server does not say how much its model holds
-PIECE = re.compile(r"\s*\w{1,6}|\s*[^\w\s]|\s+")  # about a token of English
 TOO_LONG = re.compile(r"context (?:length|window|size)|maximum (?:model )?length|too long", re.IGNORECASE)
 WAIT_S, CLOSE_S, EVENTS = 0.05, 5.0, 4096
-NOTHING, SYSTEM, USER, ASSISTANT = range(4)  # ids without text: a token that is not shown, who speaks
 FINISHED: dict[str, Ended] = {"stop": "stop", "length": "budget"}
 # What a server may not know; most specific first, as one message can name several.
 OPTIONAL = (
@@ -67,28 +66,6 @@ class _Row:
     task: Any = None
 
 
-class _Words:
-    """Pieces of text and their ids, both ways."""
-
-    def __init__(self) -> None:
-        self._texts = ["", "", "", ""]
-        self._ids: dict[str, int] = {}
-
-    def id(self, text: str) -> int:
-        if not text:
-            return NOTHING
-        if text not in self._ids:
-            self._ids[text] = len(self._texts)
-            self._texts.append(text)
-        return self._ids[text]
-
-    def encode(self, text: str) -> list[int]:
-        return [self.id(piece) for piece in PIECE.findall(text)]
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return "".join(self._texts[i] for i in ids)
-
-
 class Endpoint:
     """Engine over HTTP: one thread with an event loop, one task a sequence."""
 
@@ -98,7 +75,7 @@ class Endpoint:
         self, url: str, model: str = "", key: str = "", timeout_s: float = 60.0, temperature: float = 0.0
     ) -> None:
         self.counts, self.temperature = Counts(), temperature
-        self._words = _Words()
+        self._words = Words()
         self._began = time.monotonic()
         self._rows: dict[str, _Row] = {}
         self._number = 0
@@ -131,7 +108,7 @@ class Endpoint:
         return time.monotonic() - self._began
 
     def encode(self, text: str) -> list[int]:
-        return self._words.encode(text)
+        return self._words.encode(proper_text(text))
 
     def decode(self, ids: Sequence[int]) -> str:
         return self._words.decode(ids)
@@ -243,8 +220,9 @@ class Endpoint:
             ) as pieces:
                 async for piece in pieces:
                     usage = piece.usage or usage
-                    held, ended = _stopped(held + piece.text, stops, ended or _ended(ask, piece))
-                    ready = held if ended else held[: len(held) - _open_stop(held, stops)]
+                    ended = ended or _ended(ask, piece)
+                    held, ended = stopped(mended(held + piece.text, bool(ended)), stops, ended)
+                    ready = held if ended else held[: len(held) - unsure(held, stops)]
                     held = held[len(ready) :]
                     if ready and sent == limit:
                         ended = "budget"  # it goes on beyond what was asked for
@@ -259,7 +237,7 @@ class Endpoint:
                 raise
         if not ended and held:
             sent += 1
-            await self._put(row, Out(ask.name, (self._words.id(held),)))
+            await self._put(row, Out(ask.name, (self._words.id(mended(held, True)),)))
         await self._put(row, self._last(ask, sent, ended or "stop", usage))
 
     def _last(self, ask: Ask, sent: int, ended: str, usage: dict[str, Any] | None) -> Out:
@@ -294,6 +272,11 @@ class Endpoint:
     def scripts(self) -> bool:
         """Whether this server can be made to write a given text: vLLM can."""
         return self._takes("structured_outputs")
+
+    @property
+    def exact_lengths(self) -> bool:
+        """Whether this server writes exactly as many tokens as it is told: vLLM does."""
+        return self._takes("ignore_eos")
 
     def _takes(self, option: str) -> bool:
         """Whether this server may be sent an option."""
@@ -379,17 +362,6 @@ def _ended(ask: Ask, piece: Piece) -> str:
         raise Failed("the server withheld the answer (content_filter)")
     ended = FINISHED.get(piece.finish, "stop") if piece.finish else ""
     return "constraint" if ended == "stop" and ask.constraint else ended
-
-
-def _stopped(text: str, stops: Sequence[str], ended: str) -> tuple[str, str]:
-    """`text` up to the first stop text in it, and how that ends it."""
-    first = min((at for stop in stops if (at := text.find(stop)) >= 0), default=-1)
-    return (text, ended) if first < 0 else (text[:first], "stop")
-
-
-def _open_stop(text: str, stops: Sequence[str]) -> int:
-    """Characters at the end of `text` with which a stop text may have begun: they wait for the next event."""
-    return max((n for stop in stops for n in range(1, len(stop)) if text.endswith(stop[:n])), default=0)
 
 
 def _number(of: dict[str, Any] | None, name: str) -> int:

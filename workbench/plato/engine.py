@@ -8,7 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
+
+if TYPE_CHECKING:
+    from workbench.lm.tokenizer import Tokenizer
 
 Ended = Literal["", "budget", "stop", "constraint", "cancelled", "failed"]
 
@@ -19,6 +22,36 @@ class EngineError(RuntimeError):
 
 class ContextOverflow(ValueError):
     """A sequence would not fit the model's positions."""
+
+
+def proper_text(text: str) -> str:
+    """`text`, if it is one. ValueError for half of a surrogate pair: no tokenizer and no server takes it."""
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"character {error.start} is half of a surrogate pair, which is no text: replace or remove it"
+        ) from None
+    return text
+
+
+class Words:
+    """Text and token ids of an engine that has a chat model's tokenizer."""
+
+    tokenizer: Tokenizer
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids. ValueError for text that is none: half of a surrogate pair."""
+        return self.tokenizer.encode(proper_text(text))
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of token ids."""
+        return self.tokenizer.decode(ids)
+
+    def chat(self, system: str, user: str) -> list[int]:
+        """Token ids of a conversation up to where the answer begins."""
+        messages = [{"role": "system", "content": proper_text(system)}, {"role": "user", "content": proper_text(user)}]
+        return self.tokenizer.chat(messages)
 
 
 @dataclass(frozen=True)

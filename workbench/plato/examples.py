@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 
 from workbench.dag import read
-from workbench.plato.graph import Node, Plan
+from workbench.plato.graph import PART_TOKENS, Node, Plan
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Example:
     def plan(self, node_tokens: int | None = None) -> Plan:
         """The plan with its own budgets, or the same `node_tokens` for every part."""
         parts = read(self.plan_text)
-        return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or 64) for v in parts))
+        return Plan(tuple(Node(v.id, v.label, v.needs, node_tokens or v.weight or PART_TOKENS) for v in parts))
 
 
 _WIDE = Example(

@@ -31,7 +31,7 @@ def overview(result: PlatoResult) -> go.Figure:
     bars(fig, result.rows, row=2, col=1)
     widths(fig, result, row=2, col=2)
     s = result.summary()
-    badge = result.rows[0].badge
+    badge = result.badge
     tested = WAYS[result.config.way]
     refused = "plan refused, " if s.get("refused") else ""
     title = (
@@ -102,7 +102,6 @@ def bars(fig: go.Figure, rows: Sequence[Row], row: int, col: int) -> None:
     fig.add_trace(
         go.Bar(
             x=mid, y=names, orientation="h", name=f"total, {rows[0].badge}", width=0.55, hoverinfo="x+y",
-            text=[f"{theme.number(m)} s" for m in mid], textposition="inside", textangle=0, insidetextanchor="start",
             marker={"color": theme.faded(style.colour, 0.55), "line": {"color": style.colour, "width": 1}},
         ),
         row=row, col=col,
@@ -123,9 +122,16 @@ def bars(fig: go.Figure, rows: Sequence[Row], row: int, col: int) -> None:
             ),
             row=row, col=col,
         )  # fmt: skip
+    _ways(fig, names, mid, row, col)
+
+
+def _ways(fig: go.Figure, names: Sequence[str], times: Sequence[float], row: int, col: int) -> None:
+    """Axes of the bars: a way's time stands below its name, since it does not fit into a short bar."""
+    told = [f"{name}<br><b>{theme.number(time)} s</b>" for name, time in zip(names, times, strict=True)]
     fig.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", row=row, col=col
-    )
+        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way",
+        tickvals=names, ticktext=told, row=row, col=col,
+    )  # fmt: skip
     fig.update_xaxes(title_text="time to the whole answer (s)", rangemode="tozero", row=row, col=col)
 
 
@@ -176,23 +182,22 @@ def preview(config: PlatoConfig) -> go.Figure:
     pieces = [Piece.of(p) for p in outcomes["plato"].parts]
     plan = outcomes["plato"].plan
     tokens = {p.node: p.tokens for p in pieces if p.kind == "node"}
-    fig = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4], horizontal_spacing=0.17)
+    fig = make_subplots(rows=1, cols=2, column_widths=[0.6, 0.4], horizontal_spacing=0.24)
     gantt(fig, pieces, set(plan.critical_path(tokens)) if plan else set(), row=1, col=1)
     names, times = [WAYS[w] for w in outcomes], [o.total_s for o in outcomes.values()]
     fig.add_trace(
         go.Bar(
             x=times, y=names, orientation="h", name="total, modelled", showlegend=False, width=0.55,
-            text=[f"{theme.number(t)} s" for t in times], textposition="inside", textangle=0, insidetextanchor="start",
             marker={"color": theme.faded(theme.GREY, 0.55), "line": {"color": theme.GREY, "width": 1}},
         ),
         row=1, col=2,
     )  # fmt: skip
-    fig.update_yaxes(type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", row=1, col=2)
-    fig.update_xaxes(title_text="time to the whole answer (s)", rangemode="tozero", row=1, col=2)
+    _ways(fig, names, times, 1, 2)
     sequential = min(outcomes[w].total_s for w in ("plain", "nodes"))
     gain = sequential / outcomes["plato"].total_s
     title = f"Modelled: Plato {theme.number(outcomes['plato'].total_s)} s, {gain:.2f}x sequential decoding"
     text = f"{title}; steps as of {cost.source}, not measured on this machine."
-    note = f'<br><span style="font-size:12px;color:{theme.QUIET}">steps as of {cost.source}</span>'
+    whose = "; the model's own plan shows when it runs" if config.planner in ("model", "free") else ""
+    note = theme.quiet(f"steps as of {cost.source}{whose}")
     fig.update_layout(legend=BELOW, margin={"b": 96, "t": 76}, barmode="overlay")
-    return theme.finish(fig, title + note, text, height=400)
+    return theme.finish(fig, title + note, text, height=400).update_layout(title_y=0.93)  # two lines

@@ -54,13 +54,14 @@ def predict(
     *,
     warmed: bool = False,
 ) -> Outcome:
-    """The outcome of a query on a virtual clock: `like` lends its tokenizer; texts mean nothing, times and steps do.
+    """The outcome of a query on a virtual clock: `like` lends its tokenizer and its padding; texts mean nothing, times
+    and steps do.
 
     warmed: what no query changes is computed before the clock starts (warm.py).
     """
     from workbench.plato.sim import SimEngine
 
-    engine = SimEngine(cost, like)
+    engine = SimEngine(cost, like, pad=getattr(like, "pad", None))
     layout = Layout(engine, query, warm=warmed)
     if warmed:
         warm(engine, stems(layout, script, settings.way))
@@ -123,7 +124,7 @@ def judge(cost: StepCost, front: int = 128) -> Judge:
         plain_s = plain_left(cost, total - now.plain_done, front + now.plain_done)
         branch = graph_s * MARGIN < plain_s
         p = now.plan
-        shape = f"{len(p)} nodes, {p.width} wide, {p.depth} deep"
+        shape = f"{len(p)} part{'s' * (len(p) != 1)}, {p.width} wide, {p.depth} deep"
         why = f"{shape}: the graph needs {graph_s:.2f} s more, the plain answer {plain_s:.2f} s"
         return Verdict(branch, graph_s, plain_s, why)
 

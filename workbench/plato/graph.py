@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 MOST_NODES = 16
 PART_TOKENS = 64  # of a part, where nobody says it
+MOST_BUDGET = 2048  # tokens of a part, whatever a plan says
 
 
 class PlanError(ValueError):

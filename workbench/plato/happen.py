@@ -25,6 +25,10 @@ class Script(Protocol):
         """Nodes whose lines are complete now, after `text` more."""
         ...
 
+    def opened(self) -> tuple[int, tuple[int, ...]] | None:
+        """(id, needs) of the line that is being written, where its needs are known before its question."""
+        ...
+
     def finish(self) -> Plan:
         """The whole plan, when no more text comes. PlanError when there is none that can be used."""
         ...

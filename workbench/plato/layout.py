@@ -28,9 +28,8 @@ class Layout:
             raise ValueError("query: is empty; ask something")
         self._engine = engine
         self.query, self.system, self.warm = query, system, warm
-        self.form: Literal["lines", "json"] = getattr(
-            engine, "form", "lines"
-        )  # in which this engine's model plans best
+        form: Literal["lines", "json"] = getattr(engine, "form", "lines")
+        self.form = form  # in which this engine's model plans best
         self.front = tuple(engine.chat(system, query))
         self._between = tuple(engine.encode(BETWEEN))
 

@@ -16,6 +16,7 @@ _HEAD = 60  # a line that begins no JSON in as many characters is none
 Name = int | str  # what a text calls a part
 
 _STRICT = re.compile(r"(\d{1,3})(?: <- (\d{1,3}(?:, \d{1,3}){0,99}))?(?: \[(\d{1,9})\])?: (\S.*)")
+_OPENED = re.compile(r"(\d{1,3}) <- (\d{1,3}(?:, \d{1,3}){0,99}) ?[\[:]")  # such a line, its needs complete
 _WORD = r"(?:<-{1,2}|<=|←|needs?|depends on|builds on|requires?|after)"
 _LOOSE = re.compile(
     r"(?:(?:part|node|step|task|point|sub-?question|question|q|n)\s{0,2}#?)?(\d{1,3})\s{0,3}"
@@ -72,6 +73,12 @@ class Lines:
         if self._over:
             self._buffer = ""
         return lines
+
+    def opened(self) -> tuple[int, tuple[int, ...]] | None:
+        """(id, needs) of a clean line that is being written, once its needs are complete: they stand first."""
+        busy = self._objects is not None or self._thinks or self._skips or self._over
+        found = None if busy else _OPENED.match(self._buffer)
+        return (int(found[1]), tuple(int(n) for n in found[2].split(", "))) if found else None
 
     def finish(self) -> list[Line]:
         """What the rest of the text holds, when no more comes."""

@@ -1,38 +1,25 @@
-"""The measured run: calibrate the step, answer by every way in interleaved rounds, check a branch, score tasks."""
+"""The measured run: answer by every way in interleaved rounds, check a branch, score tasks."""
 
 from __future__ import annotations
 
 import threading
-import uuid
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from workbench import lm
 from workbench.plato import asked
 from workbench.plato.arms import Arms
 from workbench.plato.config import PlatoConfig
-from workbench.plato.cost import KNOTS, Sample, StepCost, calibrate, fit
-from workbench.plato.engine import Ask, Constraint, Engine
+from workbench.plato.engine import Ask, ContextOverflow, EngineError
 from workbench.plato.happen import Outcome, Way
-from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_text, row_of
+from workbench.plato.opening import Opened, Say, drained, open_engine
+from workbench.plato.pairwise import Judged, judge_pair
+from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_lines, row_of
 from workbench.plato.stage import Stage
-from workbench.pump import Clock, Stopped
-from workbench.system import Event, Note, Progress
+from workbench.pump import Clock
+from workbench.system import Note, Progress
 
-Say = Callable[[Event], None]
 BEAT_S = 0.2  # between two words on how far an answer is: what is told takes time from what is measured
+UNSEEN = ("model", "free")  # planners whose plan is not known before they wrote it
 CHECKED_TOKENS = 24  # of a branch that is decoded again, alone
-
-
-@dataclass
-class Opened:
-    """An engine ready to answer, the cost of its steps where it was measured, and what to say of it."""
-
-    engine: Engine
-    cost: StepCost | None
-    samples: list[Sample]
-    where: str = "cpu"
 
 
 def measure(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResult:
@@ -45,129 +32,6 @@ def measure(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResult
         opened.engine.close()
 
 
-def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
-    """Load, warm up and calibrate. Errors are those of the engine that the config names."""
-    if config.engine == "embedded":
-        return _embedded(config, say, stop)
-    if config.engine == "vllm":
-        from workbench.plato.vllm_engine import open_vllm
-
-        engine: Engine = open_vllm(
-            config.model, config.weights, say, stop, temperature=config.temperature, seed=config.seed
-        )
-    else:
-        from workbench.plato.endpoint import open_endpoint
-
-        engine = open_endpoint(
-            config.endpoint_url, config.endpoint_model, config.endpoint_key_variable, config.endpoint_timeout_s
-        )
-    try:
-        say(Progress(0, 1, "timing steps of the engine"))
-        samples = time_engine(engine, stop, outside=True)
-    except BaseException:
-        engine.close()
-        raise
-    return Opened(engine, fit(samples, f"{config.engine}, measured in this run"), samples)
-
-
-def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
-    import torch
-
-    from workbench.plato.embedded import EmbeddedEngine
-    from workbench.plato.matcher import Matcher
-
-    torch.set_num_threads(config.threads)
-    say(Progress(0, 1, "loading the model"))
-    model = lm.load(config.model, dtype=config.weights, seed=config.seed, progress=_follow(say, stop))
-    samples: list[Sample] = []
-    for done, total, samples in calibrate(model):  # noqa: B007  the last ones are kept
-        if stop.is_set():
-            raise Stopped("the run was cancelled")
-        say(Progress(0.04 * done / total, 1, f"calibrating: what a step costs, {done} of {total}"))
-    cost = fit(samples, f"{config.model} in {config.weights}, {config.threads} thread, measured in this run")
-    sampler = lm.Sampler(temperature=config.temperature, seed=config.seed)
-    # not exact: in float32 one row alone is decoded with the product that is fastest for it, so that sequential ways
-    # are as fast as they can be; `_checked` decodes with equal bits
-    engine = EmbeddedEngine(model, sampler, pad=cost.padded if config.pad else None, exact=False)
-    Matcher(model.tokenizer, Constraint('start: "a"'))  # reads the vocabulary, once a process: no part of an answer
-    say(Progress(0.045, 1, "timing steps of the engine"))
-    return Opened(engine, cost.with_engine(time_engine(engine, stop)), samples)
-
-
-def _follow(say: Say, stop: threading.Event) -> Callable[[float, float, str], None]:
-    def follow(done: float, total: float, note: str) -> None:
-        if stop.is_set():
-            raise Stopped("the run was cancelled while the model was fetched")
-        say(Progress(0, 1, f"{note}, {100 * done / total:.0f} %"))
-
-    return follow
-
-
-WIDTHS, TIMED = (1, 2, 4, 8), 16
-COUNT = "Count slowly from one to ninety. "
-SHORT, LONG = 8, 64  # times it stands in the prompt: the usual context, and one that shows what KV costs
-LONG_WIDTHS = (1, 4)
-
-
-def time_engine(engine: Engine, stop: threading.Event, *, outside: bool = False) -> list[Sample]:
-    """Step times of any engine: 1, 2, 4 and 8 sequences of TIMED tokens over one shared prompt.
-
-    outside: the engine's passes cannot be timed by themselves, so these samples are all there is. Then a long context
-    and a fresh prompt are timed too: over one context the cost of a cached token cannot be told from a sequence's.
-    """
-    short = _counting(engine, SHORT)
-    samples = [_decode(engine, short, rows, stop) for rows in WIDTHS]
-    if outside:
-        long = _counting(engine, LONG)[: engine.room() - TIMED - 1]
-        samples += [_decode(engine, long, rows, stop) for rows in LONG_WIDTHS]
-        samples.append(_prefill(engine, stop))
-    return samples
-
-
-def _counting(engine: Engine, times: int) -> tuple[int, ...]:
-    return tuple(engine.chat("You are a careful assistant.", COUNT * times))
-
-
-def _decode(engine: Engine, front: tuple[int, ...], rows: int, stop: threading.Event) -> Sample:
-    """Seconds of a step of so many sequences behind this prompt, which is in before the clock starts."""
-    engine.forget()
-    _drain(engine, [Ask("warm", front, 0)], stop)
-    for number in range(rows):
-        engine.start(Ask(f"row {number}", front, TIMED, whole=True))
-    began, tokens = None, 0
-    while engine.running():
-        if stop.is_set():
-            raise Stopped("the run was cancelled")
-        gained = sum(len(out.ids) for out in engine.step())
-        if began is None and gained:
-            began = engine.now_s()  # from the first tokens on: prompts are in
-        elif gained:
-            tokens += gained
-    seconds = (engine.now_s() - (began or 0.0)) / max(tokens / rows, 1)
-    return Sample(rows, rows, rows * (len(front) + TIMED // 2), seconds)
-
-
-def _prefill(engine: Engine, stop: threading.Event) -> Sample:
-    """Seconds from a prompt to its first token; it begins with words of its own, so no cache of a server has it."""
-    fresh = tuple(engine.chat(uuid.uuid4().hex, COUNT * LONG))[: min(KNOTS[-1], engine.room() - 1)]
-    began = engine.now_s()
-    _drain(engine, [Ask("fresh", fresh, 1, whole=True)], stop)
-    return Sample(len(fresh), 1, len(fresh), engine.now_s() - began)
-
-
-def _drain(engine: Engine, asks: list[Ask], stop: threading.Event) -> dict[str, tuple[int, ...]]:
-    """Decode to the end; tokens by name."""
-    said: dict[str, tuple[int, ...]] = {}
-    for ask in asks:
-        engine.start(ask)
-    while engine.running():
-        if stop.is_set():
-            raise Stopped("the run was cancelled")
-        for out in engine.step():
-            said[out.name] = said.get(out.name, ()) + out.ids
-    return said
-
-
 class Bench:
     """One query answered by all ways, in rounds; keeps rows and the shown outcome."""
 
@@ -177,25 +41,32 @@ class Bench:
         engine = opened.engine
         self.notes: list[str] = []
         self.planner = self._planner()
-        self.arms = Arms(config, engine, self.question.query, self.question.plan, self._script, opened.cost, stop)
+        self.known = None if self.planner in UNSEEN else self.question.plan  # else it shows while it is written
+        self.arms = Arms(config, engine, self.question.query, self.known, self._script, opened.cost, stop)
         self.rows: list[Row] = []
         self.shown: Outcome | None = None
         self.plain = ""
+        if config.whole and not getattr(engine, "exact_lengths", True):
+            self._warn(
+                "this server writes as much as it likes, up to a part's tokens: compare answer_tokens of the ways"
+            )
 
     def _planner(self) -> str:
         """The config's planner; a server that cannot be made to write the given plan lets its model plan."""
         planner = self.config.planner
         if planner != "script" or getattr(self.opened.engine, "scripts", True):
             return planner
-        said = "this server cannot be made to write a given plan: its model plans instead; planner='given' takes yours"
-        self.notes.append(said)
-        self.say(Note(said, "warning"))
+        self._warn(
+            "this server cannot be made to write a given plan: its model plans instead; planner='given' takes yours"
+        )
         return "model"
 
+    def _warn(self, said: str) -> None:
+        self.notes.append(said)
+        self.say(Note(said, "warning"))
+
     def _script(self, way: Way) -> Any:
-        planner = self.planner if way != "nodes" else "given"
-        plan = self.arms.plan if hasattr(self, "arms") else self.question.plan
-        return asked.script(planner, plan, self.config.node_tokens)
+        return asked.script(self.planner if way != "nodes" else "given", self.arms.plan, self.config.node_tokens)
 
     def run(self) -> PlatoResult:
         """All rounds, then the checks."""
@@ -204,14 +75,18 @@ class Bench:
         plan_of = [(number, way) for number in range(self.config.rounds) for way in self.arms.order(number)]
         for at, (number, way) in enumerate(plan_of):
             self.say(Progress(0.05 + 0.85 * at / len(plan_of), 1, f"{way}, round {number + 1}"))
+            if way == "nodes" and self.arms.plan is None:
+                self._warn(
+                    "the plan was refused or could not be used: there are no parts to decode one after the other"
+                )
+                continue
             self._one(way, number, (at, len(plan_of)))
         exact, differs = self._checked()
-        scores = self._scored()
-        return self._result(exact, differs, scores)
+        return self._result(exact, differs, self._scored(), self._judged())
 
     def _one(self, way: Way, number: int, place: tuple[int, int]) -> None:
         tested = way == self.config.way
-        stage = Stage(self.say, way, number, self.clock(), tested and number == 0, self.question.plan)
+        stage = Stage(self.say, way, number, self.clock(), tested and number == 0, self.known)
         at, total = place
 
         told_s = 0.0
@@ -238,6 +113,7 @@ class Bench:
         if self.opened.cost is None or (self.arms.plan is None and way != "plain"):
             return None
         planner = "given" if way == "nodes" or self.config.planner in ("given", "rules") else "script"
+        planner = planner if self.arms.plan else "free"  # a plain answer asks no planner
         return self.arms.predicted_s(way, asked.script(planner, self.arms.plan, self.config.node_tokens))
 
     # -- checks --------------------------------------------------------------------------------------------------
@@ -261,15 +137,15 @@ class Bench:
             engine.exact = True
             company = [p for p in nodes if p is not part][:3]
             asks = [Ask(p.name, p.prompt, len(want), whole=True) for p in (part, *company)]
-            want = _drain(engine, asks, self.stop)[part.name]
+            want = drained(engine, asks, self.stop)[part.name]
             engine.forget()
-        alone = _drain(engine, [Ask("alone", part.prompt, len(want), whole=True)], self.stop)["alone"]
+        alone = drained(engine, [Ask("alone", part.prompt, len(want), whole=True)], self.stop)["alone"]
         front = self.arms.layout.front
         plan = shown.plan if shown and shown.plan else self.arms.plan  # a model's has other parts than the example's
         header = self.arms.layout.header(plan.nodes[part.node - 1]) if plan else ()
         differs = None
         if part.saw:
-            cut = _drain(engine, [Ask("cut", front + header, len(want), whole=True)], self.stop)["cut"]
+            cut = drained(engine, [Ask("cut", front + header, len(want), whole=True)], self.stop)["cut"]
             differs = cut != want
         return alone == want, differs
 
@@ -281,7 +157,25 @@ class Bench:
         self.say(Progress(0.94, 1, "scoring generated tasks"))
         return scored(self.opened.engine, self.config.quality_tasks, self.config.seed, self.say, self.stop)
 
-    def _result(self, exact: bool | None, differs: bool | None, scores: list[dict[str, Any]]) -> PlatoResult:
+    def _judged(self) -> Judged | None:
+        """What the server's model says of the shown answer and the plain one; a judge that fails costs nothing else."""
+        if not self.config.judge or self.shown is None:
+            return None
+        if self.shown.answer == self.plain:
+            self._warn("nothing to judge: both answers are the same")
+            return None
+        self.say(Progress(0.97, 1, "asking the judge, in both orders"))
+        try:
+            return judge_pair(
+                self.opened.engine, self.question.query, self.shown.answer, self.plain, stop=self.stop.is_set
+            )
+        except (EngineError, ContextOverflow) as error:
+            self._warn(f"no verdict of a judge: {error}")
+            return None
+
+    def _result(
+        self, exact: bool | None, differs: bool | None, scores: list[dict[str, Any]], judged: Judged | None
+    ) -> PlatoResult:
         from workbench.plato.work import stamped
 
         self.say(Progress(1, 1, "done"))
@@ -307,6 +201,7 @@ class Bench:
             "answer": shown.answer,
             "plain_answer": self.plain,
             "scores": scores,
+            "judged": judged,
             "notes": self.notes + ([] if plan else ["no plan could be used"]),
         }
         return stamped(self.config, self.opened.where, self.clock(), facts)
@@ -318,7 +213,7 @@ def planned(planner: str, outcome: Outcome, wanted: Any) -> Planned:
 
     plan = outcome.plan
     return Planned(
-        text=plan_text(plan),
+        text=plan_lines(plan),
         planner=planner,
         valid=plan is not None,
         repairs=outcome.repairs,

@@ -6,11 +6,12 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 from workbench.plato.engine import Ask, Constraint, Engine, EngineError
+from workbench.pump import Stopped
 
 Choice = Literal["one", "two", "tie", "unclear"]
 
@@ -52,8 +53,10 @@ class Tally:
     longer: float
 
 
-def judge_pair(engine: Engine, query: str, one: str, two: str, limit_s: float = LIMIT_S) -> Judged:
-    """Ask the engine's model twice. EngineError when it fails or takes longer than `limit_s`."""
+def judge_pair(
+    engine: Engine, query: str, one: str, two: str, limit_s: float = LIMIT_S, stop: Callable[[], bool] = lambda: False
+) -> Judged:
+    """Ask the engine's model twice. EngineError when it fails or takes longer than `limit_s`; Stopped by `stop`."""
     names = {"judge: one first": (one, two), "judge: two first": (two, one)}
     for name, (a, b) in names.items():
         ids = tuple(engine.chat(SYSTEM, _question(query, a, b)))
@@ -62,6 +65,8 @@ def judge_pair(engine: Engine, query: str, one: str, two: str, limit_s: float = 
     deadline = time.monotonic() + limit_s
     try:
         while any(name in engine.running() for name in names):
+            if stop():
+                raise Stopped("the run was cancelled")
             if time.monotonic() > deadline:
                 raise EngineError(f"the judge gave no answer within {limit_s:g} s: take a faster model")
             for out in engine.step():

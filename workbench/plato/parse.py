@@ -8,14 +8,13 @@ final then, since it may already be decoding: so every rule looks back only, and
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from workbench.plato.grammar import LEAST_ASK, one_line
-from workbench.plato.graph import MOST_NODES, Node, Plan, PlanError
+from workbench.plato.graph import MOST_BUDGET, MOST_NODES, Node, Plan, PlanError
 from workbench.plato.lines import Line, Lines, Name
 
 MOST_ASK = 300  # characters of a question; what is longer is cut
-MOST_BUDGET = 2048  # tokens of a part, whatever the text says
 SAID = 3  # repairs of one kind that get a sentence each: a small model may repeat itself to its last token
 
 
@@ -64,6 +63,15 @@ class PlanReader:
     def feed(self, text: str) -> list[Node]:
         """Nodes that are complete after `text` more."""
         return [node for line in self._lines.feed(text) if (node := self._take(line)) is not None]
+
+    def opened(self) -> tuple[int, tuple[int, ...]] | None:
+        """(id, needs) of the line that is being written: known before its question is, where the line is clean."""
+        if self.outline or (found := self._lines.opened()) is None or len(self._nodes) == self.most:
+            return None
+        called, needs = found
+        if called != self._came + 1 or any(n not in self._called for n in needs):
+            return None
+        return len(self._nodes) + 1, tuple(sorted({self._called[n] for n in needs}))
 
     def finish(self) -> Plan:
         """The plan, when no more text comes; PlanError says why there is none."""
@@ -189,11 +197,6 @@ def read_plan(text: str, most: int = MOST_NODES, least: int = 1, budget: int = 6
     reader = PlanReader(most, least, budget)
     reader.feed(text)
     return reader.finish(), reader.repairs
-
-
-def with_budgets(plan: Plan, budgets: Sequence[int]) -> Plan:
-    """The plan with other budgets, in order of the ids."""
-    return Plan(tuple(replace(node, budget=b) for node, b in zip(plan.nodes, budgets, strict=True)))
 
 
 def _list(ids: Sequence[Name]) -> str:

@@ -19,7 +19,7 @@ from workbench.plato.parse import Funnel, PlanReader
 Mode = Literal["model", "script", "free"]
 Form = Literal["lines", "json"]
 
-PART_TOKENS = 40  # of a line that the model writes itself: a question of 120 characters has about 30
+LINE_TOKENS = 40  # of a line that the model writes itself: a question of 120 characters has about 30
 END = "\nRequest:"  # a model without a grammar goes on with the next example
 
 # One small and one larger example: with one alone a small model copies its edges.
@@ -65,6 +65,9 @@ class Given:
     def feed(self, text: str) -> list[Node]:  # noqa: ARG002
         return []
 
+    def opened(self) -> None:
+        """No line is ever half written."""
+
     def finish(self) -> Plan:
         return self.plan
 
@@ -103,7 +106,7 @@ class Written:
         form = self.form or layout.form
         ids = self._ids(layout, self._instructions(outline, form))
         constraint = None if self.mode == "free" else self._constraint(outline)
-        budget = self.most * PART_TOKENS
+        budget = self.most * LINE_TOKENS
         if constraint and constraint.script:
             budget = len(layout.encode(constraint.script))
         return Ask("plan", ids, budget, constraint, stop=() if constraint else (END,))
@@ -111,6 +114,10 @@ class Written:
     def feed(self, text: str) -> list[Node]:
         """Nodes that `text` completes."""
         return self._reader.feed(text)
+
+    def opened(self) -> tuple[int, tuple[int, ...]] | None:
+        """(id, needs) of the line that is being written, once they are known."""
+        return self._reader.opened()
 
     def finish(self) -> Plan:
         """The plan; PlanError when none could be read."""

@@ -15,7 +15,8 @@ from workbench.plato.config import PlatoConfig, plan_from
 from workbench.plato.cost import Sample, StepCost
 from workbench.plato.graph import Plan
 from workbench.plato.happen import Outcome, Part, Way
-from workbench.system import Badge, Claim, Result, Span
+from workbench.plato.pairwise import Judged
+from workbench.system import Claim, Result, Span
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -188,6 +189,7 @@ class PlatoResult(Result):
     answer: str = ""
     plain_answer: str = ""
     scores: list[dict[str, Any]] = Field(default_factory=list)  # quality.Score, by way and family
+    judged: Judged | None = None  # one: the shown answer, two: the plain one
     notes: list[str] = Field(default_factory=list)
 
     def of(self, way: str) -> list[Row]:
@@ -207,10 +209,27 @@ class PlatoResult(Result):
         tokens = {p.node: p.tokens for p in self.pieces if p.kind == "node"}
         return plan.critical_path(tokens) if plan else []
 
+    def sequential(self) -> tuple[str, float]:
+        """The faster sequential way and its seconds; ("", nan) where none was measured.
+
+        They are compared within the rounds that both took part in, and the median of the one with more rounds is
+        scaled by what the other is to it there: one slow or fast minute of the machine decides nothing.
+        """
+        by = {w: {r.round: r.total_s for r in self.of(w)} for w in SEQUENTIAL if self.of(w)}
+        if len(by) < 2:
+            return next(((w, self.median(w)) for w in by), ("", math.nan))
+        often, once = sorted(by, key=lambda w: -len(by[w]))
+        shared = by[often].keys() & by[once].keys()
+        ratio = median(by[once][r] / by[often][r] for r in shared) if shared else 1.0
+        return (once, ratio * self.median(often)) if ratio < 1 else (often, self.median(often))
+
     def summary(self) -> dict[str, float]:
         tested, plan = self.config.way, self.planned.plan()
-        sequential_s = min((v for w in SEQUENTIAL if not math.isnan(v := self.median(w))), default=math.nan)
+        sequential, sequential_s = self.sequential()
+        steps = self.median(tested, "steps")
         tokens = {p.node: p.tokens for p in self.pieces if p.kind == "node"}
+        critical = plan.critical_tokens(tokens) if plan else 0
+        branched = critical and not self.median(tested, "refused")
         exact = math.nan if self.exact is None else float(self.exact and self.control_differs is not False)
         numbers = {
             "total_s": self.median(tested),
@@ -218,10 +237,12 @@ class PlatoResult(Result):
             "sot_s": self.median("sot"),
             "independent_s": self.median("independent"),
             "speedup_vs_sequential": sequential_s / self.median(tested),
-            "token_steps": self.median(tested, "steps"),
-            "critical_path_steps": float(plan.critical_tokens(tokens)) if plan else math.nan,
+            "token_steps": steps,
+            "critical_path_steps": float(critical) if plan else math.nan,
+            "token_step_speedup": self.median(sequential, "steps") / steps if steps else math.nan,
+            "token_step_speedup_bound": sum(tokens.values()) / critical if branched else math.nan,
             "planned_nodes": float(len(plan)) if plan else 0.0,
-            "plan_valid": float(self.planned.valid),
+            "plan_valid": float(self.planned.valid) if plan or self.planned.error else math.nan,  # cut short: neither
             "refused": self.median(tested, "refused"),
             "kv_tokens_reused": self.median(tested, "reused"),
             "kv_tokens_computed": self.median(tested, "prefilled"),
@@ -231,12 +252,26 @@ class PlatoResult(Result):
             "right_fraction": self.scored("plato"),
             "right_fraction_edges_cut": self.scored("plato, edges cut"),
             "right_fraction_sot": self.scored("sot"),
+            "judge_prefers_it": self._preferred(),
         }
         return {k: v for k, v in numbers.items() if not math.isnan(v)}
+
+    def _preferred(self) -> float:
+        """1 where the judge took the shown answer in both orders, -1 the plain one, 0 neither; nan without its word."""
+        better = self.judged.better if self.judged else "unclear"
+        return {"one": 1.0, "two": -1.0, "tie": 0.0}.get(better, math.nan)
 
     def scored(self, way: str) -> float:
         """Share of parts that said the expected string, over all families of tasks; nan where nothing was scored."""
         return next((float(s["exact"]) for s in self.scores if s["way"] == way and s["family"] == "all"), math.nan)
+
+    def overheads(self) -> pd.DataFrame:
+        """What the last answer by the way under test cost beside its parts, item by item (overheads.py)."""
+        import pandas as pd
+
+        from workbench.plato.overheads import COLUMNS, overheads
+
+        return pd.DataFrame(overheads(self), columns=list(COLUMNS))
 
     def scores_frame(self) -> pd.DataFrame:
         """The scores on tasks with known answers, a row per way and family (fields of quality.Score)."""
@@ -265,23 +300,30 @@ class PlatoResult(Result):
     def sentence(self) -> str:
         from workbench import theme
 
-        s, modelled = self.summary(), self.rows[0].badge == "modelled"
+        s, modelled = self.summary(), not self.measured
         source = self.machine.source if self.machine else "no cost model"
         how = f"Modelled ({source})" if modelled else f"Measured on {self.provenance.device}"
         tested = WAYS[self.config.way]
         plan = self.planned.plan()
-        shape = f"{len(plan)} parts, {plan.width} wide and {plan.depth} deep" if plan else "no usable plan"
+        shape = "no usable plan" if self.planned.error else "the plan was not finished"
+        if plan:
+            shape = f"{len(plan)} part{'s' * (len(plan) != 1)}, {plan.width} wide and {plan.depth} deep"
         refused = ", the plan refused," if s.get("refused") else ""
+        steps = ""
+        if "token_step_speedup_bound" in s:
+            gain, bound = s["token_step_speedup"], s["token_step_speedup_bound"]
+            steps = f" In steps it is {gain:.2f} times, where the critical path would allow {bound:.2f}."
         others = [f"{theme.number(s['sequential_s'])} s by the faster sequential way"]
         others += [f"{theme.number(s['sot_s'])} s by Skeleton-of-Thought"] if "sot_s" in s else []
         return (
             f"{how}: {tested}{refused} answers after {theme.number(s['total_s'])} s, planning included ({shape}), "
             f"against {' and '.join(others)}: {s['speedup_vs_sequential']:.2f} times as fast as sequential decoding."
+            f"{steps}"
         )
 
     def decided(self) -> dict[str, Any]:
         told: dict[str, Any] = {"query": self.query, "ways": sorted({r.way for r in self.rows})}
-        if self.rows[0].badge == "modelled":
+        if not self.measured:
             return told | {"plan": self.planned.text, "rows": [r.model_dump() for r in self.rows]}
         told["plain"] = self.plain_answer
         if self.config.refuse and self.config.way == "plato":
@@ -311,12 +353,6 @@ def row_of(outcome: Outcome, way: Way, number: int, predicted_s: float | None, b
     )
 
 
-def plan_text(plan: Plan | None) -> str:
-    """A plan as lines, budgets included."""
+def plan_lines(plan: Plan | None) -> str:
+    """A plan as lines of workbench.dag, budgets included; "" for none."""
     return dag.write(dag.Vertex(n.id, n.ask, n.needs, n.budget) for n in plan.nodes) if plan else ""
-
-
-def summary_badges(numbers: Sequence[str], measured: bool) -> Mapping[str, Badge]:
-    """Badge of every summary number: the prediction is always modelled, counts of the plan are the plan's."""
-    known: dict[str, Badge] = {"predicted_s": "modelled"}
-    return {name: known.get(name, "measured" if measured else "modelled") for name in numbers}

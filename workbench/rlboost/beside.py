@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from workbench.rlboost.prices import PAPER
-from workbench.system import Badge, Claim
+from workbench.system import Claim
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -20,19 +20,22 @@ FASTER = {"Qwen3-8B": 1.66, "Qwen3-14B": 1.97, "Qwen3-32B": 1.51}  # figure 8, m
 CHEAPER = {"Qwen3-8B": 34.0, "Qwen3-14B": 49.0, "Qwen3-32B": 28.0}  # section 6.2
 DEARER = {"Qwen3-8B": 62.0, "Qwen3-14B": 75.0, "Qwen3-32B": 45.0}  # Disagg.BAL's token, section 6.2
 STATIC = {1: 1.37, 6: 2.25}  # figure 11, 14B
+# claims are called as in claims.py, so that one table holds each once
 TRACE = "a made trace of this run's length; the paper samples one and shows means of three segments of two hours"
 
 
 def beside(result: RLBoostResult) -> list[Claim]:
-    """Claims with this run's numbers, None where it is of another setting; `claims.published` predicts each of them."""
+    """All that were predicted in this run, else the main ones, with this run's numbers where it is of their setting."""
+    if result.published:
+        return result.published
     config, model = result.config, result.config.sim_model
-    badge: Badge = "measured" if result.live else "modelled"
-    paper = not result.live and papers(config)
+    badge = result.badge
+    paper = not result.measured and papers(config)
     traced = paper and (config.trace is not None or config.weather == "g4dn")
     money = traced and config.price == PAPER.name and config.discount is None and config.price_file is None
     s = result.summary()
     why = "" if paper else "another setting than the paper's: its lengths, responses and whole RLBoost are simulated"
-    if result.live:
+    if result.measured:
         why = "a live run of another model on this machine; preset paper speaks to it"
 
     def claim(what: str, number: float, ours: float | None, unit: str, source: str, note: str = "") -> Claim:
@@ -41,22 +44,22 @@ def beside(result: RLBoostResult) -> list[Claim]:
 
     dearer = _dearer(result) if money else None
     found = [
-        claim(f"throughput over co-located, {model}", FASTER[model], s["throughput_ratio"] if traced else None, "x",
+        claim(f"throughput, {model}, mean of segments", FASTER[model], s["throughput_ratio"] if traced else None, "x",
               "figure 8", TRACE),
-        claim(f"tokens for a dollar more than co-located, {model}", CHEAPER[model],
+        claim(f"tokens for a dollar, {model}, mean of segments", CHEAPER[model],
               100 * (s["cost_efficiency_ratio"] - 1) if money else None, "%", "section 6.2", TRACE),
-        claim(f"cost per token of Disagg.BAL over RLBoost, {model}", DEARER[model], dearer, "%", "section 6.2", TRACE),
+        claim(f"cost per token of Disagg.BAL, {model}", DEARER[model], dearer, "%", "section 6.2", TRACE),
         claim("discount at which it breaks even", 30.0, _even(result) if money else None, "%", "appendix",
               "over this run's steps; the paper's is over three models"),
         claim("throughput without seeding", -19.0, _part(result, "no seeding") if traced else None, "%", "section 6.3",
               "on this trace; the paper's is over a recovery that it does not describe"),
-        claim("throughput by the window's memory", 6.0, _gain(result, "no memory") if traced else None, "%",
+        claim("throughput by the memory", 6.0, _gain(result, "no memory") if traced else None, "%",
               "section 6.3", "on this trace; the paper's is over a recovery that it does not describe"),
     ]  # fmt: skip
     steady = paper and config.weather == "steady" and config.trace is None and model == "Qwen3-14B"
     for number, ratio in STATIC.items():
         ours = s["throughput_ratio"] if steady and config.instances == number else None
-        what = f"throughput over co-located, {number} instance{'s' if number > 1 else ''} all the time, Qwen3-14B"
+        what = f"throughput, {number} instance{'s' if number > 1 else ''}"
         found.append(claim(what, ratio, ours, "x", "figure 11", "with the first steps, in which the window settles"))
     return found
 

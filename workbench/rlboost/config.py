@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from workbench.rlboost.prices import TABLE, Price, read
+from workbench.prices import Price
+from workbench.rlboost.prices import TABLE, read
 from workbench.rlboost.traces import NOTICE_S
 from workbench.system import Config
 
@@ -100,6 +101,9 @@ class RLBoostConfig(Config):
         description="Beside it. rivals: co-located, twice the machines, disaggregated; parts: RLBoost without each",
         json_schema_extra=SIMULATION,
     )
+    published: bool = Field(
+        False, description="Predict every published number too, a minute", json_schema_extra=SIMULATION
+    )
     provider: Literal["aws", "gcp", "azure", "none"] = Field(
         "none", description="Whose notice before a machine is taken (AWS 120 s, others 30 s)",
         json_schema_extra=SIMULATION,
@@ -156,7 +160,7 @@ class RLBoostConfig(Config):
             extra = fields[name].json_schema_extra
             return isinstance(extra, dict) and extra.get("group") == group
 
-        return [n for n in fields if foreign(n) and getattr(self, n) != fields[n].default]
+        return self.changed(name for name in fields if foreign(name))
 
     @model_validator(mode="after")
     def _fits(self) -> RLBoostConfig:
@@ -181,7 +185,7 @@ PRESETS = {
         backend="cpu", model="smollm2", task="sums", steps=3, prompts=2, group=4, tokens=12, slots=4, lr=2e-5,
         micro_batch=4, kills=1,
     ),
-    "paper": RLBoostConfig(backend="sim", hours=12.0, compare="both"),
+    "paper": RLBoostConfig(backend="sim", hours=12.0, compare="both", published=True),
 }  # fmt: skip
 
 BASELINES: dict[str, dict[str, Any]] = {

@@ -30,10 +30,10 @@ SHORT = {ALONE: "co-located (veRL)", "doubled": "doubled (veRL.2x)", "disaggrega
 def overview(result: RLBoostResult) -> go.Figure:
     """Machines over time on top, what the scheduler made of them, and the arms; of a live run its ledger too."""
     arms = result.arms()
-    tall = [max(210, 27 * _lanes(result)), 190, *((230, 190) if result.live else ()), max(110, 34 * len(arms))]
+    tall = [max(210, 27 * _lanes(result)), 190, *((230, 190) if result.measured else ()), max(110, 34 * len(arms))]
     rows, last = len(tall), len(tall)
     wide = [{"colspan": 2}, None]
-    specs = [wide, [{}, {}], *([wide, [{}, {}]] if result.live else []), [{}, {}]]
+    specs = [wide, [{}, {}], *([wide, [{}, {}]] if result.measured else []), [{}, {}]]
     gap = 86
     height = sum(tall) + gap * (rows - 1) + 210
     fig = make_subplots(
@@ -43,26 +43,27 @@ def overview(result: RLBoostResult) -> go.Figure:
     timeline(fig, result, 1, 1)
     instances(fig, result, 2, 1)
     seconds(fig, result, 2, 2)
-    if result.live:
+    if result.measured:
         ledger(fig, result, 3, 1)
         queues(fig, result, 4, 1)
         rewards(fig, result, 4, 2)
     bars(fig, result, arms, last)
     fig.update_layout(barmode="overlay")
-    places = [(1, 1), (2, 1), (2, 2), *([(3, 1), (4, 1), (4, 2)] if result.live else [])]
+    places = [(1, 1), (2, 1), (2, 2), *([(3, 1), (4, 1), (4, 2)] if result.measured else [])]
     _keys(fig, places)
     fig.update_layout(showlegend=False)
     s = result.summary()
-    badge = result.rows[0].badge
+    badge = result.badge
     without = ", ".join(sorted(result.config.without))
     name = f"RLBoost without {without}" if without else "RLBoost"
     title = (
-        f"{name}: {s['throughput_ratio']:.2f}x tokens per second ({badge}), {s['cost_efficiency_ratio']:.2f}x tokens "
-        "for a dollar (modelled), over reserved machines alone"
+        f"{name}: {s['throughput_ratio']:.2f}x tokens per second ({badge}), "
+        f"{s['cost_efficiency_ratio']:.2f}x per dollar (modelled)"
     )
     lines = [
+        *_note("over the reserved machines alone"),
         *_note(f"prices: {result.paid.told}"),
-        *_note(f"{'kills' if result.live else 'machines'}: {result.source}"),
+        *_note(f"{'kills' if result.measured else 'machines'}: {result.source}"),
     ]
     fig.update_layout(margin={"t": 84 + 17 * len(lines), "b": 60})
     return theme.finish(fig, title + "".join(lines), result.sentence(), height=height)
@@ -74,7 +75,7 @@ def _lanes(result: RLBoostResult) -> int:
 
 def _note(text: str) -> list[str]:
     """A quiet line or two below the title."""
-    return [f'<br><span style="font-size:12px;color:{theme.QUIET}">{line}</span>' for line in wrap(text, 140)]
+    return [theme.quiet(line) for line in wrap(text, 140)]
 
 
 def _keys(fig: go.Figure, places: Sequence[tuple[int, int]]) -> None:
@@ -102,7 +103,7 @@ def instances(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None
     there = [(at, n) for at, n in result.there if at <= end]
     offered = [*there, (end, there[-1][1] if there else 0)]
     _steps(
-        fig, [at / per for at, _ in offered], [n for _, n in offered], "joined" if result.live else "offered", 6,
+        fig, [at / per for at, _ in offered], [n for _, n in offered], "joined" if result.measured else "offered", 6,
         row, col,
     )  # fmt: skip
     _steps(fig, *_by_step(result, [r.instances for r in rows], per), "held, mean of a step", 0, row, col)
@@ -124,7 +125,7 @@ def _time(result: RLBoostResult) -> tuple[float, str, float]:
 def _by_step(result: RLBoostResult, values: Sequence[float | None], per: float) -> tuple[list[float], list[Any]]:
     """A level from the start of each step to its end; a gap where there is no finite value, or between live steps."""
     rows = result.of(TESTED)
-    if result.live:  # which wait for machines between two steps
+    if result.measured:  # which wait for machines between two steps
         ends = [(r.start_s, r.start_s + r.seconds) for r in rows]
         known = [v if v is not None and math.isfinite(v) else None for v in values]
         return [at / per for a, b in ends for at in (a, b, b)], [v for one in known for v in (one, one, None)]
@@ -155,7 +156,7 @@ def seconds(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     told = {"step": (0, [r.seconds for r in rows]), "T_seed": (2, [r.t_seed_s for r in rows])}
     told["trainer waits"] = (4, [r.wait_train_s for r in rows])
     for name, (look, values) in told.items():
-        if result.live:
+        if result.measured:
             _dots(fig, [(r.step + 1, v) for r, v in zip(rows, values, strict=True)], name, look, row, col)
         else:
             _steps(fig, *_by_step(result, values, per), name, look, row, col)
@@ -165,7 +166,7 @@ def seconds(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
         x, y = zip(*known, strict=True)
         fig.add_trace(go.Scatter(x=x, y=y, mode="markers", name="predicted", marker=marker), row=row, col=col)
     fig.update_yaxes(title_text="of a step (s)", rangemode="tozero", row=row, col=col)
-    title, every = ("training steps", max(1, len(rows) // 8)) if result.live else (f"time ({unit})", None)
+    title, every = ("training steps", max(1, len(rows) // 8)) if result.measured else (f"time ({unit})", None)
     fig.update_xaxes(title_text=title, dtick=every, row=row, col=col)
 
 
@@ -320,8 +321,8 @@ def _heat(fig: go.Figure, by: dict[tuple[int, float], SweepRow], numbers: Sequen
     fig.add_trace(
         go.Heatmap(
             x=[100 * d for d in DISCOUNTS], y=list(numbers), z=z, zmid=1, xgap=1, ygap=1, showscale=False,
-            colorscale=[[0, theme.VERMILLION], [0.5, "#FFFFFF"], [1, theme.BLUE]], texttemplate="%{z:.2f}",
-            textfont={"size": 11},
+            colorscale=[[0, "#E8863F"], [0.5, theme.PAPER], [1, theme.SKY]], texttemplate="%{z:.2f}",
+            textfont={"size": 11, "color": theme.INK},
             hovertemplate="%{y} instances at %{x} %: %{z:.2f}x the tokens for a dollar<extra></extra>",
         ),
         row=1, col=1,

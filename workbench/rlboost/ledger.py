@@ -15,12 +15,13 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+from workbench import aside
 
 FORMAT = 1
 
@@ -170,17 +171,10 @@ class Ledger:
     def save(self, file: Path, told: dict[str, Any] | None = None) -> None:
         """Write it as JSON lines, whole or not at all; `told` is kept in the first line."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.{os.getpid()}")
         lines = [json.dumps({"format": FORMAT, "requests": len(self.entries), **(told or {})})]
         lines += [json.dumps({"request": name, **asdict(entry)}) for name, entry in self.entries.items()]
-        try:
-            with partial.open("w", encoding="utf-8") as stream:
-                stream.write("\n".join(lines) + "\n")
-                stream.flush()
-                os.fsync(stream.fileno())
-            partial.replace(file)
-        finally:
-            partial.unlink(missing_ok=True)
+        with aside.whole(file) as out:
+            out.write(("\n".join(lines) + "\n").encode())
 
     @classmethod
     def load(cls, file: Path) -> tuple[Ledger, dict[str, Any]]:

@@ -25,7 +25,7 @@ from typing import Any
 
 import torch
 
-from workbench import lm
+from workbench import aside, lm
 from workbench.lm.model import LM
 from workbench.lm.sampler import Sampler
 from workbench.rlboost.fleet import Fleet
@@ -313,9 +313,8 @@ class Live:
             return
         self.trainer.save(self.folder / TRAINER)
         state = {"format": FORMAT, "plan": asdict(self.plan), "seeding": self.seeding.state()}
-        partial = self.folder / f".{STATE}.partial"
-        partial.write_text(json.dumps(state), encoding="utf-8")
-        partial.replace(self.folder / STATE)
+        with aside.whole(self.folder / STATE) as out:
+            out.write(json.dumps(state).encode())
 
     def _resume(self, folder: Path) -> None:
         """Weights of the last whole step, and the tokens of the one that was interrupted."""

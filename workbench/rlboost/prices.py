@@ -1,66 +1,23 @@
-"""Prices of machines, each with its date and source: to be edited, because they move.
+"""Prices that a run can be charged by, and the bill: the paper's, and those of workbench.prices.
 
-The paper's two prices (means over regions of AWS and GCP, September 2025) decide every cost claim it makes: 8 on-demand
-H100 for 83.79 $/h, 2 preemptible ones for 5.32 $/h. What they were a year later is another row, not a correction.
+The paper's two (means over regions of AWS and GCP, September 2025) decide every cost claim it makes: 8 on-demand H100
+for 83.79 $/h, 2 preemptible ones for 5.32 $/h.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 
-from workbench import tables
-
-
-@dataclass(frozen=True)
-class Price:
-    """Dollars an hour of `gpus` GPUs on demand and preemptible; nan where it was not found. `on`: ISO date or year."""
-
-    name: str
-    gpus: int
-    on_demand_usd_h: float
-    spot_usd_h: float
-    on: str
-    source: str
-
-    def __post_init__(self) -> None:
-        for what in ("on_demand_usd_h", "spot_usd_h"):
-            value = getattr(self, what)
-            if value < 0 or math.isinf(value):
-                raise ValueError(f"{self.name}: {what} is {value}: a price is 0 or more dollars an hour")
-        if self.gpus < 1:
-            raise ValueError(f"{self.name}: a machine has 1 GPU or more, not {self.gpus}")
-        if not self.on.strip() or not self.source.strip():
-            raise ValueError(f"{self.name}: a price needs its date and its source")
-
-    @property
-    def discount(self) -> float:
-        """Of a preemptible GPU over the same on demand, 0 to 1; below 0 where it is dearer."""
-        return 1 - self.spot_usd_h / self.on_demand_usd_h if self.on_demand_usd_h else math.nan
-
-    def at_discount(self, discount: float) -> Price:
-        """The same machine with another discount. ValueError outside [0, 1]."""
-        if not 0 <= discount <= 1:
-            raise ValueError(f"a discount lies between 0 and 1, not at {discount}")
-        spot = self.on_demand_usd_h * (1 - discount)
-        return replace(self, spot_usd_h=spot, source=f"{self.source}; discount set to {100 * discount:.0f} %")
-
+from workbench import prices, tables
+from workbench.prices import Price
 
 APPENDIX = "RLBoost, arXiv 2510.19225 v3, appendix: mean of AWS and GCP regions"
-CATALOG = "GCP us-central1, accelerator alone, in SkyPilot's catalog"
 PAPER = Price("H100, the paper's", 1, 83.79 / 8, 5.32 / 2, "2025-09", APPENDIX)
-TABLE = (
-    PAPER,
-    Price("H100, low end of lists", 1, 1.99, math.nan, "2026", "public price lists, collected 2026"),
-    Price("H100, high end of lists", 1, 5.00, math.nan, "2026", "public price lists, collected 2026"),
-    Price("A100 80 GB", 1, 3.93, 1.25, "2023", CATALOG),
-    Price("A100 40 GB", 1, 2.93, 0.88, "2023", CATALOG),
-    Price("V100 16 GB", 1, 2.48, 0.74, "2023", CATALOG),
-    Price("T4", 1, 0.35, 0.11, "2023", CATALOG),
-)
+TABLE = (PAPER, prices.H100_LOW, prices.H100_HIGH, prices.A100_80, prices.A100_40, prices.V100, prices.T4)
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 
+from workbench.held import Held
 from workbench.pump import Clock, Stopped
 from workbench.rlboost.chaos import Chaos
 from workbench.rlboost.config import RLBoostConfig
@@ -23,7 +24,7 @@ from workbench.rlboost.live import Live
 from workbench.rlboost.manager import Happened
 from workbench.rlboost.plan import LiveStep, Plan
 from workbench.rlboost.prices import Rates, rates
-from workbench.rlboost.result import ALONE, TESTED, Held, Moved, Paid, RLBoostResult, Row
+from workbench.rlboost.result import ALONE, TESTED, Moved, Paid, RLBoostResult, Row
 from workbench.system import Event, Note, Offer, Point, Progress, Span
 
 Say = Callable[[Event], None]

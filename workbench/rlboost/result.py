@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from workbench.held import Held
 from workbench.rlboost.config import RLBoostConfig
 from workbench.rlboost.prices import Rates
 from workbench.system import Badge, Claim, Result, Span
@@ -54,6 +55,9 @@ COLUMNS = {
     "duplicated_tokens": "positions that it has twice; none where it was simulated",
     "badge": "measured here or modelled",
 }
+BADGES: Mapping[str, Badge] = {  # of a live run too: by the simulator, and by prices
+    "predicted_step_s": "modelled", "cost_efficiency_ratio": "modelled", "usd_per_million_tokens": "modelled",
+}  # fmt: skip
 
 
 class Row(BaseModel):
@@ -94,28 +98,6 @@ class Moved(BaseModel):
     pieces: list[tuple[str, int, int, int]]  # engine, version, first position, tokens
 
 
-class Held(BaseModel):
-    """Something that took a while on a machine; a Span that a result can hold."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    lane: str
-    start_s: float
-    end_s: float
-    label: str
-    kind: str
-    why: dict[str, float | str] = Field(default_factory=dict)
-
-    @classmethod
-    def of(cls, span: Span) -> Held:
-        return cls(
-            lane=span.lane, start_s=span.start_s, end_s=span.end_s, label=span.label, kind=span.kind, why=dict(span.why)
-        )
-
-    def span(self) -> Span:
-        return Span(self.lane, self.start_s, self.end_s, self.label, self.kind, self.why)
-
-
 class Paid(BaseModel):
     """What machines cost in this run, and where that is from."""
 
@@ -141,19 +123,15 @@ class RLBoostResult(Result):
     ledger: list[Moved] = Field(default_factory=list)  # of the step in which most moved
     paid: Paid
     source: str  # of the trace, or of the kills
+    published: list[Claim] = Field(default_factory=list)  # every number of the paper, predicted
     same_tokens: bool | None = None  # as the run alone made them
     same_weights: bool | None = None  # after the last step, as the run alone
     control_differs: bool | None = None  # another seed gives others
     notes: list[str] = Field(default_factory=list)
 
-    @property
-    def live(self) -> bool:
-        return self.rows[0].badge == "measured"
-
     def arms(self) -> list[str]:
         """Names of the arms, in the order of ARMS."""
-        there = {row.arm for row in self.rows}
-        return [arm for arm in ARMS if arm in there]
+        return [arm for arm in ARMS if self.of(arm)]
 
     def of(self, arm: str) -> list[Row]:
         return [row for row in self.rows if row.arm == arm]
@@ -216,7 +194,7 @@ class RLBoostResult(Result):
         from workbench import theme
 
         s = self.summary()
-        where = f"Measured on {self.provenance.device}" if self.live else f"Modelled ({self.source})"
+        where = f"Measured on {self.provenance.device}" if self.measured else f"Modelled ({self.source})"
         steps, many = len(self.of(TESTED)), self.config.without
         name = "RLBoost" if not many else f"RLBoost without {', '.join(sorted(many))}"
         said = (
@@ -224,7 +202,7 @@ class RLBoostResult(Result):
             f"alone and {s['cost_efficiency_ratio']:.2f} times the tokens for a dollar ({self.paid.told}), over "
             f"{steps} steps"
         )
-        if not self.live:
+        if not self.measured:
             return f"{said}."
         kept = "the same tokens and weights as without any kill" if s.get("same_as_alone") == 1 else "every token once"
         lost = int(s["lost_instances"])
@@ -234,15 +212,9 @@ class RLBoostResult(Result):
         )
 
     def decided(self) -> dict[str, Any]:
-        if not self.live:
+        if not self.measured:
             return {"rows": [row.model_dump() for row in self.rows], "source": self.source}
         told: dict[str, Any] = {"arms": self.arms(), "steps": len(self.of(TESTED))}
         if self.config.ordered:
             told |= {"tokens": [r.tokens for r in self.of(ALONE)], "reward": [r.reward for r in self.of(ALONE)]}
         return told
-
-
-def summary_badges(numbers: list[str], live: bool) -> Mapping[str, Badge]:
-    """Badge of every summary number: money is modelled by prices, the prediction by the simulator."""
-    modelled = ("predicted_step_s", "cost_efficiency_ratio", "usd_per_million_tokens")
-    return {name: "measured" if live and name not in modelled else "modelled" for name in numbers}

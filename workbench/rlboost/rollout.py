@@ -74,10 +74,17 @@ class Rollouts:
         self.model, self.sampler, self.slots, self.version = model, sampler, slots, version
         self.pending: deque[Ask] = deque()
         self.running: dict[str, _Row] = {}
+        self._given: dict[str, KVCache] = {}  # with pending ones
         self.prefilled = self.decoded = self.passes = 0
 
-    def give(self, ask: Ask) -> None:
-        """One more response, behind those that wait. ValueError: known already, or longer than the positions."""
+    def give(self, ask: Ask, kv: KVCache | None = None) -> None:
+        """One more response, behind those that wait. ValueError: known already, or longer than the positions.
+
+        kv: the KV of its tokens from the first on, as far as there is any; the engine computes the rest and writes to
+        it from now on. The last token is run here in any case, for its logits. ValueError: it has a hole.
+        """
+        if kv is not None and not kv.holds(0, kv.length):
+            raise ValueError(f"{ask.request}: the KV that came with it has a hole before position {kv.length}")
         if ask.request in self.running or any(a.request == ask.request for a in self.pending):
             raise ValueError(f"{ask.request} is here already")
         longest = len(ask.prompt) + ask.most
@@ -87,6 +94,16 @@ class Rollouts:
                 f"{self.model.name}'s {self.model.config.max_position} positions"
             )
         self.pending.append(ask)
+        if kv is not None:
+            self._given[ask.request] = kv
+
+    def filled(self, request: str) -> tuple[list[int], KVCache]:
+        """Tokens of a running response that have their KV, and the cache, which the next step goes on writing.
+
+        KeyError where it is not running.
+        """
+        row = self.running[request]
+        return row.ids[: row.filled], row.kv
 
     def take(self, request: str) -> bool:
         """Give a response up: it goes on elsewhere with the tokens that were told. False where it is not here."""
@@ -95,6 +112,7 @@ class Rollouts:
         kept = [a for a in self.pending if a.request != request]
         gone = len(kept) < len(self.pending)
         self.pending = deque(kept)
+        self._given.pop(request, None)
         return gone
 
     def load(self, version: int, weights: Mapping[str, Tensor]) -> None:
@@ -135,8 +153,13 @@ class Rollouts:
     def _admit(self) -> None:
         while self.pending and len(self.running) < self.slots:
             ask = self.pending.popleft()
-            kv = self.model.new_cache(len(ask.prompt) + ask.most)
-            self.running[ask.request] = _Row(ask, kv, [*ask.prompt, *ask.done])
+            ids, most = [*ask.prompt, *ask.done], len(ask.prompt) + ask.most
+            kv = self._given.pop(ask.request, None)
+            if kv is None:
+                kv = self.model.new_cache(most)
+            elif kv.capacity < most:
+                kv = kv.fork(most)
+            self.running[ask.request] = _Row(ask, kv, ids, min(kv.length, len(ids) - 1))
 
     def _next(self, row: _Row, logits: Tensor) -> Tokens:
         ask, at = row.ask, row.made

@@ -6,18 +6,20 @@ import threading
 from collections.abc import Callable
 from pathlib import Path
 
+from workbench.held import Held
 from workbench.pump import Clock, Stopped
 from workbench.rlboost.config import PARTS, RLBoostConfig
 from workbench.rlboost.prices import rates
 from workbench.rlboost.rates import Lengths
-from workbench.rlboost.result import Held, Paid, RLBoostResult, Row
+from workbench.rlboost.result import Paid, RLBoostResult, Row
 from workbench.rlboost.setting import Setting, StepRow, System, constant
 from workbench.rlboost.sim import simulate
 from workbench.rlboost.traces import G4DN, P3, Trace, made, read
-from workbench.system import Event, Note, Point, Progress, Span
+from workbench.system import Claim, Event, Note, Point, Progress, Span
 
 Say = Callable[[Event], None]
 RIVALS: tuple[System, ...] = ("co-located", "doubled", "disaggregated")
+RUN = 0.7  # share of the progress that the run itself takes where published numbers come after it
 MOST_SPANS = 4000  # of the timeline: a week of a stormy trace has many
 
 
@@ -77,7 +79,8 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
             if stop.is_set():
                 raise Stopped("the run was cancelled")
             share = min(1.0, step.end_s / trace.end_s)
-            say(Progress((at + share) / len(todo), 1, f"{arm}: step {step.step + 1}, hour {step.end_s / 3600:.2f}"))
+            done = (RUN if config.published else 1.0) * (at + share) / len(todo)
+            say(Progress(done, 1, f"{arm}: step {step.step + 1}, hour {step.end_s / 3600:.2f}"))
             lost = sum(e.kind == "remove" and step.start_s <= e.time_s < step.end_s for e in own.events)
             rows.append(row_of(arm, step, paid.cost_usd(step.reserved_s, step.instance_s), lost))
             if arm == "rlboost":
@@ -89,8 +92,10 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
             f"hours: not one step of {config.responses} responses ends within {trace.end_s / 3600:.3g} h; give the "
             "trace more hours, or a step fewer or shorter responses"
         )
+    beside = _published(say, stop) if config.published else []
     say(Progress(1, 1, "done"))
     facts = {
+        "published": beside,
         "rows": rows,
         "held": held,
         "there": [(0.0, 0), *trace.counts()],
@@ -103,6 +108,18 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
         "source": trace.source,
     }
     return stamped(config, "sim", clock(), facts)
+
+
+def _published(say: Say, stop: threading.Event) -> list[Claim]:
+    """Every number of the paper, each in its own setting, over one made trace."""
+    from workbench.rlboost import claims
+
+    def tick(share: float) -> None:
+        if stop.is_set():
+            raise Stopped("the run was cancelled")
+        say(Progress(RUN + (1 - RUN) * share, 1, "published numbers"))
+
+    return [one.claim() for one in claims.published(tick, samples=1)]
 
 
 def row_of(arm: str, step: StepRow, cost_usd: float, lost: int = 0) -> Row:

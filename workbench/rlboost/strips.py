@@ -10,7 +10,8 @@ from typing import Any
 import plotly.graph_objects as go
 
 from workbench import theme
-from workbench.rlboost.result import TESTED, Held, RLBoostResult
+from workbench.held import Held
+from workbench.rlboost.result import TESTED, RLBoostResult
 
 LANES = 10  # instances that are drawn
 STEPS = 3  # of a simulated run, in the timeline
@@ -69,7 +70,7 @@ def clock(seconds: float) -> tuple[float, str]:
 def window(result: RLBoostResult) -> tuple[tuple[float, float], str]:
     """(from, to) in s that the timeline shows, and in words."""
     rows = result.of(TESTED)
-    if result.live or len(rows) <= STEPS:
+    if result.measured or len(rows) <= STEPS:
         last = rows[-1].start_s + rows[-1].seconds
         begin = min([rows[0].start_s, *(h.start_s for h in result.held)])
         return (begin, last), "all steps"
@@ -85,7 +86,7 @@ def window(result: RLBoostResult) -> tuple[tuple[float, float], str]:
 
 def _working(held: Sequence[Held], result: RLBoostResult, end: float) -> list[Held]:
     """A simulated instance rolls out from the end of its pull to what happened to it next, or to the step's end."""
-    if result.live or any(h.kind == "decode" for h in held):
+    if result.measured or any(h.kind == "decode" for h in held):
         return []
     ends = [r.start_s + r.seconds for r in result.of(TESTED)]
     found = []

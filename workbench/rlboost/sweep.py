@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
-from workbench.rlboost.prices import PAPER, Price, rates
+from workbench.prices import Price
+from workbench.rlboost.prices import PAPER, rates
 from workbench.rlboost.rates import MODELS, PROMPT
 from workbench.rlboost.setting import Setting, StepRow, constant, throughput, usd_per_million
 from workbench.rlboost.sim import simulate

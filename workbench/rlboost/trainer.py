@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench import aside
 from workbench.rlboost.grpo import Clip, step_loss
 
 MAX_NORM = 1.0
@@ -108,12 +109,9 @@ class Trainer:
     def save(self, file: Path) -> None:
         """Weights, optimizer and version, whole or not at all."""
         file.parent.mkdir(parents=True, exist_ok=True)
-        partial = file.with_name(f".{file.name}.partial")
-        torch.save(
-            {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "version": self.version},
-            partial,
-        )
-        partial.replace(file)
+        state = {"module": self.module.state_dict(), "optimizer": self.optimizer.state_dict(), "version": self.version}
+        with aside.whole(file) as out:
+            torch.save(state, out)
 
     def load(self, file: Path) -> None:
         """Go on where `save` was. TrainError for a file that cannot be read or is of another model."""

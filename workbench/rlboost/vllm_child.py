@@ -10,23 +10,22 @@ python -m workbench.rlboost.vllm_child FD        the first line on stdin is what
     {"is": "loaded", "version", "digest"}                                       {"is": "held", "responses", "kv"}
     {"is": "error", "text"}                     the engine is gone; the process ends
 
-Core, scheduler and worker run in this one process: between two passes nothing happens, so weights are replaced there.
+Lines are read and written by workbench.child.serve. Core, scheduler and worker run in this one process: between two
+passes nothing happens, so weights are replaced there.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import queue
-import sys
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import TYPE_CHECKING, Any, NoReturn
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SETTINGS_S = 60.0  # until the first line has come
+    from workbench.child import Lines, Say
+
 FORGET_S = 20.0  # until the last blocks of aborted requests are free
 
 
@@ -90,17 +89,17 @@ def draws() -> type[Any]:
 class Serving:
     """One engine, the requests on it, and the loop that runs both."""
 
-    def __init__(self, settings: dict[str, Any], pipe: TextIO, inbox: queue.SimpleQueue[dict[str, Any]]) -> None:
-        self.settings, self.pipe, self.inbox = settings, pipe, inbox
+    def __init__(self, settings: dict[str, Any], asked: Lines, say: Say) -> None:
+        self.settings, self.asked, self.say = settings, asked, say
         self.stops = set(settings["stop_ids"])
         self.made: dict[str, int] = {}  # vLLM's name of a request -> tokens of its response
 
-    def go(self) -> None:
+    def go(self) -> NoReturn:
         """Start the engine and serve until this process is ended. Whatever vLLM raises comes out of it."""
-        import vllm
         from vllm.engine.arg_utils import EngineArgs
-        from vllm.platforms import current_platform
         from vllm.v1.engine.llm_engine import LLMEngine
+
+        from workbench.vllm_process import about
 
         arguments = EngineArgs(
             skip_tokenizer_init=True,
@@ -112,18 +111,7 @@ class Serving:
             **self.settings["arguments"],
         )
         self.engine = LLMEngine.from_engine_args(arguments)
-        config = self.engine.vllm_config
-        cache = config.cache_config
-        self.say(
-            {
-                "is": "ready",
-                "version": vllm.__version__,
-                "device": current_platform.device_type,
-                "room": config.model_config.max_model_len,
-                "block": cache.block_size,
-                "kv_tokens": (cache.num_gpu_blocks or 0) * cache.block_size,
-            }
-        )
+        self.say({"is": "ready", **about(self.engine.vllm_config)})
         while True:
             self.hear()
             if self.engine.has_unfinished_requests():
@@ -134,7 +122,7 @@ class Serving:
         idle = not self.engine.has_unfinished_requests()
         while True:
             try:
-                fields = self.inbox.get(block=idle, timeout=1.0 if idle else None)
+                fields = self.asked.get(block=idle, timeout=1.0 if idle else None)
             except queue.Empty:
                 return
             idle = False
@@ -199,27 +187,12 @@ class Serving:
         if pieces:
             self.say({"is": "pass", "pieces": pieces})
 
-    def say(self, fields: dict[str, Any]) -> None:
-        self.pipe.write(json.dumps(fields) + "\n")
-        self.pipe.flush()
 
-
-def main() -> None:
+def main() -> NoReturn:
     """Serve until the other side hangs up or the engine dies."""
-    from workbench.child import serve_lines
+    from workbench.child import serve
 
-    inbox = queue.SimpleQueue[dict[str, Any]]()
-    serve_lines(0, inbox.put)
-    with os.fdopen(int(sys.argv[1]), "w", encoding="utf-8") as pipe:
-        try:
-            Serving(inbox.get(timeout=SETTINGS_S), pipe, inbox).go()
-        except Exception as error:  # noqa: BLE001  all that can be done is to say it
-            pipe.write(json.dumps({"is": "error", "text": f"{type(error).__name__}: {error}"}) + "\n")
-            pipe.flush()
-            import traceback
-
-            traceback.print_exc()
-    os._exit(1)  # the engine's threads and its model are not worth the seconds that a tidy end takes
+    serve(lambda settings, asked, say: Serving(settings, asked, say).go())
 
 
 if __name__ == "__main__":

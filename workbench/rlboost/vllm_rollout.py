@@ -15,43 +15,26 @@ Source: arXiv 2510.19225, sections 4.2 and 4.3.
 from __future__ import annotations
 
 import json
-import sys
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from workbench import backends
-from workbench.backends import BackendUnavailable
-from workbench.child import Child, ChildDied
+from workbench import vllm_process
 from workbench.lm.dtype import Dtype
 from workbench.lm.sampler import Sampler
 from workbench.rlboost.rollout import Ask, Tokens
 from workbench.rlboost.weights import digest
+from workbench.vllm_process import START_S, VllmProcess
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-START_S = 300.0  # imports and weights on a busy machine
 SILENCE_S = 120.0  # while responses are open
 LOAD_S = 120.0  # to replace the weights
 COUNT_S = 30.0
-WAIT_S = 0.05  # a step waits so long for something to come
-ROOM, STEP_TOKENS, BLOCK = 2048, 1024, 32
+ROOM, STEP_TOKENS = 2048, 1024
 KV_BYTES = 1 << 30
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # one process: passes and weights take turns
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "HF_HUB_OFFLINE": "1",
-    "PYTHONHASHSEED": "0",
-}
-ON_CPU = {
-    "OMP_NUM_THREADS": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "TORCHDYNAMO_DISABLE": "1",  # the sampler would be compiled at its first use, which takes 30 s
-}
 SMALLEST_HEAD = 32  # of vLLM's attention on a CPU
 
 
@@ -88,12 +71,9 @@ class VllmRollouts:
         kv_bytes: int = KV_BYTES,
         arguments: Mapping[str, Any] | None = None,
     ) -> None:
-        found = backends.backend("vllm")
-        if not found.available:
-            raise BackendUnavailable(f"engine 'vllm' is not available: {found.detail}; {found.how}")
+        on_cpu = vllm_process.build()
         if slots < 1:
             raise ValueError(f"slots must be 1 or more, not {slots}")
-        on_cpu = bool(backends.version("vllm-cpu"))
         self.folder = _folder(model, on_cpu)
         config = json.loads((self.folder / "config.json").read_text())
         eos = config.get("eos_token_id")
@@ -106,9 +86,6 @@ class VllmRollouts:
         self._names: dict[int, str] = {}
         self._count = 0
         self._kept: list[dict[str, Any]] = []  # passes that came while something else was waited for
-        device: dict[str, Any] = {"distributed_executor_backend": "uni"}
-        if on_cpu:
-            device |= {"enforce_eager": True, "kv_cache_memory_bytes": kv_bytes, "block_size": BLOCK}
         settings = {
             "arguments": {
                 "model": str(self.folder),
@@ -116,23 +93,14 @@ class VllmRollouts:
                 "max_model_len": room,
                 "max_num_seqs": slots,
                 "max_num_batched_tokens": max(STEP_TOKENS, slots),
-                **device,
+                **vllm_process.arguments(on_cpu, kv_bytes),
                 **(arguments or {}),
             },
             "stop_ids": self.stop_ids,
         }
-        self._open(settings, ENVIRONMENT | (ON_CPU if on_cpu else {}))
-
-    def _open(self, settings: Mapping[str, Any], environment: Mapping[str, str]) -> None:
-        self._scratch = tempfile.TemporaryDirectory(prefix="workbench-vllm-")
+        self._child = VllmProcess("workbench.rlboost.vllm_child", on_cpu, VllmGone, self._told)
         try:
-            command = [sys.executable, "-m", "workbench.rlboost.vllm_child"]
-            self._child = Child(command, Path(self._scratch.name), environment, "vLLM")
-        except BaseException:
-            self._scratch.cleanup()
-            raise
-        try:
-            self._send(settings)
+            self._child.ask(settings)
             self.about = self._answer("ready", "starting", START_S)
         except BaseException:
             self.close()
@@ -164,7 +132,7 @@ class VllmRollouts:
         self.running[ask.request] = _Row(ask, self._count)
         self._names[self._count] = ask.request
         self.prefilled += len(ask.prompt) + len(ask.done)
-        self._send({"op": "give", "number": self._count, "sampler": asdict(self.sampler), **asdict(ask)})
+        self._child.ask({"op": "give", "number": self._count, "sampler": asdict(self.sampler), **asdict(ask)})
 
     def take(self, request: str) -> bool:
         """Give a response up: vLLM aborts it, and nothing more is told of it. False where it is not here."""
@@ -172,7 +140,7 @@ class VllmRollouts:
         if row is None:
             return False
         del self._names[row.number]
-        self._send({"op": "take", "number": row.number})
+        self._child.ask({"op": "take", "number": row.number})
         return True
 
     def load(self, version: int, weights: Mapping[str, Tensor]) -> None:
@@ -187,10 +155,10 @@ class VllmRollouts:
         self._check(weights)
         kind = getattr(torch, self.dtype)
         given = {n: w.detach().to("cpu", kind).contiguous() for n, w in weights.items()}
-        file = Path(self._scratch.name) / f"weights-{version}.safetensors"
+        file = self._child.folder / f"weights-{version}.safetensors"
         save_file(given, file)
         try:
-            self._send({"op": "load", "file": str(file), "version": version})
+            self._child.ask({"op": "load", "file": str(file), "version": version})
             told = self._answer("loaded", f"loading weights {version}", LOAD_S)
         finally:
             file.unlink(missing_ok=True)
@@ -201,13 +169,13 @@ class VllmRollouts:
         self.version = version
 
     def step(self) -> list[Tokens]:
-        """What vLLM has said since, after at most WAIT_S: the next tokens of responses. [] where there is nothing.
+        """What vLLM has said since, after one look: the next tokens of responses. [] where there is nothing.
 
         VllmGone when it has ended, or says nothing for SILENCE_S while responses are here.
         """
         if not self.running:
             return []
-        lines = [*self._kept, *self._read(SILENCE_S)]
+        lines = [*self._kept, *self._child.heard(SILENCE_S)]
         self._kept = []
         return [piece for fields in lines if fields["is"] == "pass" for piece in self._taken(fields["pieces"])]
 
@@ -215,7 +183,7 @@ class VllmRollouts:
 
     def held(self) -> tuple[int, float]:
         """(responses, share of the KV cache in use), as vLLM itself counts. VllmGone after COUNT_S."""
-        self._send({"op": "held"})
+        self._child.ask({"op": "held"})
         told = self._answer("held", "counting", COUNT_S)
         return int(told["responses"]), float(told["kv"])
 
@@ -224,7 +192,6 @@ class VllmRollouts:
         self.running.clear()
         self._names.clear()
         self._child.end()
-        self._scratch.cleanup()
 
     # -- the child -----------------------------------------------------------------------------------------------
 
@@ -240,11 +207,9 @@ class VllmRollouts:
                 more = f" and {len(names) - 3} more" if len(names) > 3 else ""
                 raise ValueError(f"weights of {self.folder.name} {problem}: {', '.join(names[:3])}{more}")
 
-    def _send(self, fields: Mapping[str, Any]) -> None:
-        try:
-            self._child.send(fields)
-        except ChildDied as error:
-            raise VllmGone(f"{error} Open the engine again.") from None
+    def _told(self, text: str) -> str:
+        """Of an error: what was done, and the cause."""
+        return f"{self._child.doing} with weights {self.version}: {text}"
 
     def _answer(self, kind: str, doing: str, patience_s: float) -> dict[str, Any]:
         """The line of this kind; passes that come before it are kept. VllmGone after patience_s of silence."""
@@ -252,7 +217,7 @@ class VllmRollouts:
         self._child.expect()
         while True:
             found = None
-            for fields in self._read(patience_s):
+            for fields in self._child.heard(patience_s):
                 if fields["is"] == kind:
                     found = fields
                 else:
@@ -260,20 +225,6 @@ class VllmRollouts:
             if found is not None:
                 self._child.doing = "rolling out"
                 return {name: value for name, value in found.items() if name != "is"}
-
-    def _read(self, patience_s: float) -> Iterator[dict[str, Any]]:
-        """Lines that have come, within WAIT_S."""
-        try:
-            lines = self._child.read(WAIT_S)
-            if not lines:
-                self._child.check_silence(patience_s)
-        except ChildDied as error:
-            raise VllmGone(f"{error} Open the engine again.") from None
-        for fields in lines:
-            if fields["is"] == "error":
-                doing = f"{self._child.doing} with weights {self.version}"
-                raise VllmGone(f"vLLM failed while {doing}: {fields['text']}. {self._child.tail()}")
-            yield fields
 
     def _taken(self, pieces: list[dict[str, Any]]) -> Iterator[Tokens]:
         """Tokens of a pass, without those of responses that were given up meanwhile."""

@@ -9,7 +9,7 @@ from typing import Any
 from workbench import backends
 from workbench.pump import pump
 from workbench.rlboost.config import RLBoostConfig
-from workbench.rlboost.result import RLBoostResult, summary_badges
+from workbench.rlboost.result import BADGES, RLBoostResult
 from workbench.system import Note, Work
 
 
@@ -24,7 +24,7 @@ def work(config: RLBoostConfig) -> Work:
 
         return (yield from pump(partial(simulated, config)))
     if config.engine == "vllm":
-        backends.choose("vllm", {"vllm"})  # here, where it says why not, and not on each node
+        backends.need("vllm")  # here, where it says why not, and not on each node
     from workbench.rlboost.ray_run import run as live
 
     asked: queue.SimpleQueue[str] = queue.SimpleQueue()
@@ -33,6 +33,5 @@ def work(config: RLBoostConfig) -> Work:
 
 def stamped(config: RLBoostConfig, where: str, seconds: float, facts: dict[str, Any]) -> RLBoostResult:
     """The result with its provenance."""
-    draft = RLBoostResult(config=config, provenance=backends.provenance(where, {}), **facts)
-    badges = summary_badges(list(draft.summary()), draft.live)
-    return draft.model_copy(update={"provenance": backends.provenance(where, badges, seconds=round(seconds, 3))})
+    told = backends.provenance(where, {}, seconds=round(seconds, 3))
+    return RLBoostResult(config=config, provenance=told, **facts).badged(where != "sim", BADGES)

@@ -113,6 +113,35 @@ def curves(quantity: str, parts: Mapping[str, Sequence[tuple[float, float]]], ta
     )
 
 
+def bars(caption: str, rows: Sequence[tuple[str, float, bool]], marks: str = "") -> str:
+    """Numbers of one unit as bars from nothing, under a caption: (name, value, whether it is modelled) a row.
+
+    `marks` is HTML beside the caption. What is modelled is hatched. A bar below zero or of no finite length is left
+    out; its number stays.
+    """
+    finite = [value for _, value, _ in rows if math.isfinite(value)]
+    most = max([*finite, 1e-12])
+    name, parts = f"wbh{next(_serial)}", list[str]()
+    for at, (label, value, modelled) in enumerate(rows):
+        top = 18 * at
+        length = 36 * max(value, 0.0) / most if math.isfinite(value) else 0.0
+        look = f'fill="url(#{name})"' if modelled else f'fill="{theme.BLUE}"'
+        parts.append(f'<text x="0" y="{top + 11}">{escape(label)}</text>')
+        parts.append(f'<rect x="38%" y="{top + 2}" width="{length:.2f}%" height="11" rx="1.5" {look}/>')
+        parts.append(f'<text class="wb-value" x="100%" y="{top + 11}">{theme.number(value)}</text>')
+    hatch = (
+        f'<pattern id="{name}" width="6" height="6" patternUnits="userSpaceOnUse"><rect width="6" height="6" fill='
+        f'"{theme.ORANGE}"/><path d="{_HATCHES[1]}" stroke="#fff" stroke-opacity="0.7" stroke-width="1.4"/></pattern>'
+    )
+    said = (f"{label} {theme.number(value)}{' (modelled)' if modelled else ''}" for label, value, modelled in rows)
+    text = escape(f"{caption}: {', '.join(said)}")
+    return (
+        f'<div class="wb-bars"><div class="wb-scale"><span aria-hidden="true">{escape(caption)}</span>{marks}</div>'
+        f'<svg role="img" aria-label="{text}" width="100%" height="{18 * len(rows)}"><title>{text}</title>{hatch}'
+        f"{''.join(parts)}</svg></div>"
+    )
+
+
 def _line(
     points: Sequence[tuple[float, float]], x: tuple[float, float], y: tuple[float, float], style: theme.Style
 ) -> str:

@@ -10,15 +10,13 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 from pathlib import Path
 from typing import get_args
 from urllib.parse import quote
 
-from workbench import theme
+from workbench import aside, theme
 from workbench.system import Badge, Result, Span, System, systems
 from workbench.trace import chrome_trace
 from workbench.ui import show
@@ -120,16 +118,9 @@ def _texts(result: Result, spans: Sequence[Span] = ()) -> dict[str, str]:
 
 
 def write(target: Path, text: str) -> Path:
-    """Write text whole or not at all: beside its place first, then renamed."""
-    handle, aside = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as out:
-            out.write(text)
-        Path(aside).chmod(0o644)
-        Path(aside).replace(target)
-    except BaseException:
-        Path(aside).unlink(missing_ok=True)
-        raise
+    """Write text whole or not at all."""
+    with aside.whole(target, sync=False) as out:
+        out.write(text.encode())
     return target
 
 
@@ -179,7 +170,7 @@ def _section(at: int, result: Result, beside: str) -> str:
         full_html=False,
         include_plotlyjs=False,
         div_id=f"figure-{at}",
-        config={"displaylogo": False, "responsive": True},
+        config=show.CONFIG,
     )
     config = escape(json.dumps(result.config.model_dump(mode="json"), indent=1))
     return (

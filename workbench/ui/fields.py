@@ -25,6 +25,7 @@ class Field(widgets.VBox):  # type: ignore[misc]
         extra = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         self.name = name
         self._changed: Callable[[], None] | None = None
+        self._hinting = False
         kind, self._optional = _without_none(info.annotation)
         self._set: Any = None  # value given from outside, kept exact while its widget is not touched
         self._shown: Any = None
@@ -42,8 +43,11 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._error.add_class("wb-error")
         label = widgets.HTML(f'<label title="{escape(tip)}">{escape(theme.label(name))}</label>')
         note = widgets.HTML(f'<div class="wb-help">{escape(tip)}{_range(info)}</div>')
+        row = widgets.HBox(parts)
+        if isinstance(self.input, widgets.Textarea):
+            row.add_class("wb-long")
         # what is wide stands in a fold that has its name, and tells its errors itself
-        super().__init__([*parts, note] if self.wide else [label, widgets.HBox(parts), self._error, note])
+        super().__init__([*parts, note] if self.wide else [label, row, self._error, note])
         self.add_class("wb-field")
         for part in parts:
             part.observe(self._on_change, "value")
@@ -87,6 +91,15 @@ class Field(widgets.VBox):  # type: ignore[misc]
             return
         self._error.value = f'<div role="alert"><b>{escape(self.name)}</b>: {escape(text)}</div>' if text else ""
 
+    def hint(self, text: str) -> None:
+        """Show what it comes to, where it is left to the system."""
+        if self._optional and self._none.value and self.input.value != text:
+            self._hinting = True
+            try:
+                self.input.value = text
+            finally:
+                self._hinting = False
+
     def on_change(self, call: Callable[[], None]) -> None:
         """`call()` after each change of the value."""
         self._changed = call
@@ -94,7 +107,7 @@ class Field(widgets.VBox):  # type: ignore[misc]
     def _on_change(self, _: Any) -> None:
         if self._optional:
             self.input.disabled = self._none.value
-        if self._changed is not None:
+        if self._changed is not None and not self._hinting:
             self._changed()
 
     def __repr__(self) -> str:

@@ -5,7 +5,8 @@ form = Form(system); form.load(config); form.config        ValueError names the 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
@@ -16,6 +17,7 @@ from workbench import theme
 from workbench.system import Config, ConfigError, System, Vertex, faults
 from workbench.ui.editor import from_vertices
 from workbench.ui.fields import Field
+from workbench.ui.fold import Fold
 
 _CHANGED = "(changed)"
 
@@ -43,8 +45,8 @@ class Form(widgets.VBox):  # type: ignore[misc]
         self.wide.add_class("wb-wide")
         self.load(config or next(iter(system.presets.values())))
         self.preset.observe(self._on_preset, "value")
-        for field in self.fields.values():
-            field.on_change(self._on_field)
+        for name, field in self.fields.items():
+            field.on_change(partial(self._on_field, name))
 
     @property
     def config(self) -> Config:
@@ -67,13 +69,15 @@ class Form(widgets.VBox):  # type: ignore[misc]
         """Show `config`. TypeError when it is another system's."""
         if not isinstance(config, self.system.config):
             raise TypeError(f"{self.system.name} takes a {self.system.config.__name__}, not {type(config).__name__}")
-        self._loading = True
-        try:
-            for name, value in config.model_dump().items():
-                self.fields[name].value = value
-        finally:
-            self._loading = False
-        self._refresh()
+        self._give(config.model_dump())
+
+    def set(self, name: str, value: Any) -> None:
+        """Give one setting a value, as if a user had."""
+        self._give({name: value})
+
+    def hint(self, name: str, text: str) -> None:
+        """What a setting that is left to the system comes to: seen in its place, and a start for what is typed."""
+        self.fields[name].hint(text)
 
     def on_change(self, call: Callable[[], None]) -> None:
         """`call()` after every change."""
@@ -87,8 +91,8 @@ class Form(widgets.VBox):  # type: ignore[misc]
     def take_graph(self, vertices: Sequence[Vertex]) -> None:
         """Make the graph of a run the first setting that holds one, and unfold it."""
         folded = self.wide.children[0]
-        folded.children[0].children[0].value = from_vertices(vertices)
-        folded.selected_index = 0
+        folded.body.children[0].value = from_vertices(vertices)
+        folded.unfolded = True
         self._refresh()
 
     def _parse(self) -> tuple[Config | None, dict[str, str]]:
@@ -123,16 +127,30 @@ class Form(widgets.VBox):  # type: ignore[misc]
         for call in self._calls:
             call()
 
-    def _on_field(self) -> None:
-        if not self._loading:
-            self._refresh()
+    def _give(self, values: Mapping[str, Any]) -> None:
+        """Values for fields, and one refresh for all of them."""
+        self._loading = True
+        try:
+            for name, value in values.items():
+                self.fields[name].value = value
+        finally:
+            self._loading = False
+        self._refresh()
+
+    def _on_field(self, name: str) -> None:
+        """A user changed it: settings that its `clears` names, which held for what it was, are left to the system."""
+        if self._loading:
+            return
+        extra = self.system.config.model_fields[name].json_schema_extra
+        found = extra.get("clears") if isinstance(extra, dict) else None
+        self._give({str(other): None for other in found} if isinstance(found, list) else {})
 
     def _on_preset(self, change: dict[str, Any]) -> None:
         if not self._loading and change["new"] != _CHANGED:
             self.load(self.system.presets[change["new"]])
 
     def _groups(self) -> list[Any]:
-        """Fields without a group, then a folded accordion a group."""
+        """Fields without a group, then a fold a group."""
         groups: dict[str, list[Field]] = {}
         for name, info in _ordered(self.system.config):
             if self.fields[name].wide:
@@ -148,10 +166,8 @@ class Form(widgets.VBox):  # type: ignore[misc]
         return f"Form({self.system.name!r})"
 
 
-def _folded(title: str, fields: list[Field]) -> Any:
-    group = widgets.Accordion([widgets.VBox(fields)], titles=(title.capitalize(),), selected_index=None)
-    group.add_class("wb-group")
-    return group
+def _folded(title: str, fields: list[Field]) -> Fold:
+    return Fold(f"{title[:1].upper()}{title[1:]}", widgets.VBox(fields))
 
 
 def plain(error: ValueError) -> str:

@@ -16,6 +16,7 @@ from workbench.ui.view import View
 
 STATES = {  # state -> icon; the word is always beside it
     "ready": "○",
+    "waiting": "◌",
     "running": "◐",
     "done": "●",
     "cancelled": "■",

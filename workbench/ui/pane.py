@@ -11,6 +11,8 @@ from workbench.ui.show import PLOTLY, alternative, figure_json
 if TYPE_CHECKING:
     import plotly.graph_objects as go
 
+_HEIGHT = 450  # pixels: plotly's, where a figure names none
+
 
 class FigurePane(widgets.VBox):  # type: ignore[misc]
     """Shows one figure at a time; setting it is setting a trait, which any thread may do."""
@@ -24,12 +26,15 @@ class FigurePane(widgets.VBox):  # type: ignore[misc]
     def show(self, fig: go.Figure) -> None:
         """Show this figure in place of the one before."""
         self.fig = fig
+        # a height of its own: plotly measures its box anew while JupyterLab changes themes, and stays at what it finds
+        self.layout.height = f"{fig.layout.height or _HEIGHT}px"
         data = {PLOTLY: figure_json(fig), "text/plain": alternative(fig)}
         self.out.outputs = ({"output_type": "display_data", "data": data, "metadata": {}},)
 
     def clear(self) -> None:
         """Show nothing."""
         self.fig = None
+        self.layout.height = None
         self.out.outputs = ()
 
     def __repr__(self) -> str:

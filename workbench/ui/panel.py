@@ -19,6 +19,7 @@ from workbench.runner import Run, from_code, to_code
 from workbench.system import Config, Result, Span, System, system, systems
 from workbench.ui import export
 from workbench.ui.acts import by_hand
+from workbench.ui.fold import Fold
 from workbench.ui.form import Form, plain
 from workbench.ui.jobs import Job, Jobs
 from workbench.ui.live import Live, Story
@@ -134,7 +135,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.code.add_class("wb-code")
         self.code_told = widgets.HTML()
         self.trace = widgets.HTML()
-        self.trouble = widgets.Accordion([self.trace], titles=("Traceback",), selected_index=None)
+        self.trouble = Fold("Traceback", self.trace)
         self.trouble.layout.display = "none"
         self.caption, self.links = View(), View()
         self.save_button = widgets.Button(
@@ -166,6 +167,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         self.results.past.on_open = self.reopen
         self.results.past.on_delete = lambda record: self.results.beside.drop(record.id)
         if self.results.preview:
+            self.results.preview.on_move(self.form.set, self.form.hint)
             self.results.preview.start(self.form.config)
 
     def _say(self, state: str, text: str) -> None:
@@ -212,9 +214,10 @@ class Panel(widgets.VBox):  # type: ignore[misc]
 
     def _turn(self, running: bool) -> None:
         """Buttons as `jobs.busy` says, which calls this at each of its changes."""
-        self.run_button.disabled = running
-        self.baseline_button.disabled = running or not self.system.baselines
-        self.cancel_button.disabled = not running
+        free = [(self.run_button, running), (self.baseline_button, running or not self.system.baselines)]
+        # what can be pressed now first: the focus goes there from what no longer can (ui/view.js)
+        for button, off in sorted([*free, (self.cancel_button, not running)], key=lambda one: one[1]):
+            button.disabled = off
 
     def _tick(self, job: Job, run: Run) -> None:
         """Take in what the run has said since the last time, and paint it."""
@@ -305,7 +308,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
     def _trace(self, error: BaseException) -> None:
         lines = "".join(traceback.format_exception(error))
         self.trace.value = f"<pre>{escape(lines)}</pre>"
-        self.trouble.selected_index = None
+        self.trouble.unfolded = False
         self.trouble.layout.display = ""
 
     def _save(self) -> None:

@@ -85,6 +85,7 @@ class Parts(widgets.VBox):  # type: ignore[misc]
         streams = [_stream(name, name == shown) for name in texts if name not in vertices]
         head = f'<div class="wb-partshead"><h4>Graph</h4>{_summary(list(vertices.values()))}{"".join(streams)}</div>'
         if not vertices:
+            self.add_class("wb-broad")  # no picture that the text could stand beside
             return head.replace("<h4>Graph</h4>", "<h4>Texts</h4>")
         drawn = list(vertices.values())
         broad = graph.columns(drawn) > _COLUMNS

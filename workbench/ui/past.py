@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import Any
 
@@ -61,9 +61,7 @@ class Past(widgets.VBox):  # type: ignore[misc]
             button.disabled = not self._found
         said = "" if self._found else '<div class="wb-quiet">No run of this system is on disk yet.</div>'
         more = f"The newest {_LISTED} of {len(found)} runs." if len(found) > _LISTED else ""
-        bad = "".join(f"<li>{escape(line)}</li>" for line in found.skipped)
-        unread = f'<div class="wb-quiet">Not readable, left alone:<ul>{bad}</ul></div>' if bad else ""
-        self.told.html = f'{said}<div class="wb-quiet">{more}</div>{unread}'
+        self.told.html = f'{said}<div class="wb-quiet">{more}</div>{unread_html(found.skipped)}'
         self._on_choice(None)
         self.on_found(self.found)
 
@@ -96,7 +94,18 @@ class Past(widgets.VBox):  # type: ignore[misc]
 
 
 def _line(record: Record) -> str:
+    when, took, call = told(record)
+    return f"{STATES.get(record.state, '')} {record.state} · {when} · {took} · {call}"
+
+
+def told(record: Record) -> tuple[str, str, str]:
+    """(when it began in UTC, how long it took, its settings) in words, as lists of runs show them."""
     call = record.code.removeprefix(f'wb.run("{record.system}", ').removesuffix(")")
     call = call if len(call) <= _CALL else f"{call[: _CALL - 1]}…"
-    day = record.started_at[:19].replace("T", " ")
-    return f"{STATES.get(record.state, '')} {record.state} · {day} · {theme.number(record.seconds)} s · {call}"
+    return record.started_at[:19].replace("T", " "), f"{theme.number(record.seconds)} s", call
+
+
+def unread_html(skipped: Sequence[str]) -> str:
+    """What of the history could not be read, a line each with its cause; nothing where all was."""
+    bad = "".join(f"<li>{escape(line)}</li>" for line in skipped)
+    return f'<div class="wb-quiet wb-unread">Not readable, left alone:<ul>{bad}</ul></div>' if bad else ""

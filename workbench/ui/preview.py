@@ -13,8 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import ipywidgets as widgets
 
+from workbench.lanes import Board, write
 from workbench.system import Config
 from workbench.ui import show
+from workbench.ui.lanes import Lanes
 from workbench.ui.pane import FigurePane
 from workbench.ui.view import View
 
@@ -26,14 +28,16 @@ _PERIOD_S = 0.25  # at most 4 pictures a second
 
 
 class Preview(widgets.VBox):  # type: ignore[misc]
-    """Draws `model(config)`. `ask` returns at once; of many asks the latest wins.
+    """Draws `model(config)`, below what `board(config)` says can be moved. `ask` returns at once; the latest wins.
 
     What is asked while it is out of sight is drawn when it comes into sight: a figure without a size has no place for
     its labels, and a picture that nobody looks at costs as much as any.
     """
 
-    def __init__(self, model: Callable[[Any], go.Figure]) -> None:
-        self.model = model
+    def __init__(self, model: Callable[[Any], go.Figure], board: Callable[[Any], Board] | None = None) -> None:
+        self.model, self.board = model, board
+        self.lanes: Lanes | None = None
+        self._hint: Callable[[str, str], None] | None = None
         self.widget: go.FigureWidget | None = None
         self.error: BaseException | None = None
         self.drawn = 0
@@ -47,10 +51,20 @@ class Preview(widgets.VBox):  # type: ignore[misc]
         self._said.html = _SAID.format("")
         super().__init__([self._said, self._plain, self.text])
 
+    def on_move(self, change: Callable[[str, str | None], None], hint: Callable[[str, str], None]) -> None:
+        """Show what can be moved, before the first picture. `change(setting, text)` when it is, None: by nobody;
+        `hint(setting, text)` with where things lie when nobody has moved them.
+        """
+        if self.board is not None:
+            self.lanes = Lanes(change)
+            self._hint = hint
+            self.children = (self._said, self.lanes, self._plain, self.text)
+
     def start(self, config: Config) -> None:
         """The first picture, plain."""
         self.shown = config
         try:
+            self._place(config)
             fig = self.model(config)
             self._plain.show(fig)
             self._tell(fig)
@@ -91,19 +105,37 @@ class Preview(widgets.VBox):  # type: ignore[misc]
                     return
             begun = time.monotonic()
             try:
+                self._place(config)
                 self._draw(self.model(config))
                 self.error, self._said.html = None, _SAID.format(" data-resize")
             except Exception as error:  # noqa: BLE001  shown beside the picture; the next change tries again
                 self._fail(error)
             time.sleep(max(0.0, _PERIOD_S - (time.monotonic() - begun)))
 
+    def _latest(self) -> bool:
+        return self._wanted is None
+
+    def _place(self, config: Config) -> None:
+        """What can be moved, before the picture: it is there sooner."""
+        if self.board is None or self.lanes is None:
+            return
+        try:
+            board = self.board(config)
+        except Exception as error:
+            self.lanes.refuse(str(error), self._latest)
+            raise
+        self.lanes.show(board, self._latest)
+        if not board.given and self._hint is not None:
+            self._hint(board.field, write(board.rows))
+
     def _draw(self, fig: go.Figure) -> None:
         import plotly.graph_objects as go
 
         if self.widget is None:
             self.widget = go.FigureWidget(fig)
-            self.widget._config = {"displaylogo": False, "responsive": True}
-            self.children = (self._said, self.widget, self.text)
+            self.widget._config = dict(show.CONFIG)
+            parts: tuple[Any, ...] = self.children
+            self.children = tuple(self.widget if part is self._plain else part for part in parts)
         else:
             _replace(self.widget, fig)
         self._tell(fig)

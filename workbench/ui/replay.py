@@ -11,6 +11,7 @@ from workbench import theme
 from workbench.system import Act, Event
 from workbench.ui.acts import marks_html
 from workbench.ui.live import Live, Story
+from workbench.ui.sliders import take_place
 from workbench.ui.view import View
 
 
@@ -25,22 +26,14 @@ class Replay(widgets.VBox):  # type: ignore[misc]
         self._events: Sequence[tuple[float, Event]] = ()
         self._end = ("ready", "")
         self._busy = False
-        self.slider = widgets.IntSlider(
-            description="Replay",
-            min=0,
-            max=0,
-            readout=False,
-            disabled=True,
-            tooltip="Event by event, with arrow keys too",
-        )
+        self.slider = self._scrubber(0)
         self.where, self.marks = widgets.Label(""), View()
         self._acts: list[tuple[int, float, Act]] = []
-        scrub = widgets.HBox([self.slider, self.where])
-        scrub.add_class("wb-scrub")
+        self._scrub = widgets.HBox([self.slider, self.where])
+        self._scrub.add_class("wb-scrub")
         self.marks.layout.display = "none"
-        super().__init__([scrub, self.marks])
+        super().__init__([self._scrub, self.marks])
         self.marks.on_pick(self._on_mark)
-        self.slider.observe(self._on_slide, "value")
 
     def load(self, events: Sequence[tuple[float, Event]], state: str, text: str) -> None:
         """Offer the events of a run that ended as `state`, with `text` as its status line."""
@@ -48,10 +41,20 @@ class Replay(widgets.VBox):  # type: ignore[misc]
         self._acts = [(at, t, act) for at, (t, act) in enumerate(events, 1) if isinstance(act, Act)]
         self.marks.layout.display = "" if self._acts else "none"
         self._busy = True
-        self.slider.max = self.slider.value = len(self._events)
+        if self.slider.max != len(self._events):
+            self.slider = take_place(self._scrub, self.slider, self._scrubber(len(self._events)))
+        self.slider.value = len(self._events)
         self._busy = False
         self.slider.disabled = not self._events
         self._say(len(self._events))
+
+    def _scrubber(self, most: int) -> Any:
+        slider = widgets.IntSlider(
+            description="Replay", min=0, max=most, readout=False, disabled=True,
+            tooltip="Event by event, with arrow keys too",
+        )  # fmt: skip
+        slider.observe(self._on_slide, "value")
+        return slider
 
     def lock(self) -> None:
         """No replay while a run is going."""

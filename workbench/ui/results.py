@@ -34,7 +34,7 @@ class Results(widgets.Tab):  # type: ignore[misc]
         self.result: Result | None = None
         self.head, self.rows, self.said = View(), View(), View()
         self.figure = FigurePane()
-        self.preview = Preview(system.preview) if system.preview else None
+        self.preview = Preview(system.preview, system.board) if system.preview else None
         self.timeline, self.beside, self.past = Timeline(system), Beside(), Past(system.name)
         self.past.on_found = self.beside.offer
         self.beside.offer(self.past.found)
@@ -48,6 +48,8 @@ class Results(widgets.Tab):  # type: ignore[misc]
         if self.preview:
             self.preview.look(False)
             self.observe(self._turned, "selected_index")
+        if system.board:
+            self.turn("Model")  # there is something to do there before the first run
         self.head.html = _BLANK.format("The figure")
         self.rows.html = _BLANK.format("The table")
         self.said.html = '<div class="wb-blank">What a run says appears here, event by event.</div>'
@@ -55,6 +57,8 @@ class Results(widgets.Tab):  # type: ignore[misc]
     def show(self, result: Result, spans: Sequence[Span]) -> None:
         """Show a result in Figure, Table and Timeline; `spans` stand in when the result has none."""
         figure = result.figure()
+        if self.system.board and self.result is None:
+            self.turn("Figure")
         self.head.html = _headline(result)
         self.figure.show(figure)
         self.rows.html = (

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     import plotly.graph_objects as go
 
 PLOTLY = "application/vnd.plotly.v1+json"
+CONFIG = {"displaylogo": False, "responsive": True, "typesetMath": False}  # what lies between two prices is no formula
 _BADGES: dict[str, tuple[str, str, str]] = {  # badge -> text, background, meaning; all at least 4.5:1
     "measured": ("#0B5A3C", "#D9F2E6", "measured on the device named below"),
     "modelled": ("#6B4300", "#FBEBCB", "computed by a cost model, not measured"),
@@ -54,7 +55,7 @@ def claims_html(claims: list[Claim]) -> str:
             escape(c.what),
             f"{theme.number(c.paper)}&nbsp;{unit(c)}",
             f"{theme.number(c.ours)}&nbsp;{unit(c)}" if c.ours is not None else "not tried here",
-            badge(c.badge) if c.ours is not None else "",
+            how(c),
             escape(c.source),
             escape(c.note),
         ]
@@ -62,6 +63,13 @@ def claims_html(claims: list[Claim]) -> str:
     ]
     head = ["claim", "paper", "here", "how", "where in the paper", "note"]
     return table(head, rows, caption="The paper's numbers beside ours") if rows else ""
+
+
+def how(claim: Claim) -> str:
+    """How ours was had: its badge, and whether the paper's number went into it; nothing where it was not tried."""
+    if claim.ours is None:
+        return ""
+    return badge(claim.badge) + ("&nbsp;fitted" if claim.fitted else "")
 
 
 def unit(claim: Claim) -> str:
@@ -80,7 +88,7 @@ def provenance_html(result: Result) -> str:
 def figure_json(fig: go.Figure) -> dict[str, Any]:
     """The figure as plain JSON, for the plotly MIME type. Equal figures give equal JSON."""
     found: dict[str, Any] = json.loads(fig.to_json())
-    found["config"] = {"displaylogo": False, "responsive": True}
+    found["config"] = dict(CONFIG)
     return found
 
 

@@ -15,6 +15,7 @@ import ipywidgets as widgets
 from workbench import theme
 from workbench.system import Span, System
 from workbench.ui import draw
+from workbench.ui.sliders import take_place
 from workbench.ui.view import View, table
 
 _LISTED = 400  # entries of the list; beyond that Earlier and Later reach the rest
@@ -33,10 +34,7 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         self.earlier = widgets.Button(description="Earlier", tooltip="Explain the span before")
         self.later = widgets.Button(description="Later", tooltip="Explain the span after")
         self.listed = widgets.Dropdown(options=[("choose a span", -1)], tooltip="All spans, in order")
-        self.window = widgets.FloatRangeSlider(
-            description="Show (s)", min=0, max=1, value=(0, 1), continuous_update=False, readout_format=".3g"
-        )
-        self.window.add_class("wb-window")
+        self.window = self._ranging(1.0)
         steps = widgets.HBox([self.earlier, self.later, self.listed])
         steps.add_class("wb-steps")
         super().__init__([self.window, self.picture, steps, self.why])
@@ -44,7 +42,6 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         self.earlier.on_click(lambda _: self.step(-1))
         self.later.on_click(lambda _: self.step(1))
         self.listed.observe(self._on_listed, "value")
-        self.window.observe(lambda _: self._draw(), "value")
         self.picture.on_pick(lambda name: self.choose(int(name)))
         self.load([])
 
@@ -56,9 +53,9 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         end = max((s.end_s for s in self.spans), default=1.0) or 1.0
         self._busy = True
         try:
-            with self.window.hold_trait_notifications():
-                self.window.min, self.window.max, self.window.step = 0.0, end, end / 200
-                self.window.value = (0.0, end)
+            if self.window.max != end:
+                self.window = take_place(self, self.window, self._ranging(end))
+            self.window.value = (0.0, end)
             self.listed.options = [
                 ("choose a span", -1),
                 *((_name(s), at) for at, s in enumerate(self.spans[:_LISTED])),
@@ -70,6 +67,15 @@ class Timeline(widgets.VBox):  # type: ignore[misc]
         for button in (self.earlier, self.later, self.listed):
             button.disabled = not self.spans
         self._draw()
+
+    def _ranging(self, end: float) -> Any:
+        slider = widgets.FloatRangeSlider(
+            description="Show (s)", min=0, max=end, step=end / 200, value=(0, end), continuous_update=False,
+            readout_format=".3g",
+        )  # fmt: skip
+        slider.add_class("wb-window")
+        slider.observe(lambda _: self._draw(), "value")
+        return slider
 
     def choose(self, at: int) -> None:
         """Explain the `at`-th span."""

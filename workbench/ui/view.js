@@ -22,6 +22,13 @@ function patch(old, fresh) {
   before.slice(after.length).forEach((node) => node.remove());
 }
 
+// JupyterLab takes plain keys in what a cell shows for its own: an arrow on a list would choose the next cell, d d delete this one
+if (!window.workbenchKeys) {
+  window.workbenchKeys = (event) => event.target.closest?.(".wb-panel") && event.target.toggleAttribute( // its rules match :focus itself
+    "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey || event.altKey));
+  window.addEventListener("keydown", window.workbenchKeys, true);
+}
+
 // the part next to `part` in the direction of an arrow key, by where they are on the screen
 function beside(part, all, arrow) {
   const [dx, dy] = { ArrowRight: [1, 0], ArrowLeft: [-1, 0], ArrowDown: [0, 1], ArrowUp: [0, -1] }[arrow];
@@ -40,13 +47,35 @@ function beside(part, all, arrow) {
   return best;
 }
 
-export default {
+// anywidget 0.11 gives a model 2 s to load and lets later messages fall where many panes on slow cores take longer: the
+// pane would stand still. Such a model is told by a message of no meaning; it listens as any other, and asks what it missed
+function revive(model) {
+  let whole; // what `model` is a part of
+  const take = (it) => (whole = it);
+  model.on("change:wb_whole", take);
+  model.set("wb_whole", Math.random());
+  model.off("change:wb_whole", take);
+  whole?._handle_comm_msg({ content: { data: { method: "custom", content: {} } } }).catch(() => {
+    const listen = Object.getPrototypeOf(whole.constructor.prototype)._handle_comm_msg;
+    whole.comm?.on_msg((message) => listen.call(whole, message));
+    whole.comm?.send({ method: "request_state" }, {});
+  });
+}
+
+const pane = {
   render({ model, el }) {
     // Tab reaches one part, arrows, Home and End the others; the focus survives that the html is drawn anew
     const parts = () => [...el.querySelectorAll("[data-pick]")];
     const focus = (part) => {
       parts().forEach((each) => each.setAttribute("tabindex", each === part ? "0" : "-1"));
       if (document.activeElement !== part) part.focus();
+    };
+    // what was asked for elsewhere on the page comes into sight and takes the focus, once for each value
+    let revealed;
+    const reveal = (part) => {
+      if (!part || part.dataset.reveal === revealed) return;
+      revealed = part.dataset.reveal;
+      setTimeout(() => { part.scrollIntoView({ block: "start" }); part.focus({ preventScroll: true }); }, 100);
     };
     const sticky = () => [...el.querySelectorAll("[data-stick]")];
     const draw = () => {
@@ -56,6 +85,7 @@ export default {
       fresh.innerHTML = model.get("html");
       patch(el, fresh);
       sticky().filter((each) => !left.has(each)).forEach((each) => (each.scrollTop = each.scrollHeight));
+      reveal(el.querySelector("[data-reveal]"));
       const again = held === undefined ? undefined : parts().find((part) => part.dataset.pick === held);
       if (again) focus(again);
       else if (held !== undefined) el.querySelector("[data-home]")?.focus(); // what held it is gone: Tab goes on from here
@@ -82,10 +112,19 @@ export default {
     // plotly's widget measures itself before it is in the page: a pane with data-resize beside it has it look again
     const nudge = () => { if (el.querySelector("[data-resize]")) window.dispatchEvent(new Event("resize")); };
     const redraw = () => { draw(); [300, 1000, 3000].forEach((ms) => setTimeout(nudge, ms)); };
-    const shown = new ResizeObserver(() => setTimeout(nudge, 50));
+    // a button that is disabled under the focus hands it to one beside it, else Tab would begin anew far above
+    const heirs = new MutationObserver((changes) => changes.forEach(({ target }) => {
+      if (target.disabled && target === document.activeElement) target.parentElement.querySelector("button:enabled")?.focus();
+    }));
+    const keep = () => {
+      const row = el.querySelector(".wb-head") && el.closest(".wb-work, .wb-system")?.querySelector(".wb-buttons, .wb-cardbuttons");
+      if (row) heirs.observe(row, { subtree: true, attributeFilter: ["disabled"] });
+    };
+    const shown = new ResizeObserver(() => { keep(); setTimeout(nudge, 50); });
     shown.observe(el);
     model.on("change:html", redraw);
     draw();
-    return () => { model.off("change:html", redraw); shown.disconnect(); };
+    revive(model);
+    return () => { model.off("change:html", redraw); shown.disconnect(); heirs.disconnect(); };
   },
 };

@@ -9,12 +9,14 @@ from pathlib import Path
 import anywidget
 import traitlets
 
+PANE = (Path(__file__).parent / "view.js").read_text(encoding="utf-8")  # defines `pane`, which a view exports
+
 
 class View(anywidget.AnyWidget):  # type: ignore[misc]
     """Shows `html`; a click, Enter or Space on a part with `data-pick="x"` calls what `on_pick` was given with "x"."""
 
     html = traitlets.Unicode("").tag(sync=True)
-    _esm = Path(__file__).parent / "view.js"
+    _esm = f"{PANE}\nexport default pane;\n"
     _css = Path(__file__).parent / "panel.css"
 
     def on_pick(self, call: Callable[[str], None]) -> None:
