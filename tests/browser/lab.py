@@ -60,6 +60,9 @@ def server(root: Path, home: Path, theme: str = "JupyterLab Light", timeout_s: f
 
 def watched(chromium, height: int = 1300, patience_s: float = 60):
     """A page that keeps what went wrong in it (`faults`) and whom it asked for anything (`asked`)."""
+    from playwright.sync_api import expect
+
+    expect.set_options(timeout=500 * patience_s)  # its own 5 s are few where a kernel shares two cores
     page = chromium.new_page(viewport={"width": 1400, "height": height})
     page.set_default_timeout(1000 * patience_s)
     page.faults, page.asked = [], []

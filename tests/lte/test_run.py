@@ -103,6 +103,19 @@ def test_sparse_decoding_is_the_definition(trained):
         next(decode.generate(lm, [], 3, "sparse"))
 
 
+def test_sparse_decoding_in_bfloat16(trained):
+    """A stand-in is of the half type and the kernels' sum of float32: whole prompts and single tokens take both."""
+    _, found, _ = trained
+    arm = found["LTE"]
+    assert all(layer.stand_in is not None for layer in arm.model.layers)
+    lm = decode.SparseLM(arm.model, arm.tokens, "bfloat16")
+    ids = arm.tokens.encode(TEXT)
+    exact, control = decode.against_definition(lm, arm.model, ids)
+    assert exact < 0.05
+    assert control > 3 * exact
+    assert len(list(decode.generate(lm, ids, 2, "sparse"))) == 2
+
+
 def test_dense_ways_of_decoding_agree(trained):
     config, found, _ = trained
     arm = found["dense"]

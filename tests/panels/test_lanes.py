@@ -121,6 +121,9 @@ def test_a_press_lifts_and_a_lane_takes_it(moved):
     assert one.rows[0][3] == 1
     assert one.lifted is None
     assert "Part 3: rank 3 to rank 1" in one.told.html
+    one.drawn._handle_custom_msg({"pick": "thing:3"}, [])
+    one.drawn._handle_custom_msg({"pick": "group:1"}, [])  # its emptiest lane
+    assert "Part 3: rank 1 to rank" in one.told.html
 
 
 def test_all_sheets_at_once(moved):

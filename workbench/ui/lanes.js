@@ -72,7 +72,9 @@ export default {
     const click = (event) => {
       if (dragged) { dragged = false; event.stopImmediatePropagation(); return; } // the end of a drag is no press
       const thing = lifted(), to = lane(event.target);
-      if (thing && to && !event.target.closest("[data-pick]")) settle(thing.dataset.pick, to);
+      if (!to || event.target.closest("[data-pick]")) return;
+      if (thing) settle(thing.dataset.pick, to);
+      else model.send({ pick: to.dataset.drop }); // Python may know of one that is lifted, and not have said so yet
     };
     const key = (event) => {
       const thing = lifted();

@@ -83,8 +83,9 @@ class Lanes(widgets.VBox):  # type: ignore[misc]
         """A thing was pressed, which lifts it or puts it down; or a lane, into which what is lifted goes."""
         kind, _, number = name.partition(":")
         with self._lock:
-            if kind == "lane" and self.lifted is not None:
-                self.drop(f"thing:{self.lifted}", name)
+            if kind in ("lane", "group"):
+                if self.lifted is not None:
+                    self.drop(f"thing:{self.lifted}", name)
             elif kind == "thing" and self._has(int(number)):
                 self.entry = int(number)
                 down = self.lifted == self.entry
