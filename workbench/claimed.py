@@ -256,8 +256,9 @@ def run_missing(follow: Callable[[Run], Result], names: Sequence[str] = ()) -> I
     """Run what is missing, one after the other; yields (system, preset, "" or why it failed) after each."""
     for name, preset in missing(names):
         try:
-            follow(start(name, preset=preset))
+            going = start(name, preset=preset)
+            follow(going)
         except Exception as error:  # noqa: BLE001  one that cannot run here must not keep the others from running
             yield name, preset, f"{type(error).__name__}: {error}"
         else:
-            yield name, preset, ""
+            yield name, preset, going.unrecorded

@@ -21,7 +21,7 @@ def read(
     """Each line as `made` takes it. `error` names the file, and the line where `made` raised ValueError, TypeError."""
     wanted = [f.name for f in fields(kind)]
     try:
-        with file.open(newline="", encoding="utf-8") as stream:
+        with file.open(newline="", encoding="utf-8-sig") as stream:  # a spreadsheet puts a mark in front
             table = csv.DictReader(stream)
             if set(wanted) - set(table.fieldnames or ()):
                 raise error(f"{file}: needs the columns {', '.join(wanted)}")

@@ -10,6 +10,7 @@ is launch.h; the kind "double" is the same library with driver_cpu.h for a drive
 from __future__ import annotations
 
 import ctypes as ct
+import subprocess
 import threading
 import warnings
 from collections.abc import Sequence
@@ -86,7 +87,7 @@ def _checked(kind: Kind) -> Device | str:
     try:
         opened = Device(kind)
         gpu_check.replay(opened.run)
-    except (RuntimeError, OSError) as error:
+    except (RuntimeError, OSError, subprocess.SubprocessError) as error:
         return str(error)
     return opened
 

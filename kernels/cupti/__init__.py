@@ -92,10 +92,13 @@ def library(folder: Path | None = None) -> Path:
         made.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=made.parent) as own:  # two processes may compile at once
             aside = Path(own, "made.so")
-            done = subprocess.run(
-                [*command, str(SOURCE), "-o", str(aside), "-ldl", "-lpthread"],
-                capture_output=True, text=True, timeout=120, check=False,
-            )  # fmt: skip
+            try:
+                done = subprocess.run(
+                    [*command, str(SOURCE), "-o", str(aside), "-ldl", "-lpthread"],
+                    capture_output=True, text=True, timeout=120, check=False,
+                )  # fmt: skip
+            except subprocess.TimeoutExpired:
+                raise NoHelper(f"{command[0]} did not compile the helper within 120 s: is the machine busy?") from None
             if done.returncode:
                 raise NoHelper(f"the helper does not compile:\n{done.stderr}")
             aside.replace(made)

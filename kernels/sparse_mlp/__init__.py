@@ -132,7 +132,10 @@ def sparse_mlp(
     if torch.compiler.is_compiling():
         from workbench.kernels.sparse_mlp import op
 
-        return op.sparse_mlp(x, active, packed.weights, packed.loop, packed.half, union)
+        y = op.sparse_mlp(x, active, packed.weights, packed.loop, packed.half, union)
+        return y if out is None else out.copy_(y)
+    if not x.is_cpu and backend not in ("auto", *_OTHERS):
+        raise ValueError(f"backend {backend!r} runs on the CPU, and x is on {x.device}: move it there")
     if backend in _OTHERS or not x.is_cpu:
         return _elsewhere(x, packed, active, backend, union, out)
     if not active.is_cpu:

@@ -144,6 +144,23 @@ def test_eviction_inside_a_context(tmp_path, eviction, kept):
     assert store.prompt(IDS).stored == kept
 
 
+@pytest.mark.parametrize("eviction", ["head-last", "head-first"])
+def test_what_cannot_be_read_goes_first(tmp_path, eviction):
+    size = (LAYOUT.nbytes + HEADER_BYTES) / 1e6
+    store = DiskStore(tmp_path, LAYOUT, "m", limit_mb=4.5 * size, eviction=eviction)
+    prompt = store.prompt(IDS)
+    for i in range(4):
+        prompt.write(i, kv(i))
+    bad = store.path(prompt.keys[1])
+    stamp = bad.stat().st_mtime_ns
+    bad.write_bytes(b"not a grain")
+    os.utime(bad, ns=(stamp, stamp))  # of the same context still
+    for i in (4, 5):
+        prompt.write(i, kv(i))
+    assert not bad.exists()
+    assert sum(store.prompt(IDS).stored) == 4
+
+
 def test_a_full_store_is_not_looked_through_at_every_write(tmp_path, monkeypatch):
     """A twentieth is freed in one go; a second writer to the folder is still noticed."""
     size = LAYOUT.nbytes + HEADER_BYTES

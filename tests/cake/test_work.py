@@ -179,6 +179,25 @@ def test_a_store_with_room_for_half(eviction, met):
     assert load.meeting_token == (0 if met == 0 else 1600 - 12 * 64)
 
 
+@pytest.mark.parametrize("broken", [{"damage_pct": 100}, {"store_limit_mb": 0.01}])
+def test_a_store_that_gives_nothing(broken):
+    """All is computed, exactly; what no grain came from has no bandwidth."""
+    result = run(**broken)
+    assert result.summary()["exact"] == 1.0
+    assert all(r.loaded_tokens == 0 for r in result.rows)
+    raw = [r for r in result.rows if r.mode.startswith("raw")]
+    assert raw
+    assert all(r.link_mb_s == 0 for r in raw)
+
+
+def test_passes_are_whole_grains():
+    """Else two passes would compute parts of one grain, and the oracle would count only one of them."""
+    for grain, step in ((96, None), (128, 300), (64, 256), (128, 128)):
+        config = SYSTEM.make("tiny", grain=grain, step=step)
+        assert config.pass_tokens % grain == 0
+        assert grain <= config.pass_tokens <= (step or 512)
+
+
 def test_own_text(tmp_path):
     path = tmp_path / "mine.txt"
     path.write_text("A line of my own. " * 200)

@@ -37,6 +37,16 @@ def trained(config, folder=None, seed=0, stand_in=0):
     return sparse, steps
 
 
+def test_the_learning_rate_rises_stays_and_falls():
+    at_once, later = replace(FAST, warmup=0.25), replace(FAST, warmup=0.25, decay_from=0.5)  # 24 steps, 6 rise
+    for config, falls in ((at_once, 6), (later, 12)):
+        rates = [config.rate(step) for step in range(config.steps + 1)]
+        assert rates[:6] == pytest.approx([(i + 1) / 6 for i in range(6)])
+        assert rates[5 : falls + 1] == pytest.approx([1.0] * (falls - 4))
+        assert all(a > b for a, b in zip(rates[falls:], rates[falls + 1 :]))
+        assert rates[-1] == pytest.approx(0.1)
+
+
 @pytest.mark.parametrize("scope", ["global", "layer"])
 def test_the_target_is_reached_and_something_learnt(scope, task):
     config = replace(SHORT, target=0.5, controller=ControllerOptions(scope=scope))

@@ -140,6 +140,11 @@ def lower_bound_s(costs: Costs, tokens: int, grain: int, step: int) -> float:
     return ideal_s(costs, whole, step) + costs.compute_s(whole, tokens - whole)
 
 
+def contention(costs: Costs, beside: Sequence[Pass]) -> float:
+    """How much slower the passes `beside` a load ran than the fitted curve says; at least 1."""
+    return max([1.0, median(s / costs.compute_s(start, n) for start, n, s in beside)] if beside else [1.0])
+
+
 def measured_grains(
     costs: Costs, passes: Sequence[Sequence[Pass]], reads: Sequence[tuple[int, float]], tokens: int, grain: int
 ) -> tuple[list[float], float, float]:

@@ -31,7 +31,7 @@ class CakeConfig(Config):
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Type of weights and KV cache; auto: bfloat16 where the processor multiplies it fast (AVX-512), "
+        description="Type of weights and KV cache; auto: bfloat16 where the processor has it (AVX-512 BF16), "
         "else float32",
     )
     prompt_tokens: int = Field(8001, ge=64, le=131072, description="Length of the prompt to restore, tokens")
@@ -129,9 +129,9 @@ class CakeConfig(Config):
 
     @property
     def pass_tokens(self) -> int:
-        """Most tokens that a compute pass takes: `step`, but so few that the storable prompt takes two passes."""
+        """Most tokens that a compute pass takes: `step` in whole grains, and a prompt takes two passes at least."""
         half = (self.prompt_tokens - 1) // self.grain // 2 * self.grain
-        return min(self.step or max(STEP, self.grain), half)
+        return min((self.step or max(STEP, self.grain)) // self.grain * self.grain, half)
 
     @property
     def lengths(self) -> list[int]:

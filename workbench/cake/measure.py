@@ -17,11 +17,13 @@ from workbench import lm
 from workbench.cake.config import CakeConfig, own_text
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.engine import Embedded, Restored, probe_read_s, save_prompt
+from workbench.cake.model_time import balanced
 from workbench.cake.policy import TAIL, Mode, Policy, Stopped
 from workbench.cake.result import CakeResult, Row, RowMode, Stroke, restore_name, to_stroke
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import DiskStore, Layout, Store, TokenBucket, in_memory
 from workbench.cake.summed import passes_of, summed
+from workbench.lm.threads import compute_threads
 from workbench.system import Event, Note, Point, Progress, Span
 
 if TYPE_CHECKING:
@@ -36,13 +38,10 @@ class Bench:
     """One model, one store, some prompts; restores them in any mode and keeps rows."""
 
     def __init__(self, config: CakeConfig, say: Say, stop: threading.Event, folder: Path) -> None:
-        import torch
-
         self.config, self.say, self.stop = config, say, stop
         self.began = time.monotonic()
         self.done = 0.0
         self.total = 4.0 + config.rounds * (2 + (config.policy == "cake")) + 2 * config.sweep_points
-        torch.set_num_threads(config.threads)
         self.tell("loading the model")
         self.model = lm.load(config.model, dtype=config.weights, progress=self.follow)
         self.step = config.pass_tokens
@@ -126,7 +125,7 @@ class Bench:
         apart = max(float((a - b).abs().max()) for a, b in zip(logits, self.reference, strict=True))
         reads = [s for r in restored for _, s in r.reads]
         if mode.startswith("raw") and reads:
-            link_mb_s = len(reads) * self.config.grain * self.token_bytes / 1e6 / sum(reads)
+            link_mb_s = sum(r.loaded_tokens for r in restored) * self.token_bytes / 1e6 / sum(reads)
         return Row(
             mode=mode,
             round=number,
@@ -214,20 +213,14 @@ def damage(bench: Bench) -> None:
 
 def measure(config: CakeConfig, say: Say, stop: threading.Event) -> CakeResult:
     """The whole run: reference and calibration, raw disk, interleaved rounds, sweep, control, model."""
-    import torch
-
-    threads = torch.get_num_threads()
-    try:
-        with tempfile.TemporaryDirectory(prefix="workbench-cake-") as folder:
-            bench = Bench(config, say, stop, Path(folder))
-            if in_memory(Path(folder)):
-                say(Note(f"{folder} lies in memory: raw rows are not a disk's; set TMPDIR to a disk", "warning"))
-            try:
-                return _measure(bench)
-            finally:
-                bench.store.close()
-    finally:
-        torch.set_num_threads(threads)
+    with compute_threads(config.threads), tempfile.TemporaryDirectory(prefix="workbench-cake-") as folder:
+        bench = Bench(config, say, stop, Path(folder))
+        if in_memory(Path(folder)):
+            say(Note(f"{folder} lies in memory: raw rows are not a disk's; set TMPDIR to a disk", "warning"))
+        try:
+            return _measure(bench)
+        finally:
+            bench.store.close()
 
 
 def _measure(bench: Bench) -> CakeResult:
@@ -246,17 +239,10 @@ def _measure(bench: Bench) -> CakeResult:
         damage(bench)
     bench.tell("reading the raw disk", 1.0)
     raw = bench.restore("raw load", 0, 0.0, replace(costs, load_token_s=1e-6), 1)
-    raw_token_s = bench.token_bytes / (raw.link_mb_s * 1e6)
-    link = config.link_mb_s
-    if link is None:
-        whole_s = costs.compute_range_s(0, bench.loadable, bench.step)
-        link = float(f"{bench.loadable * bench.token_bytes / 1e6 / whole_s:.3g}")
-        bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
-    slow = replace(costs, load_token_s=max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s))
-    read_s = config.link_latency_ms / 1e3
+    link, slow, raw_token_s = balanced(costs, config, bench.token_bytes, bench.loadable, raw.link_mb_s, bench.say)
     if not link:  # a throttled link hides what the disk itself takes for a read
-        read_s = probe_read_s(bench.store.prompt(bench.prompts[0]), TokenBucket(None, read_s))
-    slow = replace(slow, load_request_s=read_s)
+        bucket = TokenBucket(None, slow.load_request_s)
+        slow = replace(slow, load_request_s=probe_read_s(bench.store.prompt(bench.prompts[0]), bucket))
     run = config.run or choose_chunks(slow, config.prompt_tokens, config.grain, steps=(bench.step,))[1]
     bench.restore("raw cake", 0, 0.0, replace(costs, load_token_s=raw_token_s), run)
     modes: list[RowMode] = ["compute", "load", "cake"]

@@ -12,10 +12,11 @@ from workbench.cake import paper
 from workbench.cake.bounds import Restore, batch_bound, bounds, lower_bound_s, measured_oracle
 from workbench.cake.config import CakeConfig
 from workbench.cake.costs import Costs, Split, oracle
+from workbench.cake.learn import RAW_MB_S
 from workbench.cake.policy import Batch, Mode, Policy
 from workbench.cake.result import Curve
 from workbench.cake.sim import Request, simulate, ttft
-from workbench.system import Claim
+from workbench.system import Claim, Event, Note
 
 __all__ = [
     "bounds", "curve", "grid", "lower_bound_s", "measured_oracle", "model_grid", "nearest_claims", "oracle_split",
@@ -23,6 +24,24 @@ __all__ = [
 ]  # fmt: skip
 CURVE_POINTS = 13
 MODES: tuple[Mode, ...] = ("compute", "load", "cake")
+
+
+def balanced(
+    costs: Costs, config: CakeConfig, token_bytes: int, tokens: int, raw_mb_s: float, say: Callable[[Event], None]
+) -> tuple[float, Costs, float]:
+    """(link MB/s, costs at that link, s a token from the bare disk).
+
+    The link is the config's, or the one on which loading `tokens` takes as long as computing them; a disk that gave
+    nothing is believed to be as fast as `learn` believes one that was never read.
+    """
+    raw_token_s = token_bytes / ((raw_mb_s or RAW_MB_S) * 1e6)
+    link = config.link_mb_s
+    if link is None:
+        whole_s = costs.compute_range_s(0, tokens, config.pass_tokens)
+        link = float(f"{tokens * token_bytes / 1e6 / whole_s:.3g}")
+        say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
+    load_token_s = max(token_bytes / (link * 1e6) if link else 0.0, raw_token_s)
+    return link, replace(costs, load_token_s=load_token_s, load_request_s=config.link_latency_ms / 1e3), raw_token_s
 
 
 def single_s(costs: Costs, tokens: int, grain: int, step: int, run: int) -> tuple[float, float]:

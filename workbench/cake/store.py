@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import struct
 import time
@@ -196,7 +197,7 @@ class DiskStore:
         """Files in the order in which they go; headers are read only of contexts that come to go."""
         sign = -1 if self.eviction == "head-last" else 1
         for _, context in groupby(sorted(files, key=lambda f: f[2]), key=lambda f: f[2]):
-            for path, size, _ in sorted(context, key=lambda f: sign * _position(f[0])):
+            for path, size, _ in sorted(context, key=lambda f: _place(f[0], sign)):
                 yield path, size
 
 
@@ -247,13 +248,13 @@ def _short(fingerprint: str) -> bytes:
     return hashlib.blake2b(fingerprint.encode(), digest_size=16).digest()
 
 
-def _position(path: Path) -> int:
-    """Grain position from a file's header; unreadable files go first, whatever the order."""
+def _place(path: Path, sign: int) -> float:
+    """`sign` times the grain's position, from the file's header; unreadable files go first, whatever the order."""
     try:
         with open(path, "rb") as file:
-            return int(_HEADER.unpack(file.read(_HEADER.size))[2])
+            return sign * int(_HEADER.unpack(file.read(_HEADER.size))[2])
     except (OSError, struct.error):
-        return 0
+        return -math.inf
 
 
 def _read(store: DiskStore, key: bytes, grain: int) -> bytearray:

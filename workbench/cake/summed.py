@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cake import model_time
-from workbench.cake.bounds import bounds
+from workbench.cake.bounds import Pass, bounds, contention
 from workbench.cake.costs import Costs, fit_compute
 from workbench.cake.policy import Mode
 from workbench.cake.result import TOLERANCE, CakeResult, Model, Row, Stroke
@@ -34,7 +34,7 @@ def summed(bench: Bench, costs: Costs, link: float, run: int, control: float) ->
 
     config, tested = bench.config, bench.config.policy
     costs = replace(costs, **dict(zip(("step_s", "token_s", "pair_s"), fit_compute(passes_of(bench)), strict=True)))
-    costs = replace(costs, contention=_contention(bench, costs))
+    costs = replace(costs, contention=contention(costs, _beside(bench)))
     loads = _reads(bench, link)
     if loads:  # what reads of this run took; their fixed cost stays the probed one
         per_read = costs.load_request_s / run
@@ -95,14 +95,7 @@ def _ttft(kept: tuple[Row, list[Stroke], list[Restored]]) -> float:
     return kept[0].ttft_s
 
 
-def _contention(bench: Bench, costs: Costs) -> float:
-    """How much slower passes ran beside a load than the fitted curve says; at least 1."""
-    ratios = [
-        seconds / costs.compute_s(start, tokens)
-        for row, _, restored in bench.kept
-        if row.mode == "cake"
-        for r in restored
-        for start, tokens, seconds in r.passes
-        if start + tokens <= r.met_at
-    ]
-    return max(1.0, float(median(ratios))) if ratios else 1.0
+def _beside(bench: Bench) -> list[Pass]:
+    """Passes of CAKE that ended before both sides met."""
+    rows = [r for row, _, restored in bench.kept if row.mode == "cake" for r in restored]
+    return [each for r in rows for each in r.passes if each[0] + each[1] <= r.met_at]

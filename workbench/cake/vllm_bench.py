@@ -11,7 +11,7 @@ import sys
 import tempfile
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any, TextIO
@@ -20,6 +20,7 @@ from workbench import lm
 from workbench.cake.config import LONGEST, CakeConfig
 from workbench.cake.lmcache_mp import MpEngine
 from workbench.cake.measure import ANSWER_TOKENS, SWEEP, prompts
+from workbench.cake.model_time import balanced
 from workbench.cake.result import Row, RowMode, restore_name
 from workbench.cake.sim import choose_chunks
 from workbench.cake.store import in_memory
@@ -263,6 +264,7 @@ class Bench:
             found = self.mp.ask(self.ids, ANSWER_TOKENS)
         except (OSError, RuntimeError) as error:
             self.say(Note(f"no row of LMCacheMPConnector: {error}", "warning"))
+            self.mp.close()  # awake, it would share the cores with every row that follows
             self.mp = None
             return
         row = Row(
@@ -295,14 +297,7 @@ def measure(bench: Bench) -> dict[str, Any]:
     costs = fitted(bench)
     bench.connector.book.learner.costs, bench.connector.book.learner.fixed = costs, True
     raw = bench.restore("raw load", 0).row
-    raw_token_s = bench.token_bytes / (max(raw.link_mb_s, 1e-6) * 1e6)
-    link = config.link_mb_s
-    if link is None:
-        whole_s = costs.compute_range_s(0, bench.loadable, bench.step)
-        link = float(f"{bench.loadable * bench.token_bytes / 1e6 / whole_s:.3g}")
-        bench.say(Note(f"link set to {link:g} MB/s, where loading everything takes as long as computing everything"))
-    load_token_s = max(bench.token_bytes / (link * 1e6) if link else 0.0, raw_token_s)
-    slow = replace(costs, load_token_s=load_token_s, load_request_s=config.link_latency_ms / 1e3)
+    link, slow, _ = balanced(costs, config, bench.token_bytes, bench.loadable, raw.link_mb_s, bench.say)
     bench.run_grains = config.run or choose_chunks(slow, len(bench.ids), config.grain, steps=(bench.step,))[1]
     bench.restore("raw cake", 0)
     modes: list[RowMode] = ["compute", "load", "cake"]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.cake import model_time
-from workbench.cake.bounds import bounds
+from workbench.cake.bounds import bounds, contention
 from workbench.cake.costs import Costs, Split, fit_compute
 from workbench.cake.result import TOLERANCE, Model, Row, Stroke
 
@@ -68,15 +68,10 @@ def facts(bench: Bench, costs: Costs, link: float, control: float) -> dict[str, 
     """What the parent makes a CakeResult of."""
     config, step = bench.config, bench.step
     own = fitted(bench)
-    beside = [
-        s / own.compute_s(start, n)
-        for r in bench.runs
-        if r.row.mode == "cake"
-        for start, n, s in r.passes()
-        if start + n <= r.row.meeting_token
-    ]
+    rows = [r for r in bench.runs if r.row.mode == "cake"]
+    beside = [each for r in rows for each in r.passes() if each[0] + each[1] <= r.row.meeting_token]
     costs = replace(costs, step_s=own.step_s, token_s=own.token_s, pair_s=own.pair_s)
-    costs = replace(costs, contention=max(1.0, float(median(beside))) if beside else 1.0)
+    costs = replace(costs, contention=contention(own, beside))
     best, bound_s = best_split(bench, costs, link)
     tested = sorted((r for r in bench.runs if r.row.mode == config.policy and _at(r.row, link)), key=_ttft)
     shown = tested[(len(tested) - 1) // 2]

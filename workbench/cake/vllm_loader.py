@@ -6,6 +6,7 @@ and loaded, and only the scheduler's close() stands above that. Whatever ends it
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
@@ -131,7 +132,7 @@ class Loader:
         return reads
 
     def shutdown(self) -> None:
-        """End the thread and let go of every ledger."""
+        """End the thread; grains that it still claims are computed."""
         self._stop = True
         for task in self._current():
             task.segment.ledger.close()
@@ -270,8 +271,9 @@ class Saver:
         """Write what is left, then end."""
         if self._thread is not None:
             self.flush()
-            self._queue.put(_END)
-            self._thread.join(JOIN_S)
+            with contextlib.suppress(queue.Full):  # a disk that hangs: the thread is a daemon
+                self._queue.put(_END, timeout=JOIN_S)
+                self._thread.join(JOIN_S)
 
     def _run(self) -> None:
         while (item := self._queue.get()) is not _END:

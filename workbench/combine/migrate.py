@@ -36,6 +36,7 @@ from workbench.cake.policy import Mode, Policy
 from workbench.cake.store import HEADER_BYTES, DiskStore, Store, StoredPrompt
 from workbench.child import Child
 from workbench.combine.checkpoint import endless, open_store
+from workbench.lm.threads import compute_threads
 from workbench.rlboost.rollout import Ask, Rollouts
 
 if TYPE_CHECKING:
@@ -223,6 +224,7 @@ class Migration:
         return migration(self)
 
 
+@compute_threads(1)
 def measure(
     died: Died, links: Sequence[float] = (0.5, 1.0, 4.0), rounds: int = 3, step: int = 96, more: int = 6
 ) -> Migration:
@@ -252,7 +254,6 @@ class _Survivor:
     """The engine that takes over, what an undisturbed one did, and what computing costs here."""
 
     def __init__(self, died: Died, step: int, more: int) -> None:
-        torch.set_num_threads(1)
         self.died, self.model, self.step = died, died.model, step
         self.sampler = lm.Sampler(1.0, seed=died.seed)
         self.expected, self.kv = self._undisturbed(more)

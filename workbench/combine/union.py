@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
+from workbench.lm.threads import compute_threads
 from workbench.plato.examples import EXAMPLES, Example
 from workbench.plato.graph import Node
 
@@ -156,19 +157,17 @@ class Union:
 
 
 def trained(task: Literal["sentiment", "news"] = "sentiment") -> Trained:
-    """SmolLM2-135M as it is, and with the routers and adapters that are shipped for `task`; float32, one thread."""
-    import torch
-
+    """SmolLM2-135M as it is, and with the routers and adapters that are shipped for `task`; float32."""
     from workbench import lm
     from workbench.lte import save
     from workbench.lte.arms import load_smollm2
     from workbench.lte.shelf import ARTIFACTS, FOLDERS
 
-    torch.set_num_threads(1)
     base, _ = load_smollm2("float32")
     return Trained(lm.load("smollm2", "float32"), save.load(ARTIFACTS / FOLDERS[task] / "lte", base))
 
 
+@compute_threads(1)
 def measure(model: Trained, plan: str = "eight", tokens: int = 24, seed: int = 0) -> Union:
     """Write the parts of `plan` that need nothing, and as many strangers'; run them, and one sibling as its own copy.
 

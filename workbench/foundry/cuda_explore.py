@@ -144,20 +144,22 @@ def _differ(x: Graph, y: Graph) -> str:
 
 
 def verify(
-    path: str | Path, driver: Driver | None = None, *, options: Mapping[str, Any] | None = None
+    path: str | Path, driver: Driver | None = None, *, replay: bool = True, options: Mapping[str, Any] | None = None
 ) -> dict[str, Any]:
     """Whether an archive may be used here: {"usable", "cause", "why", "checked", "verified_sizes"}; raises nothing.
 
-    driver: the device to load it on, replaying every size on known inputs; the GPU here when None. `options` of
-    cuda.load: `rank`, `weights`.
+    driver: the device to load it on, replaying every size on known inputs; the GPU here when None. Not `replay`: only
+    its checksums and structure, which needs no GPU. `options` of cuda.load: `rank`, `weights`.
     """
     from workbench.foundry import cuda
-    from workbench.foundry.driver import DriverError, NoDriver
+    from workbench.foundry.driver import DriverError, NoDriver, Unsupported
 
     checked: list[str] = []
     try:
         decode(archive.read(path))
         checked += ["checksums", "structure"]
+        if not replay:
+            return {"usable": True, "cause": "", "why": "", "checked": checked, "verified_sizes": []}
         if driver is None:
             from workbench.foundry.driver_cuda import Cuda
 
@@ -165,7 +167,7 @@ def verify(
         with cuda.load(path, driver, verify="all", **(options or {})) as ladder:
             checked += ["fingerprint", "weights", "kernels", "addresses", "replay"]
             sizes = sorted(ladder.verified)
-    except (Refused, NoDriver, DriverError, ValueError) as error:
+    except (Refused, NoDriver, DriverError, Unsupported, ValueError, TimeoutError) as error:
         cause = error.cause if isinstance(error, Refused) else "foreign"
         return {"usable": False, "cause": cause, "why": str(error), "checked": checked, "verified_sizes": []}
     return {"usable": True, "cause": "", "why": "", "checked": checked, "verified_sizes": sizes}

@@ -24,7 +24,7 @@ from workbench.foundry.config import FoundryConfig
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import CudaCapture, Graph
 from workbench.foundry.ear import Ear, Listening
-from workbench.foundry.parts import Facts, Process, Row, Size, Topology
+from workbench.foundry.parts import Facts, Row, Size, Topology
 from workbench.foundry.ready import MB
 from workbench.foundry.result import WAYS, FoundryResult
 from workbench.foundry.rivals import Measured, by_turns, from_json
@@ -33,7 +33,7 @@ from workbench.system import Event, Note, Point, Progress
 COMMAND: tuple[str, ...] = (sys.executable, "-m", "workbench.foundry.cuda_child")
 SHARES = {"capture": 45.0, "fresh process": 60.0, "ways": 90.0, "turns": 98.0}  # per cent of the bar when each is done
 NAMES = {"foundry": "Foundry", "recapture": WAYS["recapture"]}
-UNUSED = ("damage", "dynamic", "keep", "reuse", "vllm")  # fields of a CPU run that mean nothing here
+UNUSED = ("damage", "dynamic", "keep", "reuse", "rounds", "vllm")  # fields of a CPU run that mean nothing here
 
 
 def measured(config: FoundryConfig, say: Callable[[Event], None], stop: Flag) -> FoundryResult:
@@ -80,7 +80,7 @@ class _Run(Listening):
             self._heard(timing, began_s, SHARES["turns"])
         rows = [row for way, one in ways.items() for row in _rows(way, one, took[way], found)]
         facts = self._facts(found, captured, rebuilt, ear.seconds)
-        facts |= {"rows": rows, "processes": [_process(way, one) for way, one in ways.items()], "held": self.held}
+        facts |= {"rows": rows, "processes": [one.process(way, 0) for way, one in ways.items()], "held": self.held}
         self.say(Progress(100, 100, "done"))
         from workbench.foundry.work import assemble
 
@@ -155,13 +155,6 @@ def _size(
         parameter_bytes=len(graph.words), differing=_differing(found.graphs[first], graph),
         equal=rebuilt["said"][key] == said[key] and rebuilt["back"],
         control_differs=rebuilt["control"][key] != said[key],
-    )  # fmt: skip
-
-
-def _process(way: str, one: Measured) -> Process:
-    return Process(
-        way=way, round=0, import_s=one.import_s, load_s=one.load_s, ready_s=one.ready_s, cpu_s=one.cpu_s,
-        peak_mb=one.peak_mb, disk_mb=one.disk_mb, phases=dict(one.phases),
     )  # fmt: skip
 
 

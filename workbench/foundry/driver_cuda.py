@@ -62,7 +62,7 @@ _SETTINGS = {
 def missing() -> str:
     """Why there is no CUDA driver for this, in one line; "" when there is."""
     try:
-        Cuda()
+        Cuda().leave()
     except (NoDriver, DriverError) as error:
         return str(error)
     return ""
@@ -92,6 +92,11 @@ class Cuda:
         self._device = self._call("cuDeviceGet", device)
         self._context = self._call("cuDevicePrimaryCtxRetain", self._device)
         self.enter()
+
+    def leave(self) -> None:
+        """Give the context back: who only asked whether there is a driver holds no memory of the GPU."""
+        self._call("cuCtxSetCurrent", 0)
+        self._call("cuDevicePrimaryCtxRelease", self._device)
 
     def _call(self, name: str, *args: Any) -> Any:
         """What the driver gives besides CUDA_SUCCESS: nothing, one thing, or a tuple."""

@@ -133,8 +133,8 @@ def verify(path: str | Path, *, replay: bool = True) -> dict[str, Any]:
     checked: list[str] = []
     try:
         raw = archive.read(path)
-        if replay and is_cuda(raw):
-            return cuda_explore.verify(path)
+        if is_cuda(raw):
+            return cuda_explore.verify(path, replay=replay)
         found = decode(raw)
         checked += ["checksums", "structure"]
         if why := differences(found.fingerprint, machine()):

@@ -22,7 +22,7 @@ from workbench.foundry.config import FoundryConfig
 from workbench.foundry.damage import WORDS, damage
 from workbench.foundry.ear import Ear, Listening
 from workbench.foundry.graph import Capture, decode
-from workbench.foundry.parts import Damaged, Engine, Facts, Process, Row, Size
+from workbench.foundry.parts import Damaged, Engine, Facts, Row, Size
 from workbench.foundry.result import WAYS, FoundryResult
 from workbench.lm.files import cache_root
 from workbench.system import Event, Note, Offer, Point, Progress
@@ -272,7 +272,7 @@ class Measure(Listening):
         labels, shown, cells = anatomy.cells(c, templates[0].key)
         return {
             "rows": [row for way, all_ in found.items() for i, one in enumerate(all_) for row in _rows(way, i, one, c)],
-            "processes": [_process(way, i, one) for way, all_ in found.items() for i, one in enumerate(all_)],
+            "processes": [one.process(way, i) for way, all_ in found.items() for i, one in enumerate(all_)],
             "held": self.held,
             "sizes": [_size(c, size, captured["at"], self.said, rebuilt) for size in sorted(c.graphs)],
             "templates": templates,
@@ -305,13 +305,6 @@ def _size(found: Capture, size: int, seconds: dict[str, float], said: dict[str, 
         parameter_bytes=len(graph.slots),
         differing=anatomy.differing(first, graph), equal=rebuilt["said"][key] == mine and rebuilt["back"],
         control_differs=rebuilt["control"][key] != mine,
-    )  # fmt: skip
-
-
-def _process(way: str, round_: int, one: rivals.Measured) -> Process:
-    return Process(
-        way=way, round=round_, import_s=one.import_s, load_s=one.load_s, ready_s=one.ready_s, cpu_s=one.cpu_s,
-        peak_mb=one.peak_mb, disk_mb=one.disk_mb, phases=dict(one.phases),
     )  # fmt: skip
 
 

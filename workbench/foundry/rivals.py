@@ -32,6 +32,7 @@ from typing import Any
 from workbench.foundry import procs
 from workbench.foundry.archive import read
 from workbench.foundry.graph import Capture, decode
+from workbench.foundry.parts import Process
 
 WAYS = ("foundry", "eager", "cold", "warm", "mega", "aoti")
 TURNS = "turns"  # what `said` is told when steps are timed
@@ -57,6 +58,13 @@ class Measured:
     phases: Mapping[str, float] = field(default_factory=dict)
     step_us: Mapping[int, float] = field(default_factory=dict)
     median_us: Mapping[int, float] = field(default_factory=dict)
+
+    def process(self, way: str, round_: int) -> Process:
+        """The same as a part of a result, under the way's name there."""
+        return Process(
+            way=way, round=round_, import_s=self.import_s, load_s=self.load_s, ready_s=self.ready_s, cpu_s=self.cpu_s,
+            peak_mb=self.peak_mb, disk_mb=self.disk_mb, phases=dict(self.phases),
+        )  # fmt: skip
 
 
 def compare(

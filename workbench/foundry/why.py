@@ -32,9 +32,11 @@ def explain(span: Span) -> str:
     """What was done then, and why."""
     if span.kind == "refused":
         why = span.why.get("why", "")
-        return f"The archive was refused as {span.why.get('cause', 'unfit')}: {why}. A capture follows."
+        return f"The archive was refused as {span.why.get('cause', 'unfit')}: {why}."
     took = span.end_s - span.start_s
     seconds = f"{took:.0f} s" if took >= 10 else f"{took:.2f} s"
+    if engine := span.why.get("engine"):
+        return f"{span.lane}, {span.label}, {seconds}: a phase of {engine}'s own start."
     if "how" in span.why:
         said = SIMULATED.get(span.label, "part of the start")
         return f"{span.label}, {seconds} ({span.why['how']}): {said}."

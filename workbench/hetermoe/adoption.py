@@ -134,6 +134,7 @@ class AdoptedRank(AttentionRank):
         return turns.Turn(f"micro-batch {j}", body)
 
     def _forward_turns(self, going: list[turns.Turn]) -> None:
+        self.routed.zero_()
         for layer in range(self.layers):
             for j, turn in enumerate(going):
                 outputs = self._arrived(layer - 1, j) if layer else None

@@ -6,6 +6,7 @@ drawn(arm, "modelled", arm.line.spans, arm.line.step_s, arm.line.utilisation)
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from statistics import mean
 from typing import Literal
 
 from workbench.hetermoe.arms import Arm
@@ -34,7 +35,11 @@ def drawn(
         if found:
             boxes += [_box(len(names), stream, s) for s in found]
             names.append(f"{stream}, messages")
-    return Drawn(arm=arm.name, badge=badge, step_s=step_s, lanes=names, used=[used[r] for r in shown], boxes=boxes)
+    sides = None
+    if arm.plan.kind != "ep":
+        sides = mean(used[r] for r in arm.plan.attention_ranks), mean(used[r] for r in arm.plan.expert_ranks)
+    own = [used[r] for r in shown]
+    return Drawn(arm=arm.name, badge=badge, step_s=step_s, lanes=names, used=own, boxes=boxes, sides=sides)
 
 
 def _stage(plan: Plan, slot: Slot) -> str:

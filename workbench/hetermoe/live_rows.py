@@ -93,6 +93,8 @@ class Told:
     def finish(self) -> None:
         """What is drawn of all rounds: the step whose time is the median, utilisation as medians over rounds."""
         rows = sorted((row for way, _, row in self.kept if way == TESTED), key=lambda row: row.seconds)
-        middle = self._drawn(rows[(len(rows) - 1) // 2])
-        shares = zip(*(self._drawn(row).used for row in rows), strict=True)
-        self.say({"is": "end", "drawn": middle.model_dump() | {"used": [median(one) for one in shares]}})
+        steps = [self._drawn(row) for row in rows]
+        used = [median(one) for one in zip(*(step.used for step in steps), strict=True)]
+        sides = [median(one) for one in zip(*(step.sides or () for step in steps), strict=True)]
+        middle = steps[(len(steps) - 1) // 2].model_dump()
+        self.say({"is": "end", "drawn": middle | {"used": used, "sides": sides or None}})

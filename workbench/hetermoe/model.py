@@ -161,7 +161,11 @@ class MoE(nn.Module):
         self.experts = nn.ModuleList(nn.ModuleDict({str(e): Expert(config) for e in row}) for row in held)
         self.to(DTYPES[config.dtype])
         self.reset()
-        if attention and config.tied:  # one storage, two gradients: `tied_gradient` adds them
+        self.tie()
+
+    def tie(self) -> None:
+        """One storage, two gradients (`tied_gradient` adds them): again after a move to a device, which copies."""
+        if self.config.tied and len(self.blocks):
             self.head.weight = nn.Parameter(self.embed.weight.detach())
 
     def reset(self) -> None:

@@ -114,7 +114,8 @@ def preview(config: HeterMoEConfig) -> go.Figure:
     figures.keys(fig, [step], 3)
     at = next(row for row in rows if row.length == here).tokens_per_s
     moved = sum(zebra.plan.offload)
-    title = f"Predicted: {zebra.tokens_per_s:,.0f} tokens per second, {at['zebra'] / at['ep']:.2f}x expert parallelism"
+    beside = f"{at['zebra'] / at['ep']:.2f}x expert parallelism" if at["ep"] else "expert parallelism does not fit"
+    title = f"Predicted: {zebra.tokens_per_s:,.0f} tokens per second, {beside}"
     sides = [100 * share for share in step.used]
     text = (
         f"{title}, with {moved} of {zebra.plan.layers * zebra.plan.experts} experts on attention ranks "

@@ -82,6 +82,7 @@ def run(job: Job, layout: Layout) -> Generator[Told, None, None]:
     if job.weights:
         take(model, Path(job.weights))
     model.to(device)
+    model.tie()
     links = connect(layout, job.model.hidden, DTYPES[job.model.dtype], spans, job.timeout_s, device)
     try:
         update = Update(layout, model, links, spans, job.adam, job.zero)

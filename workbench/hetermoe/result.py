@@ -81,6 +81,7 @@ class Drawn(BaseModel):
     lanes: list[str]
     used: list[float]
     boxes: list[Box]
+    sides: tuple[float, float] | None = None  # means of `used` over all attention ranks, all expert ranks; not of ep
 
     def spans(self, only: int | None = None, lane: str = "") -> list[Span]:
         """For a timeline: all lanes, or only one of them, under another name."""
@@ -201,6 +202,8 @@ class HeterMoEResult(Result):
     def used(self) -> tuple[float, float]:
         """Share of zebra's step that each side computes, means over its ranks: measured where it was."""
         drawn = [one for one in self.drawn if one.arm == TESTED][-1]
+        if drawn.sides is not None:
+            return drawn.sides
         sides: tuple[list[float], list[float]] = ([], [])
         for lane, share in zip(drawn.lanes, drawn.used, strict=False):
             sides["attention" not in lane].append(share)

@@ -117,8 +117,18 @@ def profile_of(file: Path, key: str) -> Profile:
 
 
 def limited(profile: Profile, kind: str, share: float) -> Profile:
-    """The profile with a kind that gets only so much of a core: its stages take as much longer."""
-    return replace(profile, devices=tuple(longer(d, 1 / share) if d.name == kind else d for d in profile.devices))
+    """The profile with a kind that gets only so much of a core: its stages take as much longer.
+
+    A profile that a run wrote is limited already and stays as it is. PlanError: to another share.
+    """
+    about = f"{kind} limited to "
+    mark = f"{about}{share:g} of a core"
+    if mark in profile.note:
+        return profile
+    if about in profile.note:
+        raise PlanError(f"the profile has {profile.note}, not {share:g}: give old_share that, or measure anew")
+    devices = tuple(longer(d, 1 / share) if d.name == kind else d for d in profile.devices)
+    return replace(profile, devices=devices, note="; ".join(filter(None, (profile.note, mark))))
 
 
 def old_of(config: HeterMoEConfig) -> str:

@@ -111,9 +111,10 @@ class Update:
         """Go on after `steps` steps; the parameters of the model are already those of then."""
         self.steps = steps
         for name, state in self.states.items():
-            state.first, state.second = (t.clone() for t in moments[name])
+            state.first, state.second = (t.to(state.value.device, copy=True) for t in moments[name])
         if self.part is not None:
-            first, second = (_flat([moments[name][half] for name in self.side]) for half in (0, 1))
+            where = self.part.value.device
+            first, second = (_flat([moments[name][half].to(where) for name in self.side]) for half in (0, 1))
             self.part = State(self._own(_flat(list(self.side.values()))), self._own(first), self._own(second))
 
     @property

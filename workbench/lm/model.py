@@ -170,6 +170,7 @@ class LM:
         *,
         pad_to: int | None = None,
         exact: bool = True,
+        alone: Sequence[bool] = (),
     ) -> Tensor:
         """One pass over the weights for several rows: tokens ids[r], [n_r] int64, at positions starts[r] onwards.
 
@@ -179,6 +180,7 @@ class LM:
         long as the step has at most 600 tokens and in bf16 128, where oneDNN packs the weights and, for bf16, the
         processor has products for it (`packed.exact_rows`). `pad_to` runs the products over so many tokens, where that
         is faster. Not `exact`: up to 3 tokens in fp32 take another product, which is faster and rounds otherwise.
+        A row that is `alone` attends token by token, as in decoding: its KV has the bits that it would have had there.
         ValueError on bad input, before any work.
         """
         from workbench.lm.ragged import forward_ragged
@@ -191,7 +193,7 @@ class LM:
             raise ValueError("two rows share one cache: fork it")
         for own, cache, start in zip(ids, caches, starts, strict=True):
             self._check(own, cache, start)
-        return forward_ragged(self, ids, caches, starts, pad_to, exact)
+        return forward_ragged(self, ids, caches, starts, pad_to, exact, alone)
 
     def forward_batch(self, ids: Tensor, caches: Sequence[KVCache], positions: Sequence[int]) -> Tensor:
         """One decode step for b sequences: token ids[b] at positions[b] of caches[b]; fp32 logits [b, vocab].

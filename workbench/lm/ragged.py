@@ -29,9 +29,10 @@ _flash = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
 class _Row:
     """Where a row's tokens stand: [first, last) of the step's tokens, positions start to end - 1 of its cache."""
 
-    def __init__(self, cache: KVCache, start: int, first: int, tokens: int) -> None:
+    def __init__(self, cache: KVCache, start: int, first: int, tokens: int, alone: bool) -> None:
         self.cache, self.start, self.end = cache, start, start + tokens
         self.first, self.last = first, first + tokens
+        self.alone = alone or tokens <= FEW  # its queries are taken one by one
 
 
 def forward_ragged(
@@ -41,12 +42,14 @@ def forward_ragged(
     starts: Sequence[int],
     pad_to: int | None = None,
     exact: bool = True,
+    alone: Sequence[bool] = (),
 ) -> Tensor:
     """As `LM.forward_ragged` says; the caller has checked the arguments."""
     lengths = [len(own) for own in ids]
     firsts = [0, *accumulate(lengths)]
     total = firsts.pop()
-    rows = [_Row(*each) for each in zip(caches, starts, firsts, lengths, strict=True)]
+    apart = alone or [False] * len(lengths)
+    rows = [_Row(*each) for each in zip(caches, starts, firsts, lengths, apart, strict=True)]
     width = max(total, pad_to or 0)
     positions = torch.zeros(width, dtype=torch.int64)
     for row in rows:
@@ -87,7 +90,7 @@ def _attend(row: _Row, i: int, q: Tensor, k: Tensor, v: Tensor, seen: Tensor) ->
     keys, values = row.cache.k[i], row.cache.v[i]
     heads, dim = q.shape[1:]
     own = slice(row.first, row.last)
-    if row.last - row.first > FEW:
+    if not row.alone:
         keys[:, row.start : row.end].copy_(k[own].transpose(0, 1))
         values[:, row.start : row.end].copy_(v[own].transpose(0, 1))
         out = attend(q[own].transpose(0, 1), keys[:, : row.end], values[:, : row.end], row.start)

@@ -45,6 +45,8 @@ def pieces(tokens: Encoder, ids: Sequence[int]) -> list[str]:
 def remember(config: LteConfig, found: Activity) -> None:
     """Keep it for the slider; one text for each task."""
     with _lock:
+        for key in [key for key in _last if key[:2] == (config.model, config.task)]:
+            del _last[key]
         _last[config.model, config.task, ""] = found
         _last[config.model, config.task, config.text] = found
 

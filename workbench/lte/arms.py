@@ -21,17 +21,19 @@ import torch
 from workbench import lm
 from workbench.lm.files import cache_root, manifest
 from workbench.lm.tokenizer import FileTokenizer
-from workbench.lte import lora, save, tasks, toy, zero_run
+from workbench.lte import corpora, lora, save, tasks, toy, zero_run
 from workbench.lte.config import LEARN, LteConfig
 from workbench.lte.controller import ControllerOptions
 from workbench.lte.data import Encoder
 from workbench.lte.losses import SeparabilityOptions
-from workbench.lte.shelf import ARTIFACTS, FOLDERS
+from workbench.lte.routers import TAU
+from workbench.lte.shelf import ARTIFACTS, FOLDERS, has_artifact
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
 from workbench.lte.train import Step, TrainConfig, train
 
 LEARNT = ("seed", "task", *(n for n, f in LteConfig.model_fields.items() if f.json_schema_extra == LEARN))
+CALIBRATED = 200  # texts of the validation part on which an offset is set
 WINDOW = 128  # tokens of the language-modelling windows
 Name = Literal["dense", "LTE"]
 OnStep = Callable[[Name, Step | None, int], None]  # the arm, its step, steps in all
@@ -63,10 +65,18 @@ def shipped(config: LteConfig, task: Literal["sentiment", "news"], base: Any, to
         lora.remove(dense.to_dense(merge=False))
     lte = save.load(folder / "lte", base, known)
     lte.set_tau(config.tau)
+    task_of_lte = with_offset(made, folder / "lte")
+    if config.tau != TAU:  # another threshold, another model
+        task_of_lte = calibrated(lte, task_of_lte)
     try:
-        yield Arm("LTE", lte, with_offset(made, folder / "lte"), tokens)
+        yield Arm("LTE", lte, task_of_lte, tokens)
     finally:
         lora.remove(lte.to_dense(merge=False))
+
+
+def calibrated(model: SparseModel, task: Task, texts: int = CALIBRATED) -> Task:
+    """A task of two words with its offset set for this model on the validation part; another task as it is."""
+    return task.calibrated(model, task.examples("valid")[:texts]) if isinstance(task, tasks.Sentiment) else task
 
 
 def with_offset(task: Task, folder: Path) -> Task:
@@ -95,9 +105,7 @@ def trained(config: LteConfig, on_step: OnStep) -> Iterator[Arm]:
             _by_ranks(config, name, sparse, on_step, asked.steps, folder)
         if name == "LTE":
             sparse.set_tau(config.tau)
-        if isinstance(made, tasks.Sentiment):
-            made = made.calibrated(sparse, made.examples("valid")[:200])
-        yield Arm(name, sparse, made, tokens)
+        yield Arm(name, sparse, calibrated(sparse, made), tokens)
 
 
 def untrained(config: LteConfig, name: Name) -> tuple[SparseModel, Task, TrainConfig, Encoder]:
@@ -177,6 +185,17 @@ def base_model(config: LteConfig) -> tuple[Any, Encoder]:
     if config.model == "tiny":
         return toy.toy_model(config.seed), toy.ToyTokens()
     return load_smollm2(config.weights)
+
+
+def fetch(config: LteConfig, beat: Callable[[], None]) -> None:
+    """Model and texts into the cache, where they are not yet; `beat` is called meanwhile and may raise to end it."""
+    if config.model == "tiny":
+        return
+    lm.path("smollm2", progress=lambda *_: beat())
+    both = config.use == "shipped"
+    for package, task in ((corpora.VADER, "sentiment"), (corpora.GENSIM, "news")):
+        if config.task == task or (both and has_artifact(task)):
+            corpora.get(package, beat)
 
 
 def load_smollm2(dtype: str) -> tuple[Any, FileTokenizer]:

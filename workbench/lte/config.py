@@ -49,7 +49,7 @@ class LteConfig(Config):
     windows: int = Field(12, ge=2, le=400, description="Held-out windows of 128 tokens scored now")
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Type of weights; auto: bfloat16 where the processor multiplies it fast (AVX-512), else float32",
+        description="Type of weights; auto: bfloat16 where the processor has it (AVX-512 BF16), else float32",
     )
     target: float = Field(
         0.8, ge=0.1, le=0.95, description="Share of the FFN to be left out, as trained", json_schema_extra=LEARN
@@ -125,7 +125,8 @@ class LteConfig(Config):
     @property
     def weights(self) -> Dtype:
         """The type that this machine computes in: `dtype`, or what auto stands for. The tiny model is float32."""
-        return "float32" if self.model == "tiny" else chosen_dtype(self.dtype)
+        whole = self.use == "train" and self.tune == "full"  # bfloat16 is too coarse to add small steps to
+        return "float32" if self.model == "tiny" or (whole and self.dtype == "auto") else chosen_dtype(self.dtype)
 
     def unused(self) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
@@ -145,6 +146,8 @@ class LteConfig(Config):
             raise ValueError(f"text: has {len(self.text)} characters; at most {MOST_TEXT} are drawn token by token")
         if self.model == "tiny" and self.use == "shipped":
             raise ValueError("use: nothing is shipped for the tiny model; take use='train', which takes seconds")
+        if self.use == "train" and self.tune == "full" and self.dtype == "bfloat16":
+            raise ValueError("dtype: steps of training are lost in bfloat16 weights; take float32, or tune='lora'")
         if self.zero != "off" and self.batch % self.ranks:
             raise ValueError(f"batch: {self.batch} texts are not shared evenly by {self.ranks} processes")
         if self.zero != "off" and self.tune == "full" and self.model == "smollm2" and self.ranks > 2:

@@ -158,8 +158,10 @@ def against_definition(model: SparseLM, sparse: SparseModel, ids: Sequence[int])
     """(largest difference, the control's) of the last token's logits, as shares of the largest logit.
 
     The definition is the Hugging Face model in hard mode. The control keeps the way and takes the experts in another
-    order: as many ran, but others.
+    order: as many ran, but others. A prompt of one token is run twice over: alone it would take the calls of decoding,
+    whose routers are bound.
     """
+    ids = list(ids) if len(ids) > 1 else [*ids, *ids]
     with sparse.as_mode("hard"):
         states = sparse.hidden(torch.tensor([list(ids)]))[0, -1]
         wanted = fn.linear(states.float(), sparse.model.lm_head.weight.float())

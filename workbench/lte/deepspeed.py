@@ -68,9 +68,9 @@ class ZeroTrainer(Trainer):
         at = slice(self.rank, None, self.ranks)
         return Batch(batch.ids[at], batch.keep[at], batch.labels[at])
 
-    def weight(self, batch: Batch) -> float:
-        """Its share of all kept tokens, times the number of processes: DeepSpeed takes the plain mean of gradients."""
-        own = batch.keep.sum().double()
+    def weight(self, count: int) -> float:
+        """Its share of them all, times the number of processes: DeepSpeed takes the plain mean of gradients."""
+        own = torch.tensor(count).double()
         every = own.clone()
         dist.all_reduce(every)
         return float(own * self.ranks / every)
@@ -101,7 +101,7 @@ class ZeroTrainer(Trainer):
     def _with_gates(self, task_loss: Tensor, batch: Batch, number: int) -> tuple[Tensor, Tensor]:
         """As the trainer's; the sparsity is weighed so that the mean over processes is that over tokens."""
         loss, sparsity = super()._with_gates(task_loss, batch, number)
-        return loss, sparsity * (self.weight(batch) if self.config.mode(number) != "dense" else 1.0)
+        return loss, sparsity * (self.weight(int(batch.keep.sum())) if self.config.mode(number) != "dense" else 1.0)
 
     def _first_step_of_routers(self) -> None:
         """Adam's count of steps begins with the first that routers take, as where they had no gradient before.

@@ -48,7 +48,7 @@ def overview(result: LteResult) -> go.Figure:
         fig.update_layout({f"legend{at + 1 if at else ''}": _legend(x, y)})
     s = result.summary()
     fig.update_layout(margin={"b": 70, "t": 90}, bargap=0.4)
-    name = "accuracy" if "accuracy" in s else "perplexity"
+    name = result.score
     title = f"{100 * s['sparsity']:.0f} % of the FFN left out: {name} {s[name]:.3g}, dense {s['dense_' + name]:.3g}"
     return theme.finish(fig, f"{title} (measured)", result.sentence(), height=1280)
 

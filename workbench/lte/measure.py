@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from workbench.held import Held
+from workbench.lm.threads import compute_threads
 from workbench.lte import activity, arms, decode, evaluate, recorded, shelf, speed, tasks, toy
 from workbench.lte.arms import Arm, Name
 from workbench.lte.config import LteConfig
@@ -40,12 +41,8 @@ class Cancelled(RuntimeError):
 
 def measure(config: LteConfig, say: Say, stop: threading.Event) -> LteResult:
     """Run it all. TextUnavailable, ModelUnavailable, ArtifactError, Diverged and ValueError say what is missing."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
+    with compute_threads(1):
         return _Run(config, say, stop).whole()
-    finally:
-        torch.set_num_threads(threads)
 
 
 class _Run:
@@ -64,6 +61,8 @@ class _Run:
     def whole(self) -> LteResult:
         """Train where asked, score, look at the text, time; then put the result together."""
         config = self.config
+        self.tell(0.0, "looking for the model and the texts")
+        arms.fetch(config, self.look)
         if config.use == "train":
             self._pair(arms.trained(config, self._step), {"dense": (0.3, 0.33), "LTE": (0.63, 0.7)}, drawn=True)
         else:
@@ -125,7 +124,7 @@ class _Run:
         if arm.name == "LTE":
             self.answers.update(repr((found.right, [round(v, 4) for v in found.nll])).encode())
             with self.lane("scoring", "control: experts by lot", "oracle"), by_lot(arm.model, self.config.seed):
-                self._measured(arm, arm.task, end, end, CHANCE)
+                self._measured(arm, arms.calibrated(arm.model, arm.task, 2 * TEXTS), end, end, CHANCE)
         if self.config.model == "tiny" and isinstance(arm.task, tasks.Sentiment):
             self._measured(arm, toy.toy_language(arm.task), end, end, arm.name)
 

@@ -21,7 +21,7 @@ import torch
 from workbench import aside, lm
 from workbench.lm.files import manifest
 from workbench.lte import activity, evaluate, lora, posthoc, save
-from workbench.lte.arms import make_task
+from workbench.lte.arms import calibrated, make_task
 from workbench.lte.config import TEXT
 from workbench.lte.data import Example
 from workbench.lte.shelf import ARTIFACTS
@@ -34,7 +34,6 @@ TAUS = (0.3, 0.4, 0.6, 0.7)
 SPARSITIES = (0.5, 0.8, 0.9)
 MOST = {"sentiment": 300, "news": 24}  # examples for rows beside the two arms
 ARMS_SEE = {"sentiment": 4000, "news": 64}  # by the two arms: all there is of sentiment
-CALIBRATED = 200  # texts of the validation part on which a row's offset is set
 Row = dict[str, Any]
 
 
@@ -61,7 +60,8 @@ def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
     for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
         raise RuntimeError(f"the {arm} arm is at step {step.step} of {config.steps}: train it first, to its end")
     base = manifest(lm.path("smollm2"))["fingerprint"]
-    offset = calibrated(sparse, made).offset if isinstance(made, Sentiment) else 0.0
+    own = calibrated(sparse, made)
+    offset = own.offset if isinstance(own, Sentiment) else 0.0
     info = {
         "offset": offset,
         "arm": arm,
@@ -111,6 +111,8 @@ class Book:
         machine = f"{_processor()}, 1 thread, torch {torch.__version__}, {lm.fast_dtype()}"
         fresh = {"format": 1, "task": task, "seed": seed, "measured_on": machine, "rows": {}, "answers": {}}
         self.content: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else fresh
+        if any(self.content[key] != fresh[key] for key in ("measured_on", "seed")):
+            self.content = fresh  # rows of another machine, type or seed cannot stand beside new ones
 
     def row(self, name: str, made: Callable[[], tuple[evaluate.Measured, float]]) -> None:
         """Measure `name` unless it is there; `made` returns what was measured and the sparsity."""
@@ -130,10 +132,11 @@ class Book:
         say(f"{name}: {unit} {value.value:.4f} [{value.low:.4f}, {value.high:.4f}] at {sparsity:.3f}")
 
     def forget(self, arm: str) -> None:
-        """This arm was trained anew: what was measured of the last one is void."""
+        """This arm was trained anew: what was measured of the last one is void, and of the dense one what thins it."""
+        void = (f"{arm} ", *(f"{method} " for method in posthoc.METHODS if arm == "dense"))
         for part in ("rows", "answers"):
             own = self.content[part]
-            self.content[part] = {n: v for n, v in own.items() if n != arm and not n.startswith(f"{arm} ")}
+            self.content[part] = {n: v for n, v in own.items() if n != arm and not n.startswith(void)}
 
     def summarised(self) -> Row:
         """The two arms side by side, and whether the goal was met: 80 % of the FFN left out, within 2 points."""
@@ -196,16 +199,10 @@ def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
             book.row(f"{method} {sparsity}", partial(_thinned, sparse, made, some, method, sparsity, batches))
 
 
-def calibrated(sparse: SparseModel, task: Sentiment) -> Sentiment:
-    """The task with its offset set on the validation part, as each row's is, whatever the method."""
-    return task.calibrated(sparse, task.examples("valid")[:CALIBRATED])
-
-
 def _measured(
     sparse: SparseModel, task: Sentiment | LanguageModelling, examples: Sequence[Example]
 ) -> tuple[evaluate.Measured, float]:
-    task = calibrated(sparse, task) if isinstance(task, Sentiment) else task
-    found = evaluate.measure(sparse, task, examples)
+    found = evaluate.measure(sparse, calibrated(sparse, task), examples)  # each row's own offset, whatever the method
     return found, found.mean_sparsity
 
 
@@ -218,8 +215,7 @@ def _thinned(
     batches: Sequence[torch.Tensor],
 ) -> tuple[evaluate.Measured, float]:
     with posthoc.thinned(sparse, method, sparsity, batches) as layers:
-        task = calibrated(sparse, task) if isinstance(task, Sentiment) else task
-        found = evaluate.measure(sparse, task, examples)
+        found = evaluate.measure(sparse, calibrated(sparse, task), examples)
     return found, posthoc.measured_sparsity(layers)
 
 

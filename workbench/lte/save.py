@@ -101,9 +101,15 @@ def load(folder: Path, model: Any, base: str | None = None) -> SparseModel:
     lora.add(model, config["lora"]["rank"], config["lora"]["alpha"], targets)
     sparse = SparseModel(model, cut, stand_in=config.get("stand_in", 0))
     own = sparse.router_parameters() | sparse.stand_ins() if config["arm"] == "lte" else {}
+    named = (sparse.model_parameters("lora") | own).items()
+    try:
+        fitting = [(parameter, _fitting(tensors, _plain(name), parameter, folder)) for name, parameter in named]
+    except ArtifactError:
+        lora.remove(sparse.to_dense(merge=False))
+        raise
     with torch.no_grad():
-        for name, parameter in (sparse.model_parameters("lora") | own).items():
-            parameter.copy_(_fitting(tensors, _plain(name), parameter, folder))
+        for parameter, value in fitting:
+            parameter.copy_(value)
     sparse.set_tau(config["tau"])
     sparse.set_mode("hard" if config["arm"] == "lte" else "dense")
     return sparse

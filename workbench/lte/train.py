@@ -50,7 +50,8 @@ class TrainConfig:
     batch: int = 16
     model_lr: float = 4e-4
     router_lr: float = 2e-2
-    warmup: float = 0.06  # share of all steps in which the learning rate rises; then it falls to a tenth
+    warmup: float = 0.06  # share of all steps in which the learning rate rises
+    decay_from: float = 0.0  # and the one from which it falls to a tenth: 0, at once after the rise
     clip: float = 1.0
     tune: Literal["lora", "full"] = "lora"
     router_start: Literal["bias", "activations"] = "bias"  # published: at random; "bias" has all experts run at first
@@ -90,11 +91,12 @@ class TrainConfig:
         return "soft" if self.done(step) < self.straight_from else "straight"
 
     def rate(self, step: int) -> float:
-        """The learning rate's factor: a linear rise, then a cosine down to 0.1."""
+        """The learning rate's factor: a linear rise, 1 until `decay_from`, then a cosine down to 0.1."""
         rise = max(1, round(self.warmup * self.steps))
         if step < rise:
             return (step + 1) / rise
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * (step - rise) / max(1, self.steps - rise)))
+        falls = max(rise, round(self.decay_from * self.steps))
+        return 0.1 + 0.45 * (1 + math.cos(math.pi * max(0, step - falls) / max(1, self.steps - falls)))
 
 
 @dataclass(frozen=True)
@@ -188,10 +190,10 @@ class Trainer:
                 task_loss = self.task.loss(self.sparse, batch)
             loss, sparsity = self._with_gates(task_loss, batch, number)
             if wanted:
-                loss = loss + self.weight(batch) * config.teach * teaching(states, wanted)
+                loss = loss + self.weight(int(batch.keep.sum())) * config.teach * teaching(states, wanted)
             if wanted and config.distil:
                 told, heard = (self.task.answers(self.sparse, rows[-1], batch) for rows in (wanted, states))
-                loss = loss + self.weight(batch) * config.distil * distilling(heard, told.detach())
+                loss = loss + self.weight(len(heard)) * config.distil * distilling(heard, told.detach())
             return task_loss, loss, sparsity
 
         task_loss, loss, sparsity = self._descend(losses, number)
@@ -219,8 +221,8 @@ class Trainer:
         """This process's part of a batch: all of it."""
         return batch
 
-    def weight(self, batch: Batch) -> float:  # noqa: ARG002  another trainer looks at it
-        """What a mean over this part's tokens counts in the mean over all parts, times their number."""
+    def weight(self, count: int) -> float:  # noqa: ARG002  another trainer looks at it
+        """What a mean over `count` tokens or texts of this part counts in that over all parts, times their number."""
         return 1.0
 
     def _steer(self, sparsity: Tensor, done: float) -> None:
@@ -238,9 +240,9 @@ class Trainer:
         loss = task_loss
         if self.config.stage(number) == "stage 1":
             eta = self.controller.eta.to(loss.device)
-            loss = loss + self.weight(batch) * (eta * efficiency(gates, batch.keep)).mean()
+            loss = loss + self.weight(int(batch.keep.sum())) * (eta * efficiency(gates, batch.keep)).mean()
             if apart := options.at(self.config.done(number)):
-                loss = loss + self.weight(batch) * apart * separability(gates, batch.keep, options.eps)
+                loss = loss + self.weight(int(batch.keep.sum())) * apart * separability(gates, batch.keep, options.eps)
         return loss, hard_sparsity(gates, batch.keep)
 
     def _descend(

@@ -30,8 +30,6 @@ from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
 from workbench.lte.train import TrainConfig, train
 
-RANK, ALPHA = 8, 16.0
-
 
 @dataclass(frozen=True)
 class Recipe:
@@ -47,6 +45,8 @@ class Recipe:
     stand_in: int = 0  # rank
     distil: float = 0.0
     begin: float = 0.3  # the sparsity at which stage 1 begins
+    decay_from: float = 0.0
+    rank: int = 8
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         return TrainConfig(
@@ -57,24 +57,47 @@ class Recipe:
             hard_steps=self.hard,
             batch=self.batch,
             model_lr=self.model_lr,
+            decay_from=self.decay_from,
             straight_from=0.0,
             router_start="activations",
             router_lr=1e-3,
             teach=3.0,
             distil=self.distil,
             controller=ControllerOptions(steer="bias", start=self.begin, rise=0.6, hold=1.0, eta=0.1),
-            validate_every=90,
+            validate_every=150,
             validate_on=24 if self.name.startswith("news") and arm == "lte" else 200,  # windows are dear to score
-            checkpoint_every=20,
+            checkpoint_every=50,
             seed=seed,
         )
 
 
 RECIPES = {
     "sentiment": Recipe(
-        "sentiment-80", warm=70, soft=160, hard=130, batch=16, target=0.82, stand_in=32, distil=1.0, begin=0.7
+        "sentiment-80",
+        warm=300,
+        soft=600,
+        hard=900,
+        batch=16,
+        target=0.82,
+        model_lr=6e-4,
+        stand_in=32,
+        distil=1.0,
+        begin=0.7,
+        decay_from=0.5,
     ),
-    "news": Recipe("news-70", warm=30, soft=60, hard=40, batch=4, target=0.72),
+    "news": Recipe(
+        "news-70",
+        warm=80,
+        soft=220,
+        hard=300,
+        batch=8,
+        target=0.72,
+        model_lr=6e-4,
+        stand_in=32,
+        distil=1.0,
+        begin=0.5,
+        decay_from=0.5,
+    ),
 }
 
 
@@ -103,7 +126,7 @@ def prepare(task: str, arm: str, seed: int) -> tuple[SparseModel, tasks.Sentimen
     """An arm's untrained model with its adapters, and its task."""
     model, tokens = base_model()
     cut = groupings(model, seed)
-    lora.add(model, RANK, ALPHA, seed=seed)
+    lora.add(model, RECIPES[task].rank, 2.0 * RECIPES[task].rank, seed=seed)
     stand_in = RECIPES[task].stand_in if arm == "lte" else 0
     return SparseModel(model, cut, seed=seed, stand_in=stand_in), make_task(task, tokens)
 

@@ -42,7 +42,7 @@ class Mm2Config(Config):
         "make work uneven. 0: the reference as it is",
     )
     megabases: float = Field(
-        5.0, ge=0.05, le=200, description="Bases of reads, Mb: so many are simulated, or at most so many are read"
+        5.0, ge=0.05, le=200, description="Bases of reads, Mb: reads are simulated or read until so many are reached"
     )
     length_kbp_min: float = Field(
         1.0, ge=0.1, le=1000, description="Shortest simulated read, thousands of bases; lengths are log-uniform"

@@ -192,17 +192,20 @@ def _mappers(fig: go.Figure, result: Mm2Result) -> None:
     names = [n for n in order if n in result.names("mapping")]
     total = {n: result.median_s("mapping", n) for n in names}
     traced = {"seed": t.seed_s, "chain": t.chain_s, "join": t.join_s, "hits": t.hits_s}
+    cut = (
+        "" if result.provenance.backend in ("cuda", "hip") else ours(mode)
+    )  # on a GPU stages were timed elsewhere than the bars
     whole = max(sum(traced.values()), 1e-12)
     labels = {n: n.replace(" (with", ",<br>(with").replace(", ", ",<br>", 1) for n in names}
     for stage, at in STAGES.items():
-        x = [total[n] * traced[stage] / whole if n == ours(mode) else 0 for n in names]
+        x = [total[n] * traced[stage] / whole if n == cut else 0 for n in names]
         fig.add_trace(
             go.Bar(y=[labels[n] for n in names], x=x, orientation="h", name=f"ours, {MODE_WORDS[mode]}: {stage}",
-                   offsetgroup="one", base=_stacked(traced, stage, whole, total, names, ours(mode)),
+                   offsetgroup="one", base=_stacked(traced, stage, whole, total, names, cut),
                    hovertemplate=stage + ": %{x:.3f} s<extra></extra>", **theme.series(at).bar()),
             row=3, col=2,
         )  # fmt: skip
-    rest = [0 if n == ours(mode) else total[n] for n in names]
+    rest = [0 if n == cut else total[n] for n in names]
     fig.add_trace(
         go.Bar(y=[labels[n] for n in names], x=rest, orientation="h", name="all stages together", offsetgroup="one",
                hovertemplate="%{y}: %{x:.3f} s<extra></extra>", **theme.series(6).bar()),

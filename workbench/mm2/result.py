@@ -25,7 +25,7 @@ COLUMNS = {
     "name": "which loop, mapper or design",
     "reads_kbp": "read length, thousands of bases; all: every read",
     "round": "repetition",
-    "seconds": "processor seconds of one thread; of a schedule the batch's seconds on the GPU",
+    "seconds": "processor seconds of one thread, of a GPU the wall's; of a schedule the batch's seconds on the GPU",
     "anchors": "anchors that it had to chain",
     "pairs": "pairs of anchors in each other's window: what an exact loop without pruning looks at",
     "pairs_per_s": "pairs / seconds, whether or not the loop looked at all of them",
@@ -69,7 +69,7 @@ class Read(Base):
 
 
 class Totals(Base):
-    """Of all reads, kept or not; seconds are of the processor, as those of the rivals are."""
+    """Of all reads, kept or not; seconds are of the processor, as those of the rivals are (a GPU's chaining: wall)."""
 
     reads: int = 0
     bases: int = 0

@@ -51,11 +51,14 @@ class Mapping:
 
 
 def minimap2_version() -> str:
-    """Version of the minimap2 on PATH, "" without one."""
+    """Version of the minimap2 on PATH, "" without one that starts."""
     path = shutil.which("minimap2")
     if path is None:
         return ""
-    done = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=20)
+    try:
+        done = subprocess.run([path, "--version"], check=False, capture_output=True, text=True, timeout=20)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
     return done.stdout.strip()
 
 

@@ -1,4 +1,4 @@
-"""What a run maps: its reference and reads, simulated, real or of the user, never more than the config's megabases."""
+"""What a run maps: a reference and reads, simulated, real or of the user, until so many megabases are reached."""
 
 from __future__ import annotations
 

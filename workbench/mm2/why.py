@@ -34,6 +34,8 @@ def explain(span: Span) -> str:
         return f"{STAGES[span.kind].format_map(_words(why))}. {took}"
     if why.get("reason") in REASONS:
         return f"{REASONS[str(why['reason'])].format_map(_words(why))}. {took} Modelled."
+    if "wall_s" in why:
+        return f"{span.label}: {_time(float(why['wall_s']))} by the wall, on the GPU."
     if "cpu_s" in why:
         return (
             f"{span.label}: {_time(float(why['cpu_s']))} of processor. Loops and mappers take turns, so that what else "

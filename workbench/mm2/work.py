@@ -63,6 +63,7 @@ class _Run:
         self.lengths: list[int] = []
         self.names: list[str] = []
         self.kept: list[loops.Kept] = []
+        self.kept_anchors = self.kept_pairs = 0
         self.kept_names: list[str] = []
         self.strokes: list[Held] = []
         self.notes: list[str] = []
@@ -124,8 +125,8 @@ class _Run:
         simulated = config.reads == "simulated"
         return {"truth_accuracy": truth_accuracy(hits, self.names) if simulated else None}
 
-    def _count(self, record: Record, anchors: int, found: Segments, chains: int = 0, hits: Any = ()) -> None:
-        """Take one read into totals, rows and hashes."""
+    def _count(self, record: Record, anchors: int, found: Segments, chains: int = 0, hits: Any = None) -> None:
+        """Take one read into totals, rows and hashes. `hits`: None where it was not mapped, only seeded."""
         length, pairs, t = len(record.sequence), int(found.pairs.sum()), self.totals
         for name, value in (("reads", 1), ("bases", length), ("anchors", anchors), ("pairs", pairs)):
             t[name] += value
@@ -134,10 +135,11 @@ class _Run:
         self.lengths.append(length)
         self.names.append(record.name)
         self.reads_hash.update(record.sequence)
-        for hit in hits:
+        for hit in hits or ():
             self.paf_hash.update(hit.paf().encode("utf-8", "surrogateescape"))
         if len(self.reads) < MOST_READS:
-            right = truth_accuracy(hits, [record.name]) == 1.0 if hits and self._simulated else None
+            known = hits is not None and self._simulated
+            right = truth_accuracy(hits, [record.name]) == 1.0 if known else None
             self.reads.append(Read(length=length, anchors=anchors, pairs=pairs, chains=chains, right=right))
 
     @property
@@ -145,8 +147,9 @@ class _Run:
         return self.config.reads == "simulated" and Truth.of(self.names[-1]) is not None
 
     def _keep(self, record: Record, anchors: Any, pairs: int) -> None:
-        held_anchors, held_pairs = sum(len(k.anchors) for k in self.kept), sum(k.pairs for k in self.kept)
-        if held_anchors + len(anchors) <= loops.MOST_ANCHORS and held_pairs + pairs <= loops.MOST_PAIRS:
+        held_anchors, held_pairs = self.kept_anchors + len(anchors), self.kept_pairs + pairs
+        if held_anchors <= loops.MOST_ANCHORS and held_pairs <= loops.MOST_PAIRS:
+            self.kept_anchors, self.kept_pairs = held_anchors, held_pairs
             self.kept.append(loops.Kept(len(record.sequence), anchors, pairs))
             self.kept_names.append(record.name)
 
@@ -189,7 +192,8 @@ class _Run:
                 start = time.monotonic()
                 seconds = bench.time(loop, number, self.stop)
                 self._look()
-                self._span("loops", start, f"{loop.name}, round {number + 1}", _kind(loop.name), {"cpu_s": seconds})
+                clock = "wall_s" if loop.backend in GPU else "cpu_s"
+                self._span("loops", start, f"{loop.name}, round {number + 1}", _kind(loop.name), {clock: seconds})
                 pairs = sum(k.pairs for k in kept)
                 self.say(Point(f"{loop.name}: rate (billion pairs/s)", number + 1, pairs / max(seconds, 1e-9) / 1e9))
                 done = len({(r.name, r.round) for r in bench.rows})
@@ -243,7 +247,7 @@ class _Run:
                     seconds, lines = self._mapped(name, mapper, folder)
                 except Stopped:
                     raise Cancelled from None
-                except RuntimeError as error:  # another program's fault is no reason to lose what was measured
+                except (RuntimeError, OSError) as error:  # another program's: what was measured is not lost for it
                     self._note(f"{name} is left out: {error}")
                     names.remove(name)
                     continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -12,7 +13,7 @@ from workbench.plato.cost import StepCost
 from workbench.plato.engine import Counts, Engine
 from workbench.plato.forecast import judge, predict, prior
 from workbench.plato.graph import PART_TOKENS, Plan
-from workbench.plato.happen import Happening, Outcome, Script, Settings, Way
+from workbench.plato.happen import Happening, Outcome, Script, Settings, Verdict, Way
 from workbench.plato.layout import Layout
 from workbench.plato.warm import since, stems, warm
 from workbench.pump import Stopped
@@ -82,7 +83,10 @@ class Arms:
         if self.plan is None and outcome.plan is not None and not refused:
             self.plan = outcome.plan
             self.plain_tokens = outcome.plan.tokens  # from here on the baselines get as many tokens
-        return replace(outcome, counts=counts)
+        verdict = outcome.verdict
+        if way_in != way and self.prior:  # refused before there was a plan
+            verdict = Verdict(False, math.inf, math.inf, self.prior.why)
+        return replace(outcome, counts=counts, verdict=verdict)
 
     def _follow(self, going: Iterator[Happening], on: Callable[[Happening], None]) -> Outcome:
         while True:

@@ -74,9 +74,9 @@ def _measured(case: str, **changes: Any) -> Iterator[dict[str, Any]]:
     cost = result.machine.cost() if result.machine else None
     if cost is not None and changes.get("example") == SHAPES[0]:
         for tokens, seconds in zip(KNOTS, cost.table, strict=True):
-            yield _row(case, f"step_s at {tokens} tokens", seconds, "measured")
+            yield _row(case, f"step_s at {tokens} tokens", seconds, "modelled")
         for name in ("row_s", "kv_s", "error"):
-            yield _row(case, f"fitted {name}", getattr(cost, name), "measured")
+            yield _row(case, f"fitted {name}", getattr(cost, name), "modelled")
 
 
 def _simulator() -> Iterator[dict[str, Any]]:

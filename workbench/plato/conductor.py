@@ -85,12 +85,13 @@ class _Run:
             self._stop(name)
 
     def _listened(self, heard_s: float, came: bool) -> float:
-        """When something last came, on the engine's clock. EngineError after SILENCE_S of nothing."""
+        """When something last came, on the engine's clock. EngineError after too long without anything."""
         now_s = self.engine.now_s()
-        if came or now_s - heard_s <= SILENCE_S:
+        limit_s = max(SILENCE_S, getattr(self.engine, "patience_s", 0.0))
+        if came or now_s - heard_s <= limit_s:
             return now_s if came else heard_s
         running = ", ".join(self.engine.running())
-        raise EngineError(f"nothing came from the engine for {SILENCE_S:.0f} s while it had {running} to answer")
+        raise EngineError(f"nothing came from the engine for {limit_s:.0f} s while it had {running} to answer")
 
     def _open(self) -> Iterator[Happening]:
         """Start the planner, or take the plan that is known; start the plain answer where it is wanted."""

@@ -35,7 +35,7 @@ class PlatoConfig(Config):
     )
     dtype: Literal["auto", "bfloat16", "float32"] = Field(
         "auto",
-        description="Type of weights and KV cache; auto: bfloat16 where the processor multiplies it fast (AVX-512), "
+        description="Type of weights and KV cache; auto: bfloat16 where the processor has it (AVX-512 BF16), "
         "else float32",
     )
     example: Example = Field("join", description="A bundled query and plan; a query or plan of your own replaces it")

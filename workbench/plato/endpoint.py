@@ -54,7 +54,7 @@ def open_endpoint(
 
     EngineError says why the server cannot be used.
     """
-    return Endpoint(url, model, os.environ.get(key_variable, ""), timeout_s, temperature)
+    return Endpoint(url, model, os.environ.get(key_variable, "").strip(), timeout_s, temperature)
 
 
 @dataclass
@@ -101,6 +101,11 @@ class Endpoint:
     def form(self) -> Literal["lines", "json"]:
         """In which form a plan is best asked for."""
         return "lines" if self.server.vllm else "json"
+
+    @property
+    def patience_s(self) -> float:
+        """How long it waits for a word of the server before it says that there was none."""
+        return self.server.timeout_s + 2 * CONNECT_S
 
     # -- the engine's interface ----------------------------------------------------------------------------------
 

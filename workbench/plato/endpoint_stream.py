@@ -41,8 +41,9 @@ class Server:
 
     def hide(self, text: str) -> str:
         """`text` in one line, short, without the key."""
-        plain = " ".join(text.split())[:300]
-        return plain.replace(self.key, "***") if self.key else plain
+        for known in filter(None, (self.key, repr(self.key)[1:-1])):  # as it is, and as errors quote it
+            text = text.replace(known, "***")
+        return " ".join(text.split())[:300]
 
 
 @dataclass

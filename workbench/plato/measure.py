@@ -5,13 +5,14 @@ from __future__ import annotations
 import threading
 from typing import Any
 
+from workbench.lm.threads import compute_threads
 from workbench.plato import asked
 from workbench.plato.arms import Arms
 from workbench.plato.config import PlatoConfig
 from workbench.plato.engine import Ask, ContextOverflow, EngineError
 from workbench.plato.happen import Outcome, Way
 from workbench.plato.opening import Opened, Say, drained, open_engine
-from workbench.plato.pairwise import Judged, judge_pair
+from workbench.plato.pairwise import LIMIT_S, Judged, judge_pair
 from workbench.plato.result import Chosen, Machine, Piece, Planned, PlatoResult, Row, plan_lines, row_of
 from workbench.plato.stage import Stage
 from workbench.pump import Clock
@@ -25,11 +26,12 @@ CHECKED_TOKENS = 24  # of a branch that is decoded again, alone
 def measure(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResult:
     """Everything on this machine, with the engine of the config."""
     clock = Clock()
-    opened = open_engine(config, say, stop)
-    try:
-        return Bench(config, opened, say, stop, clock).run()
-    finally:
-        opened.engine.close()
+    with compute_threads(config.threads):
+        opened = open_engine(config, say, stop)
+        try:
+            return Bench(config, opened, say, stop, clock).run()
+        finally:
+            opened.engine.close()
 
 
 class Bench:
@@ -166,9 +168,9 @@ class Bench:
             return None
         self.say(Progress(0.97, 1, "asking the judge, in both orders"))
         try:
-            return judge_pair(
-                self.opened.engine, self.question.query, self.shown.answer, self.plain, stop=self.stop.is_set
-            )
+            engine = self.opened.engine
+            limit_s = max(LIMIT_S, getattr(engine, "patience_s", 0.0))
+            return judge_pair(engine, self.question.query, self.shown.answer, self.plain, limit_s, self.stop.is_set)
         except (EngineError, ContextOverflow) as error:
             self._warn(f"no verdict of a judge: {error}")
             return None
@@ -183,18 +185,13 @@ class Bench:
         assert shown is not None
         verdict, prior = shown.verdict, self.arms.prior
         plan = shown.plan or self.arms.plan
+        refused = verdict is not None and not verdict.branch
         facts = {
             "query": self.question.query,
             "rows": self.rows,
             "pieces": [Piece.of(part) for part in shown.parts],
             "planned": planned(self.planner, shown, self.question.plan),
-            "chosen": Chosen(
-                before=prior.why if prior else "no cost model: nothing is refused",
-                branch=verdict.branch if verdict else None,
-                graph_s=_finite(verdict.graph_s) if verdict else None,
-                plain_s=_finite(verdict.plain_s) if verdict else None,
-                why=verdict.why if verdict else "",
-            ),
+            "chosen": Chosen.of(prior.why if prior else "no cost model: nothing is refused", verdict),
             "machine": Machine.of(self.opened.cost, self.opened.samples) if self.opened.cost else None,
             "exact": exact,
             "control_differs": differs,
@@ -202,7 +199,7 @@ class Bench:
             "plain_answer": self.plain,
             "scores": scores,
             "judged": judged,
-            "notes": self.notes + ([] if plan else ["no plan could be used"]),
+            "notes": self.notes + ([] if plan or refused else ["no plan could be used"]),
         }
         return stamped(self.config, self.opened.where, self.clock(), facts)
 
@@ -220,7 +217,3 @@ def planned(planner: str, outcome: Outcome, wanted: Any) -> Planned:
         error=outcome.plan_error,
         edge_f1=edge_scores(plan, wanted)[2] if plan is not None and wanted is not None else None,
     )
-
-
-def _finite(value: float) -> float | None:
-    return value if value < float("inf") else None

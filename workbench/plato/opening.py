@@ -64,12 +64,9 @@ def open_engine(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
 
 
 def _embedded(config: PlatoConfig, say: Say, stop: threading.Event) -> Opened:
-    import torch
-
     from workbench.plato.embedded import EmbeddedEngine
     from workbench.plato.matcher import Matcher
 
-    torch.set_num_threads(config.threads)
     say(Progress(0, 1, "loading the model"))
     model = lm.load(config.model, dtype=config.weights, seed=config.seed, progress=_follow(say, stop))
     # not exact: in float32 one row alone is decoded with the product that is fastest for it, so that sequential ways

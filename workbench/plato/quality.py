@@ -23,7 +23,7 @@ from workbench.lm import LM
 from workbench.plato import marks
 from workbench.plato.asked import script
 from workbench.plato.conductor import conduct
-from workbench.plato.engine import Engine
+from workbench.plato.engine import Engine, EngineError
 from workbench.plato.graph import Plan, PlanError
 from workbench.plato.happen import Outcome, Settings
 from workbench.plato.layout import BETWEEN, Layout
@@ -295,6 +295,8 @@ def planned(engine: Engine, request: str, mode: str, stop: Stop = lambda: False)
             if stop():
                 raise Stopped("the run was cancelled")
             for out in engine.step():
+                if out.ended == "failed":
+                    raise EngineError(f"the planner failed: {out.said}")
                 ids = (ids + out.ids)[: len(ids) + len(out.ids) - out.dropped]
     finally:
         engine.stop(ask.name)

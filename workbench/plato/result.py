@@ -14,7 +14,7 @@ from workbench import dag
 from workbench.plato.config import PlatoConfig, plan_from
 from workbench.plato.cost import Sample, StepCost
 from workbench.plato.graph import Plan
-from workbench.plato.happen import Outcome, Part, Way
+from workbench.plato.happen import Outcome, Part, Verdict, Way
 from workbench.plato.pairwise import Judged
 from workbench.system import Claim, Result, Span
 
@@ -149,6 +149,14 @@ class Chosen(BaseModel):
     graph_s: float | None = None
     plain_s: float | None = None
     why: str = ""
+
+    @classmethod
+    def of(cls, before: str, verdict: Verdict | None) -> Chosen:
+        """The same without infinities, which JSON does not have."""
+        if verdict is None:
+            return cls(before=before)
+        graph_s, plain_s = (s if math.isfinite(s) else None for s in (verdict.graph_s, verdict.plain_s))
+        return cls(before=before, branch=verdict.branch, graph_s=graph_s, plain_s=plain_s, why=verdict.why)
 
 
 class Machine(BaseModel):
@@ -306,6 +314,8 @@ class PlatoResult(Result):
         tested = WAYS[self.config.way]
         plan = self.planned.plan()
         shape = "no usable plan" if self.planned.error else "the plan was not finished"
+        if self.chosen.branch is False and not self.planned.text:
+            shape = "none was asked for"
         if plan:
             shape = f"{len(plan)} part{'s' * (len(plan) != 1)}, {plan.width} wide and {plan.depth} deep"
         refused = ", the plan refused," if s.get("refused") else ""

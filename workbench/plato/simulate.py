@@ -109,13 +109,7 @@ def simulate(config: PlatoConfig, say: Say, stop: threading.Event) -> PlatoResul
         "rows": [row_of(o, way, 0, None, "modelled") for way, o in outcomes.items()],
         "pieces": [Piece.of(part) for part in shown.parts],
         "planned": planned(config.planner, shown, question.plan),
-        "chosen": Chosen(
-            before=prior.why if prior else "",
-            branch=verdict.branch if verdict else None,
-            graph_s=verdict.graph_s if verdict else None,
-            plain_s=verdict.plain_s if verdict else None,
-            why=verdict.why if verdict else "",
-        ),
+        "chosen": Chosen.of(prior.why if prior else "", verdict),
         "machine": Machine.of(cost),
     }
     return stamped(config, "sim", clock(), facts)

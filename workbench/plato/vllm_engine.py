@@ -25,6 +25,7 @@ from workbench.lm.tiny_folder import write_tiny
 from workbench.lm.tokenizer import FileTokenizer
 from workbench.plato.engine import Ask, Constraint, ContextOverflow, Counts, EngineError, Out, Words
 from workbench.plato.matcher import Matcher
+from workbench.pump import Stopped
 from workbench.system import Event, Note, Progress
 from workbench.vllm_process import BLOCK, START_S, VllmProcess
 
@@ -96,8 +97,6 @@ class VllmEngine(Words):
         self._child.doing = "starting"
         while True:
             if stop is not None and stop.is_set():
-                from workbench.pump import Stopped
-
                 raise Stopped("the run was cancelled while vLLM started")
             for fields in self._child.heard(START_S):
                 if fields["is"] == "ready":
@@ -252,9 +251,10 @@ def open_vllm(model: str, dtype: str, say: Callable[[Event], None], stop: thread
 
     engine = VllmEngine(_folder(model, stop), dtype=dtype, on_phase=told, stop=stop, **more)
     try:
-        _first(engine, "first pass", Ask("first", tuple(engine.encode("The first pass costs more than others.")), 2))
+        words = tuple(engine.encode("The first pass costs more than others."))
+        _first(engine, "first pass", Ask("first", words, 2), stop)
         word = Constraint("start: /[a-z]{1,8}/")  # both sides make their view of the vocabulary when it is needed
-        _first(engine, "first grammar", Ask("first", tuple(engine.encode("A word: ")), 2, word))
+        _first(engine, "first grammar", Ask("first", tuple(engine.encode("A word: ")), 2, word), stop)
         engine.forget()
         say(Note("vLLM started: " + ", ".join(f"{name} {seconds:.1f} s" for name, seconds in engine.phases.items())))
     except BaseException:
@@ -263,12 +263,16 @@ def open_vllm(model: str, dtype: str, say: Callable[[Event], None], stop: thread
     return engine
 
 
-def _first(engine: VllmEngine, name: str, ask: Ask) -> None:
+def _first(engine: VllmEngine, name: str, ask: Ask, stop: threading.Event) -> None:
     """What is paid once is paid before anything is measured, and named."""
     began = engine.now_s()
     engine.start(ask)
     while engine.running():
-        engine.step()
+        if stop.is_set():
+            raise Stopped("the run was cancelled")
+        for out in engine.step():
+            if out.ended == "failed":
+                raise EngineError(f"vLLM's {name} failed: {out.said}")
     engine.phases[name] = engine.now_s() - began
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-from workbench.plato.engine import Ask, Counts, Engine
+from workbench.plato.engine import Ask, Counts, Engine, EngineError
 from workbench.plato.happen import Script, Way
 from workbench.plato.held import common
 from workbench.plato.layout import Layout
@@ -37,7 +37,9 @@ def warm(engine: Engine, stems: list[tuple[int, ...]], stopped: Callable[[], Non
         engine.start(Ask(f"stem {at}", ids, 0))
         while engine.running():
             stopped()
-            engine.step()
+            for out in engine.step():
+                if out.ended == "failed":
+                    raise EngineError(f"what all answers begin with could not be computed: {out.said}")
     c = engine.counts
     return replace(c, widths=list(c.widths), tokens=list(c.tokens))
 

@@ -17,7 +17,7 @@ import signal
 import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rlboost.fleet import Fleet, FleetError
 
@@ -98,10 +98,11 @@ class Chaos:
             if victim is None:
                 return
             how = TURN[self._scheduled % len(TURN)] if self.how == "mixed" else self.how
+            if not self._kill(live, victim, how):
+                return
             self._scheduled += 1
             self.due[step] -= 1
             self.done.append((step, victim, how))
-            self._kill(live, victim, how)
 
     def close(self) -> None:
         """Wait for a node that is being started: it is the fleet's to end."""
@@ -181,15 +182,14 @@ class Chaos:
         if what == "add":
             self._add(live)
         elif name in live.manager.instances and name not in self._hit:
-            self.done.append((live.trainer.version, name, what))
-            self._kill(live, name, "notice" if what == "notice" else "node")
+            if self._kill(live, name, "notice" if what == "notice" else "node"):
+                self.done.append((live.trainer.version, name, what))
+            else:
+                self.asked.put(asked)  # at the next turn again
 
-    def _kill(self, live: Live, name: str, how: str) -> None:
-        import ray
-
+    def _kill(self, live: Live, name: str, how: str) -> bool:
+        """False: it cannot be killed now, for nobody knows its process yet."""
         one = live.manager.instances[name]
-        if how != "notice":
-            self._hit.add(name)
         if how == "notice":
             self._going.add(name)
             if self.fleet.cluster is not None:
@@ -197,11 +197,17 @@ class Chaos:
             else:
                 live.manager.notice(name)
             self._draining[name] = live.manager.now() + DRAIN_S
-        elif how == "actor" or self.fleet.cluster is None:
-            with contextlib.suppress(ProcessLookupError, ray.exceptions.RayError):
-                os.kill(ray.get(one.actor.pid.remote(), timeout=CALL_S), signal.SIGKILL)
+            return True
+        if how == "actor" or self.fleet.cluster is None:
+            pid = _process(one)
+            if pid is None:
+                return False
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
         else:
             self.fleet.kill(name)
+        self._hit.add(name)
+        return True
 
 
 class Storm(Chaos):
@@ -247,10 +253,24 @@ class Storm(Chaos):
             names = [name for name in self._there(live) if name not in self._hit]
             if not names:
                 return
-            _, how = self._drawn.pop()
-            name = self._lot.choice(names)
+            how, name = self._drawn[-1][1], self._lot.choice(names)
+            if not self._kill(live, name, how):
+                return
+            self._drawn.pop()
             self.done.append((self._step, name, how))
-            self._kill(live, name, how)
+
+
+def _process(one: Any) -> int | None:
+    """The pid of an engine, None while it starts or where it is gone: a run does not wait for it."""
+    import ray
+
+    one.process = one.process or one.actor.pid.remote()
+    if not ray.wait([one.process], timeout=0)[0]:
+        return None
+    try:
+        return int(ray.get(one.process, timeout=CALL_S))
+    except ray.exceptions.RayError:
+        return None
 
 
 def _listed(names: Iterable[str]) -> str:

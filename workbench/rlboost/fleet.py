@@ -100,6 +100,7 @@ class Fleet:
             raise FleetError(f"a node called {name} is there already")
         last: Exception | None = None
         for _ in range(2):  # a busy machine now and then is too slow for a raylet
+            before = set(self.cluster.worker_nodes)
             try:
                 self.nodes[name] = self.cluster.add_node(
                     wait=True,
@@ -113,6 +114,9 @@ class Fleet:
                 return
             except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a raylet that is late
                 last = error
+                for late in set(self.cluster.worker_nodes) - before:  # or two nodes would go by one name
+                    with contextlib.suppress(Exception):
+                        self.cluster.remove_node(late, allow_graceful=False)
         raise FleetError(f"no raylet for {name}, twice: {last}; is the machine out of memory or processes?") from last
 
     def node_id(self, name: str) -> str:

@@ -61,6 +61,7 @@ class _Round:
     problems: list[Problem]
     window_s: float
     began: float = field(default_factory=time.perf_counter)
+    rolls: float = field(default_factory=time.perf_counter)  # since when there is rolling out: T_seed counts from here
     groups: dict[int, list[str]] = field(default_factory=dict)  # requests that have ended, by prompt
     rewards: dict[str, float] = field(default_factory=dict)
     ready: list[Sample] = field(default_factory=list)
@@ -145,7 +146,7 @@ class Live:
             if self.world is not None:
                 self.world.between(self)
             at = time.perf_counter()
-            if self.manager.seeding and self.manager.active() and at - now.began >= now.window_s:
+            if self.manager.seeding and self.manager.active() and at - now.rolls >= now.window_s:
                 self.manager.hand_on()
             self._collect(now)
             if not self._train(now):
@@ -160,6 +161,7 @@ class Live:
             prompt = tuple(self._prompt(problem.prompt))
             asks += [Ask(f"{number}/{p}/{g}", prompt, (), self.plan.most) for g in range(self.plan.group)]
         now = _Round(number, asks, problems, 0.0)
+        self.step_began_s = self.manager.now()
         self.manager.begin(number, asks, self._resumed)
         self._resumed = None
         if not self.plan.pull:
@@ -168,7 +170,7 @@ class Live:
         now.window_s = self.seeding.window_s(len(there))
         if there and not self.plan.seeding:
             now.window_s = 0.0
-        self.step_began_s = self.manager.now()
+        now.rolls = time.perf_counter()
         return now
 
     def _prompt(self, text: str) -> list[int]:

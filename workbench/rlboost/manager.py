@@ -76,6 +76,8 @@ class _Instance:
     version: int = -1
     node: str = ""  # Ray's id, known with the first pull
     draining: bool = False
+    turn: int = 0  # of the next call that gives or takes
+    process: Any = None  # the reference of its pid, once somebody wants to kill it
     requests: dict[str, None] = field(default_factory=dict)  # that it has, in order
     leaving: set[str] = field(default_factory=set)  # that it was asked to give up
 
@@ -263,7 +265,7 @@ class Manager:
                 given.setdefault(name, []).append(ask)
                 active[name].requests[request] = None
         for name, asks in given.items():
-            active[name].actor.give.remote(asks, self.version)
+            active[name].actor.give.remote(asks, self.version, self._turn_of(active[name]))
 
     def _load(self, requests: int) -> Load:
         return Load(max(0, requests - self.slots), min(requests, self.slots))
@@ -294,14 +296,22 @@ class Manager:
         wanted = [r for r in requests if r not in one.leaving]
         if wanted:
             one.leaving.update(wanted)
-            one.actor.take.remote(wanted)
+            one.actor.take.remote(wanted, self._turn_of(one))
+
+    @staticmethod
+    def _turn_of(one: _Instance) -> int:
+        """Calls of an actor with threads may overtake each other: each has its number."""
+        one.turn += 1
+        return one.turn - 1
 
     def _balance(self) -> None:
         active = {n: i for n, i in self.active().items() if not i.leaving}
         if len(active) < 2 or not self.balance:
             return
         loads = {n: self._load(len(i.requests)) for n, i in active.items()}
-        for move in rebalance(loads, self.plateau.batch(0.0)):
+        contexts = [self._context(r) for i in active.values() for r in i.requests]
+        mean = sum(contexts) / len(contexts) if contexts else 0.0
+        for move in rebalance(loads, self.plateau.batch(mean)):
             one = active[move.source]
             newest = list(one.requests)[-move.count :]
             self.counts["balanced"] += len(newest)
@@ -345,6 +355,9 @@ class Manager:
     def _said(self, one: _Instance, said: Said) -> None:
         if said.computed:
             self.passes.append(Pass(self.now(), one.name, len(said.tokens), said.computed, said.seconds))
+            if said.computed == len(said.tokens) and said.version == self.version:  # decoding alone
+                contexts = [self._context(piece.request) for piece in said.tokens]
+                self.plateau.observe(len(contexts), sum(contexts) / len(contexts), said.seconds)
         for piece in said.tokens:
             self._add(piece, one.name, said.version)
             if piece.ended:
@@ -356,6 +369,10 @@ class Manager:
             one.requests.pop(request, None)
             one.leaving.discard(request)
         self._again(gone, one.name)
+
+    def _context(self, request: str) -> int:
+        """Tokens of a response and its prompt so far."""
+        return len(self.asks[request].prompt) + len(self.ledger.entries[request].ids)
 
     def _add(self, piece: Any, source: str, version: int) -> None:
         self._heard = self.now()

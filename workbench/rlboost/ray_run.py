@@ -8,13 +8,13 @@ Ray's processes takes the cores of this machine, which other machines' joining w
 
 from __future__ import annotations
 
-import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from workbench.held import Held
+from workbench.lm.threads import compute_threads
 from workbench.pump import Clock, Stopped
 from workbench.rlboost.chaos import Chaos
 from workbench.rlboost.config import RLBoostConfig
@@ -63,7 +63,8 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event, asked: queue.Sim
 
     clock, plan = Clock(), plan_of(config)
     say(Progress(0, 1, "starting Ray"))
-    with _one_thread(), Fleet(config.address or None) as fleet:
+    # one thread, as the engines on spot nodes have: more of them than cores wait for each other
+    with compute_threads(1), Fleet(config.address or None) as fleet:
         arms = _Arms(config, plan, fleet, say, stop, clock)
         control = arms.train("another seed", replace(plan, seed=plan.seed + 1, steps=1), None)
         alone = arms.train(ALONE, plan, None)
@@ -75,19 +76,6 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event, asked: queue.Sim
             chaos.close()
         say(Progress(1, 1, "done"))
     return stamped(config, "cpu", clock(), _facts(config, plan, alone, tested, control, chaos))
-
-
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """One compute thread, as the engines on spot nodes have: more of them than cores wait for each other."""
-    import torch
-
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 @dataclass

@@ -204,7 +204,12 @@ class RLBoostResult(Result):
         )
         if not self.measured:
             return f"{said}."
-        kept = "the same tokens and weights as without any kill" if s.get("same_as_alone") == 1 else "every token once"
+        off = [f"{int(s[f'tokens_{kind}'])} tokens {kind}" for kind in ("lost", "duplicated") if s[f"tokens_{kind}"]]
+        kept = " and ".join(off) or "every token once"
+        if s.get("same_as_alone") == 1 and not off:
+            kept = "the same tokens and weights as without any kill"
+        elif s.get("same_as_alone") == 0:
+            kept += ", but NOT what the run without kills gave (or its control did not differ)"
         lost = int(s["lost_instances"])
         return (
             f"{said}; {lost} instances were lost and {int(s['migrations'])} responses moved, with {kept}; "

@@ -4,9 +4,10 @@
     engine.give(Ask("step 3 response 12", prompt, done=(), most=48))
     for piece in engine.step(): ledger.add(piece.request, piece.start, piece.ids, piece.logprobs, "spot-1", version=3)
 
-A request that was interrupted elsewhere comes with the tokens it has (`done`); their KV is prefilled here and it goes
-on at the next position. Tokens are drawn by (seed, request, position), so in fp32 where it runs, beside whom and how
-often it moved does not change what it says. Source: arXiv 2510.19225, section 4.2 (token-level collection, migration).
+A request that was interrupted elsewhere comes with the tokens it has (`done`); their KV is computed here, in one pass
+but with the sums of decoding, and it goes on at the next position. Tokens are drawn by (seed, request, position), so in
+fp32 where it runs, beside whom and how often it moved does not change what it says.
+Source: arXiv 2510.19225, section 4.2 (token-level collection, migration).
 """
 
 from __future__ import annotations
@@ -129,17 +130,19 @@ class Rollouts:
         RuntimeError names the response whose logits are no numbers.
         """
         self._admit()
-        rows, pieces, room = list[_Row](), list[Tensor](), PASS_TOKENS
+        rows, pieces, alone, room = list[_Row](), list[Tensor](), list[bool](), PASS_TOKENS
         for row in sorted(self.running.values(), key=lambda r: len(r.ids) - r.filled):  # decoding ones first
-            piece = row.ids[row.filled : row.filled + min(CHUNK, len(row.ids) - row.filled)]
+            prompt = len(row.ask.prompt)  # no piece goes across its end
+            piece = row.ids[row.filled : min(row.filled + CHUNK, prompt if row.filled < prompt else len(row.ids))]
             if len(piece) > room:
                 break
             room -= len(piece)
             rows.append(row)
             pieces.append(torch.tensor(piece))
+            alone.append(row.filled >= prompt)
         if not rows:
             return []
-        logits = self.model.forward_ragged(pieces, [r.kv for r in rows], [r.filled for r in rows])
+        logits = self.model.forward_ragged(pieces, [r.kv for r in rows], [r.filled for r in rows], alone=alone)
         self.passes += 1
         found = []
         for row, given, own in zip(rows, pieces, logits, strict=True):

@@ -201,7 +201,7 @@ class _World:
         for request in requests:
             if request.done and kept:
                 self.migrations += 1
-                self.recomputed += request.done
+                self.recomputed += request.prompt + request.done if request.done else 0.0
                 request.moves += 1
             elif request.done:
                 self.wasted += request.done
@@ -247,7 +247,7 @@ class _World:
                 for request in engines[move.source].take(move.count, executing=move.executing):
                     if move.executing:
                         self.migrations += 1
-                        self.recomputed += request.done
+                        self.recomputed += request.prompt + request.done
                     engines[move.target].give(request)
 
     def _finished(self, request: Request) -> None:

@@ -75,18 +75,18 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
     for at, (arm, setting) in enumerate(todo.items()):
         spans: list[Span] = []
         own = trace if setting.system == "rlboost" else constant(0, trace.end_s / 3600)
-        for step in simulate(setting, own, told=spans.append if arm == "rlboost" else None):
+        for step in simulate(setting, own, told=spans.append):
             if stop.is_set():
                 raise Stopped("the run was cancelled")
             share = min(1.0, step.end_s / trace.end_s)
             done = (RUN if config.published else 1.0) * (at + share) / len(todo)
             say(Progress(done, 1, f"{arm}: step {step.step + 1}, hour {step.end_s / 3600:.2f}"))
-            lost = sum(e.kind == "remove" and step.start_s <= e.time_s < step.end_s for e in own.events)
+            lost = sum(span.kind == "kill" for span in spans)  # of those that were held; the trace offers more
             rows.append(row_of(arm, step, paid.cost_usd(step.reserved_s, step.instance_s), lost))
             if arm == "rlboost":
                 _tell(say, step, spans[: MOST_SPANS - len(held)])
                 held += [Held.of(span) for span in spans[: MOST_SPANS - len(held)]]
-                spans.clear()
+            spans.clear()
     if not any(row.arm == "rlboost" for row in rows):
         raise ValueError(
             f"hours: not one step of {config.responses} responses ends within {trace.end_s / 3600:.3g} h; give the "

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -63,6 +63,7 @@ class SpotEngine:
         self.engine = _engine(kind, model, dtype, sampler, slots)
         self._inbox: list[Ask] = []
         self._leaving: list[str] = []
+        self._turn, self._early = 0, dict[int, Callable[[], None]]()  # the next call's number; those that overtook it
         self._queue, self._working = threading.Lock(), threading.Lock()  # of the two lists, of the engine
         self._wake, self._over = threading.Event(), False
 
@@ -70,18 +71,32 @@ class SpotEngine:
         """Of the process that a test or a user may kill."""
         return os.getpid()
 
-    def give(self, asks: Sequence[Ask], version: int) -> None:
-        """More responses. WeightError where they are to be made with other weights than there are here."""
-        with self._queue:
+    def give(self, asks: Sequence[Ask], version: int, turn: int | None = None) -> None:
+        """More responses. WeightError where they are to be made with other weights than there are here.
+
+        turn: the number of this call among those that give and take, from 0; it is done in this order. None: now.
+        """
+
+        def add() -> None:
             if version != self.engine.version:
                 raise WeightError(f"{self.name} has weights {self.engine.version}, the responses are of {version}")
-            self._inbox += asks
-        self._wake.set()
+            self._inbox.extend(asks)
 
-    def take(self, requests: Sequence[str]) -> None:
-        """Give these up; the stream says `gone` behind the last token of each."""
+        self._in_turn(turn, add)
+
+    def take(self, requests: Sequence[str], turn: int | None = None) -> None:
+        """Give these up; the stream says `gone` behind the last token of each. `turn`: as in `give`."""
+        self._in_turn(turn, lambda: self._leaving.extend(requests))
+
+    def _in_turn(self, turn: int | None, call: Callable[[], None]) -> None:
         with self._queue:
-            self._leaving += requests
+            if turn is None:
+                call()
+            else:
+                self._early[turn] = call
+                while (due := self._early.pop(self._turn, None)) is not None:
+                    self._turn += 1
+                    due()
         self._wake.set()
 
     def stop(self) -> None:
@@ -97,12 +112,13 @@ class SpotEngine:
                 gone, asks = tuple(self._leaving), self._inbox
                 self._inbox, self._leaving = [], []
             with self._working:
+                before = self.engine.prefilled + self.engine.decoded  # vLLM counts a prompt as it is given
                 for request in gone:
                     self.engine.take(request)
                 for ask in asks:
                     if ask.request not in gone:
                         self.engine.give(ask)
-                began, before = time.perf_counter(), self.engine.prefilled + self.engine.decoded
+                began = time.perf_counter()
                 tokens = tuple(self.engine.step())
                 seconds = time.perf_counter() - began
                 computed = self.engine.prefilled + self.engine.decoded - before

@@ -77,7 +77,7 @@ class Acts(widgets.VBox):  # type: ignore[misc]
         self.buttons, self.told = View(), widgets.HTML()
         self._board = Board()
         self._run: Acting | None = None
-        self._lock = threading.Lock()  # the run's painter and a press paint the same row
+        self._lock = threading.RLock()  # the run's painter and a press paint the same row
         super().__init__([self.buttons, self.told])
         self.add_class("wb-acts")
         self.layout.display = "none"
@@ -109,7 +109,8 @@ class Acts(widgets.VBox):  # type: ignore[misc]
             said = f'<div class="wb-error" role="alert">not done: {escape(str(error))}</div>'
         if self.told.value != said:
             self.told.value = said
-        self.paint(self._board, live=self.layout.display == "")
+        with self._lock:  # the run's last picture may come between
+            self.paint(self._board, live=self.layout.display == "")
 
     def _waiting(self) -> set[str]:
         return self._board.waiting | (self._run.waiting if self._run is not None else frozenset())

@@ -65,7 +65,7 @@ class Comparison:
         for at, name in enumerate(self.names[1:], start=1):
             ratio = frame[self._ratio(name)]
             known = frame[ratio.notna() & (ratio > 0)]
-            label = [theme.split_unit(n)[0] for n in known["number"]]
+            label = [theme.label(n) for n in known["number"]]
             values = [round(float(v), 4) for v in known[self._ratio(name)]]
             fig.add_bar(y=label, x=values, orientation="h", name=name, **theme.series(at).bar())
         fig.add_vline(x=1, line={"color": theme.QUIET, "dash": "dot", "width": 1.5})
@@ -89,7 +89,7 @@ class Comparison:
         head = ["number", *map(escape, self.names)]
         rows = []
         for row in frame.to_dict("records"):
-            words = theme.split_unit(row["number"])[0]
+            words = theme.label(row["number"])
             ratios = {n: f" ({theme.number(row[self._ratio(n)])}&nbsp;×)" for n in self.names[1:]}
             cells = [
                 f"{theme.quantity(row['number'], row[n])}{ratios.get(n, '')}<br>{_mark(row[f'badge_{n}'])}"
@@ -105,7 +105,7 @@ class Comparison:
         badges = [f"badge_{name}" for name in self.names]
         rows = [
             [
-                theme.split_unit(row["number"])[0],
+                theme.label(row["number"]),
                 *(theme.quantity(row["number"], row[name]) for name in self.names),
                 *("" if math.isnan(row[ratio]) else f"{theme.number(row[ratio])} x" for ratio in ratios),
                 ", ".join(dict.fromkeys(row[badge] for badge in badges if row[badge])),

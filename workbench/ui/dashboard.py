@@ -36,6 +36,7 @@ class Place(widgets.VBox):  # type: ignore[misc]
     def __init__(self) -> None:
         self.panel: Panel | None = None
         self.on_found: Callable[[], None] = lambda: None  # the open panel has read its history anew
+        self.on_closed: Callable[[System], None] = lambda _: None
         self._opened = 0
         self.head = View()
         self.head.on_pick(lambda _: self.close_panel())
@@ -72,7 +73,10 @@ class Place(widgets.VBox):  # type: ignore[misc]
         except ValueError as error:
             self._lay(self.head, _told(str(error)), self.panel)
             return
+        closed = self.panel
         self._clear()
+        if closed is not None:
+            self.on_closed(closed.system)
 
     def _free(self) -> None:
         if self.panel is not None and self.panel.jobs.busy:
@@ -109,6 +113,7 @@ class Dashboard(widgets.VBox):  # type: ignore[misc]
         self.cards = {name: Card(one, self.turns) for name, one in catalogue.items()}
         self.runs = Runs(catalogue)
         self.runs.on_open, self.place.on_found = self.open_record, self.refresh
+        self.place.on_closed = lambda closed: self.cards[closed.name].open_button.focus()  # where the keys were
         for card in self.cards.values():
             card.on_open, card.on_ended, card.beside = self.open_card, self._ended, self._beside
         title = widgets.HTML(_TITLE)
@@ -154,8 +159,9 @@ class Dashboard(widgets.VBox):  # type: ignore[misc]
 
     def _ended(self) -> None:
         """A card's run has ended: the list, the cards and the history of the panel that is open follow."""
-        if self.panel is not None and not self.panel.jobs.busy:
-            self.panel.results.past.refresh()  # which has all else refreshed
+        panel = self.panel  # a worker asks, while Close may take it away
+        if panel is not None and not panel.jobs.busy:
+            panel.results.past.refresh()  # which has all else refreshed
         else:
             self.refresh()
 

@@ -130,7 +130,7 @@ class DagEdit(widgets.VBox):  # type: ignore[misc]
         return self._take(replace(v, id=moved(v.id), needs=tuple(moved(n) for n in v.needs if n != at)) for v in left)
 
     def back(self) -> None:
-        """Take back the last change that was made in the graph."""
+        """Take back the last change, of the graph or of the text."""
         if self._past:
             self.armed = 0
             self.value = self._past.pop()
@@ -171,6 +171,7 @@ class DagEdit(widgets.VBox):  # type: ignore[misc]
 
     def _on_lines(self, change: dict[str, Any]) -> None:
         if not self._busy:
+            self._past = [*self._past[-_MOST_UNDO:], self.value]  # what was typed is a change like others
             self.value = change["new"]
 
     def _on_listed(self, change: dict[str, Any]) -> None:

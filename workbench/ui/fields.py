@@ -182,8 +182,8 @@ def _same(value: Any) -> Any:
 
 
 def _round(value: float) -> float:
-    """Sliders of floats give 29.999999: four significant digits are what was meant."""
-    return float(f"{value:.4g}")
+    """Sliders of floats give 29.9999999: the six significant digits that the readout shows are what was meant."""
+    return float(f"{value:.6g}")
 
 
 def _graph(text: str) -> str:
@@ -195,5 +195,5 @@ def _graph(text: str) -> str:
 def _literal(text: str) -> Any:
     try:
         return ast.literal_eval(text)
-    except (ValueError, SyntaxError) as error:
+    except (ValueError, SyntaxError, TypeError) as error:
         raise ValueError("not a plain value, as 1, (1, 2) or 'word'") from error

@@ -140,6 +140,7 @@ class Lanes(widgets.VBox):  # type: ignore[misc]
                 self._say(f"stays on {board.lanes[lane].label}")
                 return
             before = self._lane(thing)
+            self._kept -= len(self._past) > _MOST_UNDO  # the oldest goes
             self._past = [*self._past[-_MOST_UNDO:], (self.rows, self._given)]
             everywhere = f", in every {board.sheet}" if self.every else ""
             self._take(rows, True, f"{board.thing} {thing}: {before} to {board.lanes[lane].label}{everywhere}")

@@ -106,7 +106,9 @@ def head_html(story: Story, state: str, text: str) -> str:
     )
     pill = f'<span class="wb-pill"><span aria-hidden="true">{STATES[state]}</span> {state}</span>'
     line = f'<span class="wb-line" title="{escape(text)}">{escape(text)}</span>'
-    return f'<div class="wb-head wb-{state}"><div role="status" aria-live="polite">{pill}{line}</div>{bar}</div>'
+    spoken = "off" if state in ("running", "replay") else "polite"  # seconds pass ten times a second: the bar has it
+    told = f'<span role="status" aria-live="polite">{pill}</span><span role="status" aria-live="{spoken}">{line}</span>'
+    return f'<div class="wb-head wb-{state}"><div>{told}</div>{bar}</div>'
 
 
 def body_html(story: Story) -> str:

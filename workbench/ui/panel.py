@@ -297,11 +297,12 @@ class Panel(widgets.VBox):  # type: ignore[misc]
         """Comparison of the baselines, and history."""
         if self._state == "starting":
             self._say("cancelled", "before it began")
-        if self._comparing and self.baselines and self.result is not None:
-            trouble = {name: text for name, text in self._trouble.items() if name}
-            self.results.beside.show({"this run": self.result} | self.baselines, trouble)
+        own = "" not in self._trouble  # the result on show is this run's, not one from before
+        if self._comparing and (self.baselines or self._trouble) and self.result is not None:
+            trouble = {name or "this run": text for name, text in self._trouble.items()}
+            self.results.beside.show(({"this run": self.result} if own else {}) | self.baselines, trouble)
             self.results.turn("Compare")
-        if self._state == "done" and self.result is not None:
+        if self._state == "done" and self.result is not None and not (self._comparing and not own):
             self._caption()
         self.results.past.refresh()
 

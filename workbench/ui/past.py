@@ -52,17 +52,21 @@ class Past(widgets.VBox):  # type: ignore[misc]
         return list(self._found.values())
 
     def refresh(self) -> None:
-        """Read the list anew; the newest is marked."""
+        """Read the list anew; what was chosen stays so while it is there, else the newest is marked."""
+        newest, chosen, armed = next(iter(self._found), None), self.listed.value, self.delete.description
         found = records.history(self.name)
         self._found = {record.id: record for record in list(found)[:_LISTED]}
         self.listed.options = [(_line(record), record.id) for record in self._found.values()]
-        self.listed.value = next(iter(self._found), None)
+        stays = chosen != newest and chosen in self._found
+        self.listed.value = chosen if stays else next(iter(self._found), None)
         for button in (self.reopen, self.delete):
             button.disabled = not self._found
         said = "" if self._found else '<div class="wb-quiet">No run of this system is on disk yet.</div>'
         more = f"The newest {_LISTED} of {len(found)} runs." if len(found) > _LISTED else ""
         self.told.html = f'{said}<div class="wb-quiet">{more}</div>{unread_html(found.skipped)}'
         self._on_choice(None)
+        if stays:
+            self.delete.description = armed
         self.on_found(self.found)
 
     def _on_choice(self, _: Any) -> None:

@@ -27,6 +27,12 @@ if (!window.workbenchKeys) {
   window.workbenchKeys = (event) => event.target.closest?.(".wb-panel") && event.target.toggleAttribute( // its rules match :focus itself
     "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey || event.altKey));
   window.addEventListener("keydown", window.workbenchKeys, true);
+  // ipywidgets names no slider, and by its help or "yes" what stands beside a label of ours
+  window.addEventListener("focusin", ({ target }) => {
+    const name = target.closest?.(".wb-field")?.querySelector("label[title]")?.textContent;
+    const own = target.closest?.(".widget-checkbox")?.textContent.trim();
+    if (name && !target.dataset.pick) target.setAttribute("aria-label", own ? `${name}: ${own}` : name);
+  }, true);
 }
 
 // the part next to `part` in the direction of an arrow key, by where they are on the screen
