@@ -89,8 +89,9 @@ def by_keys(page, panel):
 def by_presses(page, panel):
     """Without dragging: press an expert, then a lane; every layer at once; Undo; left to the planner."""
     panel.get_by_role("switch", name="move in every layer").click()
-    at_once = "for (const each of ['[data-pick=\"thing:5\"]', '[data-drop=\"lane:0\"] .wb-things']) node.querySelector(each).click()"
-    panel.locator(".wb-board").evaluate(f"node => {{ {at_once} }}")  # faster than any kernel says that it is lifted
+    both = ['[data-pick="thing:5"]', '[data-drop="lane:0"] .wb-things']  # faster than any kernel says that it is lifted
+    press = "(node, both) => both.forEach((each) => node.querySelector(each).click())"
+    panel.locator(".wb-board").evaluate(press, both)
     expect(expert(panel, 5, 0)).to_have_count(1)
     expect(call(panel)).to_have_value(re.compile("placed='0: 1 2x2 3x2 0; 1-2: 2x3 3x2 0'"))
     expert(panel, 5).click()

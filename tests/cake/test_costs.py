@@ -7,7 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.cake.bounds import Restore, batch_bound, bounds, grain_costs, measured_oracle, oracle_with_gaps
+from workbench.cake.bounds import (
+    Restore,
+    batch_bound,
+    bounds,
+    contention,
+    grain_costs,
+    measured_oracle,
+    oracle_with_gaps,
+)
 from workbench.cake.bounds import lower_bound_s as whole_bound_s
 from workbench.cake.costs import Costs, balanced_split, fit_compute, lower_bound_s, oracle, overlapped_s
 from workbench.cake.model_time import oracle_split
@@ -67,6 +75,17 @@ def test_oracle_tries_every_split():
     assert (split.token, split.ttft_s) == (256, 5.5)  # 1 + 2 against 2.5 + 2.5
     assert oracle([9.0, 9.0], [0.1, 0.1], 128, 0.0).token == 0
     assert oracle([0.1, 0.1], [9.0, 9.0], 128, 0.0).token == 256
+
+
+def test_contention_is_how_much_slower_passes_ran_beside_a_load():
+    costs = Costs(0.01, 0.0008, 1.5e-7, 0.0012)
+
+    def beside(*factors):
+        return [(at * 128, 128, factor * costs.compute_s(at * 128, 128)) for at, factor in enumerate(factors)]
+
+    assert contention(costs, beside(1.1, 9.0, 1.3)) == pytest.approx(1.3)  # the one that was held up does not count
+    assert contention(costs, beside(0.5, 0.9, 1.2)) == 1.0
+    assert contention(costs, []) == 1.0
 
 
 def test_lower_bound_is_the_harmonic_one_for_flat_costs_and_below_it_for_rising_ones():

@@ -1,11 +1,16 @@
 """The disk store: what goes in comes out bit by bit, and what was tampered with is refused by name."""
 
 import os
+import threading
+import types
+from functools import partial
 
 import pytest
 import torch
 
+from workbench.cake import vllm_loader
 from workbench.cake.store import HEADER_BYTES, DiskStore, Layout, StoreError, TokenBucket, grain_keys, in_memory
+from workbench.cake.vllm_records import Save
 
 LAYOUT = Layout(layers=2, kv_heads=2, tokens=16, head_dim=8, dtype="float32")
 IDS = list(range(100, 100 + 16 * 6 + 5))
@@ -159,6 +164,29 @@ def test_what_cannot_be_read_goes_first(tmp_path, eviction):
         prompt.write(i, kv(i))
     assert not bad.exists()
     assert sum(store.prompt(IDS).stored) == 4
+
+
+def test_a_saver_whose_disk_hangs_is_left_behind(monkeypatch):
+    """It is not waited for although its queue is full; what waits is written should the disk come back."""
+    back = threading.Event()
+    prompt = types.SimpleNamespace(write=lambda grain, kv: back.wait(60))
+    for name, value in {"QUEUED_GRAINS": 2, "FULL_S": 0.1, "JOIN_S": 0.1}.items():
+        monkeypatch.setattr(vllm_loader, name, value)
+    kv = types.SimpleNamespace(read=lambda blocks: None)
+    saver = vllm_loader.Saver(kv, lambda cold, epoch: types.SimpleNamespace(prompt=lambda ids: prompt))
+    monkeypatch.setattr(saver, "flush", partial(saver.flush, 0.1))
+    for grain in range(4):  # one is being written, two wait, one is not taken
+        saver.save(Save("r", IDS, [grain], [[grain]]), "")
+    ending = threading.Thread(target=saver.shutdown, daemon=True)
+    ending.start()
+    ending.join(5)
+    assert not ending.is_alive()
+    back.set()
+    monkeypatch.undo()
+    saver.shutdown()
+    assert saver.counts == {"saved": 3}
+    saver._thread.join(5)
+    assert not saver._thread.is_alive()
 
 
 def test_a_full_store_is_not_looked_through_at_every_write(tmp_path, monkeypatch):

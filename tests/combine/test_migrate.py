@@ -2,9 +2,11 @@
 
 import plotly.graph_objects as go
 import pytest
+import torch
 
 from workbench import theme
 from workbench.combine import migrate
+from workbench.lm.threads import compute_threads
 
 WAYS = {"recompute", "compute", "load", "cake"}
 
@@ -28,6 +30,22 @@ def test_the_dead_engine_left_its_tokens_and_whole_grains(died):
         assert sum(stored) >= (len(ids) - 1) // 16 - 1  # the last one may have been under way
         assert not any(died.store.prompt([ids[0] + 1, *ids[1:]]).stored)  # the control: another prompt's are not there
     assert any(p.keep_s > 0 and not p.prompts for p in died.passes)  # it wrote while it decoded
+
+
+def test_measuring_leaves_the_callers_threads(died, monkeypatch):
+    """Two before, one while it measures, two after; also where it ends by an error."""
+    seen = []
+
+    def survivor(*_):
+        seen.append(torch.get_num_threads())
+        raise KeyError("enough")
+
+    monkeypatch.setattr(migrate, "_Survivor", survivor)
+    with compute_threads(2):
+        with pytest.raises(KeyError, match="enough"):
+            migrate.measure(died)
+        assert torch.get_num_threads() == 2
+    assert seen == [1]
 
 
 def test_every_way_goes_on_with_the_same_tokens(found):

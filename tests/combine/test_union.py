@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from workbench import theme
 from workbench.combine import union
+from workbench.lm.threads import compute_threads
 
 
 def masks(rows=4, tokens=40, layers=2, experts=48, share=0.25, seed=0):
@@ -101,6 +103,17 @@ def test_prompts_are_platos_and_equally_long(toy):
     assert len({tuple(ids[:120]) for ids in long}) == 1 < len({tuple(ids[:120]) for ids in other})
     with pytest.raises(ValueError, match="chain has 1 parts side by side"):
         union.prompts(toy.writer, "chain")
+
+
+def test_measuring_leaves_the_callers_threads(toy, monkeypatch):
+    seen = []
+    monkeypatch.setattr(union, "prompts", lambda *_: seen.append(torch.get_num_threads()) or ([[1]] * 2, [[2]] * 2))
+    monkeypatch.setattr(union, "write", lambda *_: [[3]] * 2)
+    monkeypatch.setattr(union, "run", lambda *_: masks(rows=2))
+    with compute_threads(2):
+        union.measure(toy, tokens=1)
+        assert torch.get_num_threads() == 2
+    assert seen == [1]
 
 
 def test_writing_together_says_what_each_would_alone(toy):

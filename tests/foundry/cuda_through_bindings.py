@@ -26,7 +26,9 @@ def main(folder):
     plain, _ = captured(driver=Double())
     served = serve(double, folder)
     assert missing() == "", missing()
+    said["held"] = [served.held]
     driver = Cuda()
+    said["held"].append(served.held)
     said["about"] = driver.about() == double.about()
     done, _ = captured(driver=driver)
     said["same_archive"] = done.sections() == plain.sections()

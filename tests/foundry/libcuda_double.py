@@ -41,6 +41,7 @@ class Served:
 
     def __init__(self, double: Double):
         self.double, self.kept = double, {}
+        self.held = 0  # how often the device's context is retained
 
     def cuInit(self, flags: I32): ...
 
@@ -57,11 +58,16 @@ class Served:
         out(value, I32, {75: 9, 76: 0, 16: 1}[attribute])
 
     def cuDevicePrimaryCtxRetain(self, context: P, device: I32):
+        self.held += 1
         out(context, U64, 0x7E1234560000)
 
+    def cuDevicePrimaryCtxRelease(self, device: I32):
+        self.held -= 1
+
     def cuCtxSetCurrent(self, context: U64):
-        assert context == 0x7E1234560000
-        self.double.enter()
+        assert context in (0, 0x7E1234560000)
+        if context:
+            self.double.enter()
 
     def cuCtxSynchronize(self): ...
 

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from workbench.foundry import archive, cuda_explore, explore
+from workbench.foundry import archive, cuda, cuda_explore, driver_cuda, explore
 from workbench.foundry.archive import Archive, Refused, canonical
 from workbench.foundry.cuda_decode import decode
 from workbench.foundry.cuda_graph import is_cuda, moved, pieces
-from workbench.foundry.driver import pack, plain, unpack
+from workbench.foundry.driver import Unsupported, pack, plain, unpack
 
 sys.path.insert(0, str(Path(__file__).parent))
 from cuda_small import BASE, PLAIN, SIZE, captured, fill, stored
@@ -183,7 +183,30 @@ def test_one_explorer_takes_both_backends(done, tmp_path):
     with pytest.raises(Refused, match="holds graphs of a GPU") as told:
         explore.diff(path, other)
     assert told.value.cause == "foreign"
+
+
+def test_without_a_replay_no_gpu_is_needed(done, tmp_path, monkeypatch):
+    def asked():
+        raise AssertionError("a driver was asked for")
+
+    monkeypatch.setattr(driver_cuda, "Cuda", asked)
+    path = stored(tmp_path / "a.foundry", done)
+    fine = {"usable": True, "cause": "", "why": "", "checked": ["checksums", "structure"], "verified_sizes": []}
+    assert explore.verify(path, replay=False) == cuda_explore.verify(path, replay=False) == fine
+    path.write_bytes(path.read_bytes()[:-1])
+    assert explore.verify(path, replay=False)["cause"] == "truncated"
+    archive.write(path, cpu(backend="hip").sections())
     assert explore.verify(path, replay=False)["cause"] == "foreign"
+
+
+@pytest.mark.parametrize("trouble", [Unsupported("no such node here"), TimeoutError("no answer in 30 s")])
+def test_what_keeps_it_from_being_replayed_is_told(done, tmp_path, monkeypatch, trouble):
+    def fails(*_, **__):
+        raise trouble
+
+    monkeypatch.setattr(cuda, "load", fails)
+    said = cuda_explore.verify(stored(tmp_path / "a.foundry", done), Double())
+    assert (said["usable"], said["why"]) == (False, str(trouble))
 
 
 def test_verify_says_why(done, tmp_path):

@@ -26,6 +26,7 @@ def test_the_whole_way_through_cuda_bindings(tmp_path):
     assert done.returncode == 0, done.stderr[-3000:]
     said = json.loads(done.stdout.splitlines()[-1])
     assert said.pop("wrong") == []
+    assert said.pop("held") == [0, 1]  # who only asks whether there is a driver leaves no context behind
     assert said.pop("nodes") == said.pop("graph") == [4, [], False]
     assert said.pop("float") == 0.5
     assert said.pop("unsupported")[0] == "Unsupported"

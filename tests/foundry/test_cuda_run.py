@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+import threading
+import types
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ import pytest
 from workbench import records, runner, theme
 from workbench.backends import BackendUnavailable
 from workbench.foundry import SYSTEM, cuda, cuda_run, driver_cuda
+from workbench.foundry.config import FoundryConfig
 from workbench.kernels import cupti
 from workbench.system import Note, Point, Span
 
@@ -38,6 +41,16 @@ def test_a_torch_without_cuda_is_a_cause_too(monkeypatch):
     monkeypatch.setattr(driver_cuda, "missing", lambda: "")
     with pytest.raises(BackendUnavailable, match=r"built without CUDA; take backend='cpu'|no NVIDIA GPU"):
         cuda.check()
+
+
+def test_settings_that_it_does_not_use_are_named(monkeypatch):
+    said = []
+    monkeypatch.setattr(cuda_run, "_Run", lambda *_: types.SimpleNamespace(run=lambda: "the result"))
+    for rounds, told in ((3, ["a run on backend cuda does not use rounds"]), (1, [])):
+        said.clear()
+        config = FoundryConfig(backend="cuda", rounds=rounds)
+        assert cuda_run.measured(config, said.append, threading.Event()) == "the result"
+        assert [note.text for note in said[1:]] == told
 
 
 @pytest.fixture(scope="module")

@@ -10,10 +10,11 @@ from workbench import records, runner, theme
 from workbench.foundry import SYSTEM, anatomy, engine_figure
 from workbench.foundry.config import FoundryConfig, ladder
 from workbench.foundry.explorer import KINDS, said
-from workbench.foundry.parts import Engine
+from workbench.foundry.parts import Engine, Process
 from workbench.foundry.result import COLUMNS, SIMULATED, WAYS
+from workbench.foundry.rivals import Measured
 from workbench.foundry.why import explain
-from workbench.system import Note
+from workbench.system import Note, Span
 
 sys.path.insert(0, str(Path(__file__).parent))
 from made import READY, REFUSED, STEP, made
@@ -126,6 +127,23 @@ def test_an_engines_start_is_drawn_where_it_lay():
     assert "do NOT say the same tokens" in other.engine_figure().layout.title.text
     with pytest.raises(ValueError, match="take vllm='eager'"):
         made().engine_figure()
+
+
+def test_spans_are_explained_as_what_they_are():
+    theirs = Span("vLLM 9.9, eager", 1.0, 4.0, "warm-up", "run", {"engine": "vLLM"})
+    assert explain(theirs) == "vLLM 9.9, eager, warm-up, 3.00 s: a phase of vLLM's own start."
+    ours = explain(Span("Foundry", 1.0, 4.0, "warm-up", "run"))
+    assert ours == "Foundry, warm-up, 3.00 s: steps are run and their outputs compared or timed."
+    refused = Span("an archive", 0.0, 0.1, "refused", "refused", {"cause": "corrupt", "why": "bit 3 flipped"})
+    assert explain(refused) == "The archive was refused as corrupt: bit 3 flipped."  # what follows is told by itself
+
+
+def test_a_measured_way_becomes_a_process_of_the_result():
+    one = Measured("recapture", 1.0, 2.0, 3.0, {1: 3.0}, {1: "00"}, 4.0, 5.0, 6.0, {"import": 1.0})
+    assert one.process("capture", 2) == Process(
+        way="capture", round=2, import_s=1.0, load_s=2.0, ready_s=3.0, cpu_s=4.0, peak_mb=5.0, disk_mb=6.0,
+        phases={"import": 1.0},
+    )  # fmt: skip
 
 
 def test_every_parameter_is_drawn_as_what_it_is():

@@ -121,7 +121,8 @@ def under_a_plan(case, folder, rank):
         losses.append(trainer.step(*(batch(step) if trainer.layout.attends else ())))
         spans.append([(s.kind, s.way, s.layer, s.micro_batch) for s in trainer.spans.take()])
     trainer.save(folder)
-    (folder / f"told{rank}.json").write_text(json.dumps({"losses": losses, "spans": spans[-1]}))
+    routed = trainer.rank.routed.sum(1).tolist() if trainer.layout.attends else []
+    (folder / f"told{rank}.json").write_text(json.dumps({"losses": losses, "spans": spans[-1], "routed": routed}))
     trainer.close()
 
 

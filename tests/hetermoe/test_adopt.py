@@ -107,6 +107,12 @@ def test_stages_go_in_the_order_of_theorem_1(ran):
     assert {kind for kind, *_ in told(ran, "top-2/told1.json")["spans"]} >= {"expert", "dispatch", "combine", "update"}
 
 
+@pytest.mark.parametrize("of", ["top-2", "top-3"])
+def test_routed_copies_are_those_of_one_step(ran, of):
+    """Of 8 rows of 6 tokens, nothing dropped; three steps have been made."""
+    assert told(ran, f"{of}/told0.json")["routed"] == [8 * 6 * PLANS[of].top_k] * 3
+
+
 REFUSED = {
     "none": "no deepspeed.moe.layer.MoE in this model",
     "part": "blocks.1.moe has 2 of 4 experts in it (ep_size 2): build the model with ep_size=1",

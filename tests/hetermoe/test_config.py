@@ -1,5 +1,6 @@
 """What can be asked: choices are the tables', batches divide, what cannot be names its field and the way out."""
 
+from dataclasses import replace
 from typing import get_args
 
 import pytest
@@ -8,6 +9,7 @@ from workbench.hetermoe import SYSTEM
 from workbench.hetermoe.config import GpuName, ModelName
 from workbench.hetermoe.gpus import MODELS, TABLE
 from workbench.hetermoe.plan import PlanError
+from workbench.hetermoe.profile import Profile
 from workbench.hetermoe.setting import limited, placed, simulated, skewed, spread
 from workbench.system import ConfigError
 
@@ -92,3 +94,19 @@ def test_a_limited_kind_takes_longer_and_the_other_as_long():
     assert slow.device("V100").expert(100) == pytest.approx(4 * profile.device("V100").expert(100))
     assert slow.device("V100").attention(4096, 4096) == pytest.approx(4 * profile.device("V100").attention(4096, 4096))
     assert slow.device("A100 40 GB") == profile.device("A100 40 GB")
+
+
+def test_a_profile_is_limited_once():
+    """A run's profile that the next one is given; also behind a file, and never to another share."""
+    profile = replace(simulated(SYSTEM.make("tiny")).profile, note="cores 0 and 1")
+    slow = limited(profile, "V100", 0.25)
+    assert limited(slow, "V100", 0.25) == slow != profile
+    assert limited(Profile.from_json(slow.to_json()), "V100", 0.25) == slow
+    assert slow.note == "cores 0 and 1; V100 limited to 0.25 of a core"
+    for share in (0.5, 0.2, 0.025):
+        with pytest.raises(
+            PlanError, match=rf"has .*V100 limited to 0\.25 of a core, not {share}: give old_share that"
+        ):
+            limited(slow, "V100", share)
+    both = limited(slow, "A100 40 GB", 0.5)  # another kind is none of it
+    assert both.device("A100 40 GB").expert(100) == pytest.approx(2 * profile.device("A100 40 GB").expert(100))

@@ -5,13 +5,14 @@ import math
 import queue
 import re
 import threading
+from dataclasses import replace
 
 import pytest
 
 from workbench import runner, theme
 from workbench.hetermoe import SYSTEM, gantt, hand
 from workbench.hetermoe.plan import Plan, PlanError
-from workbench.hetermoe.profile import Load, Profile
+from workbench.hetermoe.profile import Load, Profile, used_bytes
 from workbench.hetermoe.result import ARMS, BADGES, SHORT, Drawn, Proof
 from workbench.hetermoe.setting import arm_of, placed, simulated
 from workbench.hetermoe.sim import simulate
@@ -46,7 +47,9 @@ def live(result):
             base = result.rows[0].model_copy(update={"arm": arm, "round": number, "badge": "measured", "loss": 4.0})
             rate = rate * (1 + 0.1 * (number - 1))
             rows.append(base.model_copy(update={"tokens_per_s": rate, "predicted_tokens_per_s": 1.1 * rate}))
-    measured = result.drawn[0].model_copy(update={"badge": "measured", "used": [0.5] * 2 + [0.9] * 2})
+    measured = result.drawn[0].model_copy(
+        update={"badge": "measured", "used": [0.5] * 2 + [0.9] * 2, "sides": (0.5, 0.9)}
+    )
     proof = Proof(max_rel_param_error=0.0, control=0.2, bits=True, steps=3, parameters=1000, told="2:2")
     drawn = [result.drawn[0], measured]
     here = {"provenance": result.provenance.model_copy(update={"backend": "cpu"}), "notes": ["a note"]}
@@ -89,6 +92,42 @@ def test_a_measured_run_has_every_number_of_the_summary(live):
 
 def keys(fig):
     return " ".join(note.text for note in fig.layout.annotations if note.text)
+
+
+def test_all_ranks_count_also_where_there_are_more_than_lanes():
+    """Eight attention ranks, each with experts of its own, leave expert ranks no lane."""
+    wide = ran(attention=8, expert=8, experts=36, moved_pct=31).result
+    assert not [lane for lane in wide.drawn[0].lanes if lane.endswith("experts")]
+    plan, profile = Plan.from_json(wide.plan), Profile.from_json(wide.profile)
+    used = simulate(plan, profile, simulated(wide.config).load).utilisation
+    assert wide.used() == pytest.approx((sum(used[:8]) / 8, sum(used[8:]) / 8))
+    assert wide.used()[1] > 0
+    assert theme.problems(wide.figure()) == []
+
+
+def test_a_record_from_before_is_read(result):
+    """What was drawn then has no sides: the means of its lanes, each of which was a rank."""
+    told = json.loads(result.to_json())
+    for drawn in told["drawn"]:
+        assert drawn.pop("sides") is not None
+    before = type(result).model_validate(told)
+    assert before.drawn[0].sides is None
+    assert before.used() == pytest.approx(result.used())
+    assert before.summary() == pytest.approx(result.summary())
+
+
+def test_a_preview_says_where_expert_parallelism_does_not_fit(tmp_path):
+    """Under it old devices hold attention's side too, for which these have no room."""
+    config = SYSTEM.make("tiny", moved_pct=50)
+    setting = simulated(config)
+    arm = placed(config, setting)
+    least = max(used_bytes(setting.profile, arm.plan, arm.load)[arm.plan.attention :])
+    devices = [replace(d, capacity_bytes=1.001 * least) if d.name == config.old else d for d in setting.profile.devices]
+    file = tmp_path / "profile.json"
+    file.write_text(replace(setting.profile, devices=tuple(devices)).to_json())
+    said = SYSTEM.preview(config.model_copy(update={"profile_file": str(file)})).layout.title.text
+    assert "tokens per second, expert parallelism does not fit" in said
+    assert "x expert parallelism" in SYSTEM.preview(config).layout.title.text  # the control
 
 
 @pytest.mark.parametrize("which", ["result", "live"])

@@ -5,6 +5,8 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -20,7 +22,7 @@ from workbench.hetermoe.profile import Load, Profile
 from workbench.hetermoe.quota import Quota, denied
 from workbench.hetermoe.rows import Row
 from workbench.hetermoe.spans import Span, Spans, busy
-from workbench.hetermoe.update import Adam, State, adamw
+from workbench.hetermoe.update import Adam, State, Update, adamw
 
 pytestmark = [pytest.mark.timeout(300)]
 
@@ -50,6 +52,31 @@ def test_parts_of_a_plan_are_the_whole_model():
     assert not torch.equal(whole["embed.weight"], other["embed.weight"])
     assert CONFIG.key == MoEConfig(**{**vars(CONFIG), "seed": 1}).key
     assert CONFIG.key != MoEConfig(**{**vars(CONFIG), "ffn": 12}).key
+
+
+def test_a_tied_head_is_the_embedding_again_after_a_move():
+    """A move copies each parameter; what is not tied stays apart."""
+    for tied in (True, False):
+        model = MoE(replace(CONFIG, tied=tied)).to(torch.float64)
+        assert model.head.weight.data_ptr() != model.embed.weight.data_ptr()
+        model.tie()
+        assert (model.head.weight.data_ptr() == model.embed.weight.data_ptr()) is tied
+        model.embed.weight.data.add_(1.0)
+        assert torch.equal(model.head.weight, model.embed.weight) is tied
+
+
+def test_moments_go_on_as_copies_where_the_parameters_are():
+    """Of a checkpoint, which is read into main memory; another device's stand-in is torch's meta."""
+    layout, kept = SimpleNamespace(attends=False), MoE(CONFIG).parameters_by_name()
+    moments = {name: (torch.ones_like(p.data), torch.full_like(p.data, 2.0)) for name, p in kept.items()}
+    for device in ("cpu", "meta"):
+        update = Update(layout, MoE(CONFIG).to(device), SimpleNamespace(), Spans(), Adam())
+        update.restore(3, moments)
+        found = update.moments()
+        assert {t.device.type for pair in found.values() for t in pair} == {device}
+        if device == "cpu":
+            assert all(torch.equal(t, g) for n, pair in found.items() for t, g in zip(pair, moments[n]))
+            assert all(t.data_ptr() != g.data_ptr() for n, pair in found.items() for t, g in zip(pair, moments[n]))
 
 
 def test_copies_go_to_their_experts_and_come_back():

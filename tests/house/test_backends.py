@@ -55,13 +55,15 @@ def test_why_there_is_no_cuda(monkeypatch):
     assert backends.backend("cuda").detail == "torch is not installed"
 
 
+@pytest.mark.parametrize("gpus", [(), ("NVIDIA X, driver 1.2",)])
 @pytest.mark.parametrize("engine", backends.ENGINES)
-def test_an_engine_that_is_not_installed(engine, monkeypatch):
+def test_an_engine_that_is_not_installed(engine, gpus, monkeypatch):
     monkeypatch.setattr(backends, "version", lambda package: "")
+    monkeypatch.setattr(backends, "gpus", lambda: gpus)
     found = backends.backend(engine)
     assert not found.available
     assert "not installed" in found.detail
-    assert "ml-systems-workbench[" in found.how
+    assert found.how == f"rm -f .venv/.ready && make setup EXTRA={'gpu' if gpus else 'cpu'}"
 
 
 @pytest.mark.vllm

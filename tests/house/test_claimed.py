@@ -201,6 +201,17 @@ def test_what_was_not_run_is_run_and_kept(toy, capsys, monkeypatch):
     assert len(list(claimed.keep_all())) == len(list(claimed.SHIPPED.iterdir())) == 1 + len(told)
 
 
+def test_a_run_that_was_not_recorded_is_told(toy, monkeypatch, tmp_path):
+    """Its numbers are not in the table, which reads records."""
+    toy(claim("a", ours=1.0))
+    monkeypatch.setattr(claimed, "FIRST", ("tiny",))
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "file"))
+    [(name, preset, why)] = claimed.run_missing(runner.follow)
+    assert (name, preset) == ("contract_toy", "tiny")
+    assert "not recorded" in why
+
+
 def test_one_that_fails_is_told_and_the_others_run(toy, monkeypatch):
     toy(claim("a", ours=1.0))
     monkeypatch.setattr(claimed, "FIRST", ("tiny",))

@@ -1,7 +1,9 @@
 """The doctor: each thing that is missing is named, with the way to get it."""
 
 import dataclasses
+import errno
 import json
+import os
 
 import pytest
 
@@ -99,6 +101,21 @@ def test_a_home_that_cannot_be_written(monkeypatch, tmp_path):
     found = next(f for f in doctor.examine() if f.what == "history")
     assert not found.ok
     assert "WORKBENCH_HOME" in found.how
+
+
+def test_a_home_where_nobody_may_look_is_a_line_of_the_table(monkeypatch, tmp_path):
+    look = os.stat
+
+    def refused(path, *args, **options):
+        if str(path).startswith(f"{tmp_path}{os.sep}"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return look(path, *args, **options)
+
+    monkeypatch.setattr(os, "stat", refused)
+    monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path / "theirs" / "runs"))
+    found = {f.what: f for f in doctor._places()}
+    assert "GB free" in found["disk"].detail
+    assert doctor._existing(tmp_path / "theirs") == tmp_path
 
 
 def test_nothing_is_left_behind(monkeypatch, tmp_path):

@@ -235,6 +235,56 @@ def test_no_way_to_uv_is_named(bare, tmp_path):
     assert said.splitlines()[-1].startswith("set-up: neither uv, python3-venv nor pip is here")
 
 
+def fake_uv(add, folder):
+    """A uv that only writes down what it was asked for; fails at an install while there is a file `full`."""
+    (folder / ".venv" / "bin").mkdir(parents=True)
+    add("uv", f'echo "$@" >> {folder}/asked; [ "$1" = venv ] && printf "#!{shutil.which("bash")}\\n" '
+              f'> {folder}/.venv/bin/python; case "$*" in *" -e "*) [ ! -e {folder}/full ] ;; esac')  # fmt: skip
+    (folder / ".venv" / "bin" / "python").write_text(f"#!{shutil.which('bash')}\nexit 0\n")
+    (folder / ".venv" / "bin" / "python").chmod(0o755)
+    return folder / "asked"
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "goes"),
+    [
+        ("cpu", "gpu", True),
+        ("gpu", "cpu", True),
+        ("none", "gpu", True),
+        ("gpu", "none", True),
+        ("cpu", "cpu", False),
+        ("cpu", "none", False),
+        ("", "gpu", False),
+    ],
+)
+def test_torch_of_the_other_kind_is_taken_out(bare, tmp_path, before, now, goes):
+    """An installed torch of one kind would do for the other: versions are equal but for what stands behind the +."""
+    add, setup = bare
+    fake_python(add, tmp_path)
+    add("g++", "true")
+    asked = fake_uv(add, tmp_path)
+    (tmp_path / ".venv" / ".extra").write_text(f"{before}\n")
+    code, told = setup(now)
+    assert code == 0, told
+    lines = asked.read_text().splitlines()
+    out = [at for at, line in enumerate(lines) if line.startswith("pip uninstall ") and line.endswith(" torch")]
+    assert len(out) == goes
+    assert all(" -e " in line for at in out for line in lines[at + 1 :])  # before what needs it is installed
+    assert (tmp_path / ".venv" / ".extra").read_text() == f"{now}\n"
+
+
+def test_a_set_up_that_breaks_off_is_not_ready(bare, tmp_path):
+    add, setup = bare
+    fake_python(add, tmp_path)
+    add("g++", "true")
+    fake_uv(add, tmp_path)
+    (tmp_path / ".venv" / ".ready").touch()
+    (tmp_path / "full").touch()
+    code, _ = setup("cpu")
+    assert code != 0
+    assert not (tmp_path / ".venv" / ".ready").exists()
+
+
 @pytest.mark.parametrize(
     ("machine", "gpu", "asked", "expected", "said"),
     [
@@ -255,18 +305,14 @@ def test_what_is_installed(bare, tmp_path, machine, gpu, asked, expected, said):
     add("uname", f'[ "$1" = -s ] && echo {system} || echo {processor}')
     if gpu:
         add("nvidia-smi", "echo 'GPU 0: NVIDIA X'")
-    (tmp_path / ".venv" / "bin").mkdir(parents=True)
-    add("uv", f'echo "$@" >> {tmp_path}/asked; [ "$1" = venv ] && printf "#!{shutil.which("bash")}\\n" '
-              f"> {tmp_path}/.venv/bin/python; exit 0")  # fmt: skip
-    (tmp_path / ".venv" / "bin" / "python").write_text(f"#!{shutil.which('bash')}\nexit 0\n")
-    (tmp_path / ".venv" / "bin" / "python").chmod(0o755)
+    wanted = fake_uv(add, tmp_path)
     code, told = setup(asked)
     assert said in told
     if not expected:
         assert code == 1
         return
     assert code == 0, told
-    line = next(w for w in (tmp_path / "asked").read_text().splitlines() if " -e " in w)
+    line = next(w for w in wanted.read_text().splitlines() if " -e " in w)
     assert line.endswith(f"-e .{expected}")
     cpu_torch = system == "Linux" and not (gpu and asked == "auto")
     assert ("--torch-backend cpu" in line) is cpu_torch

@@ -219,6 +219,22 @@ def test_a_compiler_that_fails_is_told(present, monkeypatch):
         ck.dp(READS[2], FULL, backend="cuda")
 
 
+def test_a_compiler_that_does_not_end_is_told_and_the_cpu_chains(present, monkeypatch):
+    def late(command, **given):
+        raise subprocess.TimeoutExpired(command, given["timeout"])
+
+    def compiled(kind, folder=None):
+        return gpu_build._run(["nvcc", "gpu_library.cu"])
+
+    monkeypatch.setattr(gpu_build, "library", compiled)
+    monkeypatch.setattr(gpu_build.subprocess, "run", late)
+    with pytest.raises(ck.Unsupported, match=r"'cuda' is not available: Command .*nvcc.* timed out after 600 seconds"):
+        ck.dp(READS[2], FULL, backend="cuda")
+    with pytest.warns(RuntimeWarning, match="timed out after 600 seconds; the CPU chains"):
+        found = ck.dps(READS, FULL)
+    np.testing.assert_array_equal(found[3][0], ck.dp(READS[3], FULL)[0])
+
+
 @pytest.mark.parametrize("kind", gpu.KINDS)
 def test_without_a_device_the_reason_is_one_line(kind, clean):
     reason = gpu.missing(kind)

@@ -228,6 +228,9 @@ def test_bad_input_is_named():
         (lambda: sm.sparse_mlp(x, packed, active, out=torch.empty(3, 48, dtype=torch.bfloat16)), "out must be"),
         (lambda: sm.sparse_mlp(x, packed, active, backend="amx"), "no loop amx for float32"),
         (lambda: sm.sparse_mlp(x, packed, active, backend="sse"), "no loop sse"),
+        (lambda: sm.sparse_mlp(x.to("meta"), packed, active, backend="cpu"), "'cpu' runs on the CPU, and x is on meta"),
+        (lambda: sm.sparse_mlp(x.to("meta"), packed, active, backend="avx2"), "'avx2' runs on .* move it there"),
+        (lambda: sm.sparse_mlp(x.to("meta"), packed, active, backend="sse"), "'sse' runs on the CPU"),
         (lambda: sm.pack(torch.ones(40, 8), torch.ones(40, 8), torch.ones(8, 40)), "40 neurons.*multiple of 32"),
         (lambda: sm.pack(torch.ones(64, 8), torch.ones(64, 9), torch.ones(8, 64)), "do not fit"),
         (lambda: sm.pack(*weights(8, 2)[:3], torch.zeros(2, 32, dtype=torch.long)), "once"),
@@ -285,6 +288,22 @@ def test_torch_compile_keeps_the_operator_in_one_graph(dtype):
     assert "workbench.sparse_mlp" in graphs[0].code
     torch._dynamo.reset()
     assert torch.equal(torch.compile(block, fullgraph=True, backend="aot_eager")(x, active), block(x, active))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_torch_compile_fills_the_tensor_that_is_given(dtype):
+    packed = layer(48, 3, dtype)
+    x, active = torch.randn(4, 48), torch.rand(4, 3) < 0.5
+
+    def block(x, active, out):
+        return sm.sparse_mlp(x, packed, active, out=out)
+
+    torch._dynamo.reset()
+    for backend in ("eager", "aot_eager"):
+        out = torch.full((4, 48), 7.0)
+        y = torch.compile(block, fullgraph=True, backend=backend)(x, active, out)
+        assert torch.equal(out, sm.sparse_mlp(x, packed, active))
+        assert y.data_ptr() == out.data_ptr()
 
 
 def test_the_operator_keeps_torchs_rules():

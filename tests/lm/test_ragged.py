@@ -5,6 +5,7 @@ import torch
 
 from workbench import lm
 from workbench.lm import packed
+from workbench.lm.threads import compute_threads
 from workbench.lm.tiny import tiny_weights
 
 TOLERANCE = 1e-4  # fp32, absolute, plus the same share of the logit
@@ -59,6 +60,39 @@ def test_a_row_has_the_same_bits_alone_and_in_any_company(rows):
             assert torch.equal(logits[at], alone[r][0][0])
             assert torch.equal(kv[at], alone[r][1][0])
     assert not torch.equal(alone[0][0], alone[1][0])  # they are rows worth telling apart
+
+
+def test_a_row_that_is_alone_has_the_bits_of_decoding(rows):
+    """Logits of its last token, and its KV, against a pass for each token; in one block it has others (the control)."""
+    r, model = 2, rows.model
+    ids, start = rows.ids[r], rows.starts[r]
+    cache = rows.bases[r].fork()
+    for at, token in enumerate(ids, start):
+        expected = model.forward_ragged([token[None]], [cache], [at])[0]
+    written = cache.read(start, start + len(ids))
+
+    def company(alone):
+        caches = [rows.bases[n].fork() for n in (0, r, 6)]
+        given = [rows.ids[n] for n in (0, r, 6)], caches, [rows.starts[n] for n in (0, r, 6)]
+        return model.forward_ragged(*given, alone=alone)[1], caches[1].read(start, start + len(ids))
+
+    logits, kv = company([False, True, False])
+    assert torch.equal(logits, expected)
+    assert torch.equal(kv, written)
+    assert not torch.equal(company(())[1], written)
+
+
+def test_compute_threads_are_as_before_afterwards():
+    """Also where what ran inside failed, and inside one another."""
+    before = torch.get_num_threads()
+    with compute_threads(before + 2):
+        assert torch.get_num_threads() == before + 2
+        inside = compute_threads(1)(torch.get_num_threads)
+        assert inside() == 1
+        with pytest.raises(KeyError):
+            compute_threads(1)({}.__getitem__)("nothing")
+        assert torch.get_num_threads() == before + 2
+    assert torch.get_num_threads() == before
 
 
 def test_padding_changes_no_bit(rows):

@@ -10,9 +10,12 @@ import torch
 
 pytest.importorskip("deepspeed", reason="DeepSpeed is not installed: make setup")
 
+from lte_toys import tiny_sparse, toy
+
 from workbench import backends
 from workbench.lte import SYSTEM, arms, zero_run
-from workbench.lte.train import train
+from workbench.lte import deepspeed as zero
+from workbench.lte.train import TrainConfig, Trainer, train
 from workbench.system import ConfigError
 
 pytestmark = [pytest.mark.timeout(580)]
@@ -78,6 +81,62 @@ def test_two_processes_do_the_steps_of_one(two_ranks, one, stage):
     assert set(found) == set(own)
     assert apart(found, own) < 1e-3
     assert apart(found, half) > 0.02
+
+
+class Half(zero.ZeroTrainer):
+    """One of two processes without DeepSpeed: the gradients of a step stay where they are."""
+
+    def __init__(self, config, rank, ranks=2):
+        sparse, draw = tiny_sparse(stand_in=4), torch.Generator().manual_seed(1)
+        for layer in sparse.layers:
+            layer.router.weight.data.normal_(generator=draw)
+            layer.router.bias.data.zero_()
+        Trainer.__init__(self, sparse, toy(), config)
+        self.rank, self.ranks = rank, ranks
+
+    def _descend(self, losses, number):
+        found = losses()
+        found[1].backward()
+        return found
+
+    def gradients(self):
+        self.step(0)
+        return {name: p.grad for name, p in self.parameters.items() if p.grad is not None}
+
+
+def test_every_loss_is_weighed_by_what_it_is_a_mean_over(monkeypatch):
+    """Means over tokens by tokens, those over texts by texts: the mean of both halves' gradients is the whole's."""
+    config = TrainConfig(
+        warm_steps=0,
+        soft_steps=4,
+        hard_steps=0,
+        batch=8,
+        straight_from=0.0,
+        teach=1.0,
+        distil=30.0,
+        router_start="bias",
+    )
+    counted = [[], []]
+    found = {}
+    for known in (False, True):  # first what each has, then with the other's
+        for rank in (0, 1):
+            others = iter(counted[1 - rank])
+
+            def all_reduce(value, known=known, rank=rank, others=others):
+                if known:
+                    value += next(others)
+                else:
+                    counted[rank].append(float(value))
+
+            monkeypatch.setattr(zero.dist, "all_reduce", all_reduce)
+            found[rank] = Half(config, rank).gradients()
+    assert counted[0] != counted[1]  # one has more tokens
+    assert all(4.0 in own for own in counted)  # and both have as many texts
+    monkeypatch.setattr(zero.dist, "all_reduce", lambda _: None)
+    whole = Half(config, 0, ranks=1).gradients()
+    assert set(whole) == set(found[0]) == set(found[1])
+    for name, wanted in whole.items():
+        torch.testing.assert_close((found[0][name] + found[1][name]) / 2, wanted, rtol=1e-3, atol=1e-5)
 
 
 def test_goes_on_from_its_checkpoint_after_a_rank_was_killed(tmp_path, two_ranks):

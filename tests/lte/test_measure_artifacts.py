@@ -6,7 +6,7 @@ import json
 import pytest
 from lte_toys import tiny_sparse, toy
 
-from workbench.lte import evaluate, measure_artifacts
+from workbench.lte import evaluate, measure_artifacts, posthoc
 from workbench.lte.train import Step, TrainConfig
 from workbench.lte.train_artifacts import RECIPES
 
@@ -30,6 +30,39 @@ def test_the_book_measures_a_row_once_and_goes_on(tmp_path):
     assert summary["lte_minus_dense"]["value"] == 0
     assert summary["goal_met"] is False  # nothing is left out by a fresh router
     assert json.loads((tmp_path / "new" / "results.json").read_text())["summary"] == summary
+
+
+def test_rows_of_another_machine_type_or_seed_are_not_kept(tmp_path, monkeypatch):
+    sparse, task = tiny_sparse(), toy()
+    found = evaluate.measure(sparse, task, task.examples("valid"))
+    file = tmp_path / "results.json"
+
+    def names(seed=0):
+        return list(measure_artifacts.Book(file, "sentiment", seed).content["rows"])
+
+    measure_artifacts.Book(file, "sentiment", 0).row("one", lambda: (found, 0.0))
+    assert names() == ["one"]
+    assert names(seed=1) == []
+    for owner, name in ((measure_artifacts, "_processor"), (measure_artifacts.lm, "fast_dtype")):
+        with monkeypatch.context() as other:
+            other.setattr(owner, name, lambda: "another")
+            assert names() == []
+    assert names() == ["one"]  # a book that was only opened has written nothing
+    book = measure_artifacts.Book(file, "sentiment", 1)
+    book.row("two", lambda: (found, 0.0))
+    kept = json.loads(file.read_text())
+    assert (list(kept["rows"]), list(kept["answers"]), kept["seed"]) == (["two"], ["two"], 1)
+
+
+def test_what_thins_a_dense_arm_is_forgotten_with_it(tmp_path):
+    own = {"dense": ["dense", "dense on the same examples"], "lte": ["lte", "lte tau 0.3", "lte all experts"]}
+    thinned = [f"{method} {share}" for method in posthoc.METHODS for share in measure_artifacts.SPARSITIES]
+    every = [*own["dense"], *own["lte"], *thinned, "untrained", "base on the same examples"]
+    for arm, left in (("dense", [*own["lte"], *every[-2:]]), ("lte", [*own["dense"], *thinned, *every[-2:]])):
+        book = measure_artifacts.Book(tmp_path / "results.json", "sentiment", 0)
+        book.content |= {"rows": {name: {} for name in every}, "answers": dict.fromkeys(every, "1")}
+        book.forget(arm)
+        assert list(book.content["rows"]) == list(book.content["answers"]) == left
 
 
 def test_a_row_that_cannot_be_written_loses_none_before(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ import torch
 import workbench as wb
 from workbench.lte import SYSTEM, activity, arms, decode, measure, recorded, save, shelf, sim, speed, work
 from workbench.lte.preview import preview
-from workbench.lte.result import CHANCE, Activity
+from workbench.lte.result import CHANCE, Activity, Row
 from workbench.system import ConfigError, Point
 
 TEXT = "A bold film, and a dull one."
@@ -79,7 +79,7 @@ def test_sparse_decoding_is_the_definition(trained):
     config, found, _ = trained
     arm = found["LTE"]
     lm = decode.SparseLM(arm.model, arm.tokens, config.weights)
-    for text in (TEXT, "Short.", "Prompts of other lengths are right too. " * 3):
+    for text in (TEXT, "Short.", "1", "Prompts of other lengths are right too. " * 3):
         exact, control = decode.against_definition(lm, arm.model, arm.tokens.encode(text))
         assert exact < 1e-4
         assert control > 10 * exact
@@ -141,6 +141,7 @@ def test_kernel_rows_have_what_the_figure_needs(trained):
 
     for x, mask in zip(inputs, masks):  # the packed router chooses what the model's did
         assert torch.equal(sm.route(x[1], router), mask[1])
+    masks[2:] = [[torch.zeros_like(m) for m in token] for token in masks[2:]]  # two rounds do not come to these
     going, shares = speed.timed(layers, inputs, masks, 2), []
     while True:
         try:
@@ -150,8 +151,10 @@ def test_kernel_rows_have_what_the_figure_needs(trained):
             break
     assert shares[-1] == 1.0
     assert set(rows) >= {"every expert", "by lot, 50%", "as routed", "router included", "torch", "memory roofline"}
-    share = float(torch.stack([torch.cat(m) for m in masks]).float().mean())
-    assert rows["as routed"].x == pytest.approx(1 - share)
+    share = float(torch.stack([torch.cat(m) for m in masks[:2]]).float().mean())
+    assert share > 0
+    assert rows["as routed"].x == rows["router included"].x == pytest.approx(1 - share)
+    assert {name for name, row in rows.items() if row.badge == "modelled"} == {"memory roofline"}
 
 
 def test_union_of_rows():
@@ -183,6 +186,53 @@ def test_the_slider_thresholds_the_last_text_without_a_run(result):
     other = config.model_copy(update={"text": "Another text."})
     assert activity.shown(other) == (found.activity, False)
     assert "Run looks at yours" in preview(other).layout.meta["text"]
+
+
+def test_one_text_is_kept_for_each_task(monkeypatch):
+    monkeypatch.setattr(activity, "_last", {})
+    texts = {text: SYSTEM.make("tiny", text=text) for text in ("one", "two", "three")}
+    news = SYSTEM.make("tiny", task="news", text="one")
+    found = {text: Activity.of(np.zeros((1, 1, 1)), [text], 0.5) for text in (*texts, "news")}
+    activity.remember(news, found["news"])
+    for text, asked in texts.items():
+        activity.remember(asked, found[text])
+        assert activity.shown(asked) == (found[text], True)
+    assert activity.shown(texts["one"]) == (found["three"], False)
+    assert activity.shown(news) == (found["news"], True)
+    assert len(activity._last) == 4
+
+
+def test_what_is_said_of_two_pairs_of_models_keeps_each_together():
+    """Both shipped pairs are scored; only one is drawn, and no score stands beside the other one's sparsity."""
+
+    def scores(unit, dense, lte, left_out):
+        return [
+            Row(what="score", name="dense", x=0.0, value=dense, unit=unit),
+            Row(what="score", name="LTE", x=left_out, value=lte, unit=unit),
+        ]
+
+    news, sentiment = scores("perplexity", 25.0, 31.0, 0.7), scores("accuracy", 0.91, 0.88, 0.82)
+    for task, rows, said in (
+        ("news", [*news, *sentiment], "70 % of the FFN left out, perplexity 31.0 where the dense arm has 25.0"),
+        ("sentiment", [*sentiment, *news], "82 % of the FFN left out, accuracy 0.880 where the dense arm has 0.910"),
+    ):
+        found = work.stamped(SYSTEM.make("small", task=task), "cpu", 1.0, {"rows": rows})
+        assert said in found.sentence()
+        claim = found.claims()[0]
+        assert (claim.ours, claim.note[:21]) == (82.0, "accuracy -3.0 points ")
+    alone = work.stamped(SYSTEM.make("small", task="news"), "cpu", 1.0, {"rows": news})
+    assert alone.claims()[0].ours is None  # there is no accuracy to lose
+
+
+def test_full_tuning_is_in_float32(monkeypatch):
+    half = "bfloat16"
+    monkeypatch.setattr("workbench.lte.config.chosen_dtype", lambda wanted: half if wanted == "auto" else wanted)
+    assert SYSTEM.make("train", tune="full").weights == "float32"
+    assert SYSTEM.make("train").weights == "bfloat16"  # adapters are float32 themselves
+    assert SYSTEM.make("small", tune="full").weights == "bfloat16"  # nothing is trained
+    with pytest.raises(ConfigError, match=r"dtype: steps of training are lost in bfloat16.*take float32, or tune="):
+        SYSTEM.make("train", tune="full", dtype="bfloat16")
+    assert SYSTEM.make("train", dtype="bfloat16").weights == "bfloat16"
 
 
 def test_modelled_time_of_a_token():

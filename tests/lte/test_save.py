@@ -84,6 +84,21 @@ def test_a_broken_artifact_is_refused(what, tuned, tmp_path):
         load(tmp_path, tiny_llama())
 
 
+@pytest.mark.parametrize("arm", ["lte", "dense"])
+def test_one_that_does_not_fit_leaves_the_model_as_it_was(arm, tuned, tmp_path):
+    save(tmp_path / "right", tuned, INFO | {"arm": arm})
+    save(tmp_path / "wrong", tuned, INFO | {"arm": arm})
+    edit(tmp_path / "wrong", lambda t: t.pop("lora.model.layers.1.self_attn.v_proj.b"))
+    model = tiny_llama()
+    names, before = list(dict(model.named_modules())), model(input_ids=IDS).logits
+    with pytest.raises(ArtifactError, match="it is of another model"):
+        load(tmp_path / "wrong", model)
+    assert list(dict(model.named_modules())) == names
+    assert torch.equal(model(input_ids=IDS).logits, before)
+    tuned.set_mode("hard" if arm == "lte" else "dense")
+    assert torch.equal(logits(load(tmp_path / "right", model)), logits(tuned))
+
+
 def test_another_format_model_or_base_is_refused(tuned, tmp_path):
     save(tmp_path, tuned, INFO)
     with pytest.raises(ArtifactError, match="was trained on weights bbbbbbbbbbbb, these are cccc"):

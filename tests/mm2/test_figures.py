@@ -68,6 +68,15 @@ def test_the_main_picture_holds_all_six_parts(result):
     assert len(reads.x) == len([r for r in result.reads if r.pairs])
 
 
+def test_on_a_gpu_no_bar_is_cut_into_stages_that_were_timed_elsewhere(result):
+    told = result.provenance.model_copy(update={"backend": "cuda"})
+    whole = [t for t in result.model_copy(update={"provenance": told}).figure().data if t.orientation == "h"]
+    stages = [t for t in whole if t.name.endswith((": seed", ": chain", ": join", ": hits"))]
+    assert sum(sum(t.x) for t in stages) == 0
+    (rest,) = [t for t in whole if t.name == "all stages together"]
+    assert min(rest.x) > 0
+
+
 def test_what_the_modes_chain_differently_is_in_the_main_picture(result):
     found = anchors_of(3000, seed=4)
     lax = chains_of(ChainParams(max_skip=None, min_score=2000), found)

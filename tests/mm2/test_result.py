@@ -92,6 +92,14 @@ def test_growth_of_work_is_ours_beside_theirs(results):
     assert not any("processor time" in c.what for c in results["sim"].claims())
 
 
+@pytest.mark.parametrize("name", ["cpu", "sim"])
+def test_the_share_in_long_segments_is_of_the_modelled_batch(results, name):
+    [claim] = [c for c in results[name].claims() if "in long segments" in c.what]
+    assert claim.ours == pytest.approx(100 * results[name].plan.classes["long"][1], rel=1e-3)
+    assert claim.badge == "modelled"
+    assert "the batch drawn from all reads" in claim.what
+
+
 def test_badges(results):
     badges = results["cpu"].provenance.badges
     assert {n for n, badge in badges.items() if badge == "modelled"} == {"gpu_batch_s", "gpu_batch_bound_s"}
@@ -121,6 +129,8 @@ def test_every_span_is_explained(results):
             assert "{" not in said
             kinds.add(str(span.why.get("reason", span.lane)))
     assert kinds >= {"seed", "chain", "join", "hits", "loops", "mappers", "small"}
+    on_gpu = explain(Span("loops", 0.0, 1.0, "every predecessor, cuda, round 1", "exact", {"wall_s": 0.25}))
+    assert on_gpu == "every predecessor, cuda, round 1: 250 ms by the wall, on the GPU."
     why = {"reason": "fixed", "ticket": 3, "order": "as they came", "anchors": 20_000, "pairs": 10**7, "waited_s": 0.5,
            "alone_s": 1.0, "blocks": 1}  # fmt: skip
     assert "began 500 ms after the unit was free" in explain(Span("unit 3", 1.0, 2.0, "segment 9", "long segment", why))

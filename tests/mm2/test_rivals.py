@@ -1,6 +1,8 @@
 """Other mappers: timed where they are, told where they are not, left out where they fail."""
 
+import errno
 import re
+import subprocess
 import threading
 import time
 
@@ -10,7 +12,7 @@ import workbench as wb
 from workbench import runner
 from workbench.mm2 import SYSTEM, rivals, source
 from workbench.mm2.io import Record, read
-from workbench.mm2.result import MAPPY, ours
+from workbench.mm2.result import MAPPY, ours, theirs
 from workbench.pump import Stopped
 from workbench.system import Note
 
@@ -62,10 +64,31 @@ def test_a_program_that_fails_is_told_with_its_own_words(tmp_path, monkeypatch):
     assert time.monotonic() - began < 5
 
 
+@pytest.mark.parametrize("program", ["not one", "#!/none/such\n"])
+def test_a_minimap2_that_does_not_start_is_none(tmp_path, monkeypatch, program):
+    fake = tmp_path / "minimap2"
+    fake.write_text(program)
+    fake.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    assert rivals.shutil.which("minimap2") == str(fake)
+    assert rivals.minimap2_version() == ""
+
+
+def test_a_minimap2_that_says_nothing_is_none(monkeypatch):
+    def hangs(command, timeout, **_):
+        raise subprocess.TimeoutExpired(command, timeout)
+
+    monkeypatch.setattr(rivals.shutil, "which", lambda name: name)
+    monkeypatch.setattr(rivals.subprocess, "run", hangs)
+    assert rivals.minimap2_version() == ""
+
+
 def test_a_rival_that_fails_is_left_out(monkeypatch):
     monkeypatch.setattr(rivals, "minimap2_version", lambda: "2.99")
 
-    def fails(*_):
+    def fails(reference, reads, preset, mode, *_):
+        if mode == "full":
+            raise OSError(errno.ENOEXEC, "Exec format error", "minimap2")
         raise RuntimeError("minimap2 ended with code 3: no room")
 
     monkeypatch.setattr(rivals, "minimap2", fails)
@@ -74,6 +97,7 @@ def test_a_rival_that_fails_is_left_out(monkeypatch):
     done = runner.Run(SYSTEM, SYSTEM.make("tiny", **FEW), record=False).start().wait(60)
     said = " ".join(notes(done))
     assert "minimap2, skip 25 is left out: minimap2 ended with code 3: no room" in said
+    assert f"{theirs('full')} is left out: [Errno 8] Exec format error" in said
     assert "minimap2 2.99 is here; equal lines are only due from 2.24" in said
     assert done.result.names("mapping") == [ours("exact_skip25"), ours("full"), MAPPY]
     assert done.result.summary()["mappy_total_s"] == 1.5

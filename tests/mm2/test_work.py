@@ -11,12 +11,13 @@ import pytest
 import workbench as wb
 from workbench import runner
 from workbench.kernels import chain as kernel
-from workbench.mm2 import SYSTEM, loops, mapper, rivals, source, stages
+from workbench.mm2 import SYSTEM, loops, mapper, rivals, source, stages, work
 from workbench.mm2.index import build_of
 from workbench.mm2.io import Record, SequenceError, read
 from workbench.mm2.presets import preset_of
 from workbench.mm2.result import FULL, MINIMAP2, Checks, ours, theirs
 from workbench.mm2.satellites import with_satellites
+from workbench.mm2.shape import segments
 from workbench.system import Point, Progress, Span
 
 FEW = {"megabases": 0.2, "length_kbp_max": 20.0, "satellite_kbp": 0.0}
@@ -176,6 +177,35 @@ def test_times_of_bins_add_up(index, small_genome):
     stopped.set()
     assert np.isnan(bench.time(loops.loops(params)[1], 1, stopped))
     assert len(bench.rows) == 4
+
+
+@pytest.mark.parametrize(("hits", "right"), [([], False), (None, None)])
+def test_a_read_that_maps_nowhere_is_wrong_and_one_that_was_only_seeded_unknown(small_genome, hits, right):
+    (record,) = source.reads.simulate(small_genome, count=1, length=(500, 501))
+    begun = work._Run(SYSTEM.make("tiny"), "cpu")
+    begun._count(record, 0, segments(np.zeros(0, np.int64), 0), 0, hits)
+    assert [read.right for read in begun.reads] == [right]
+    assert (begun.totals["reads"], begun.totals["mapped"]) == (1, 0)
+
+
+def test_what_is_kept_is_counted_once_and_never_above_its_limits(monkeypatch):
+    class Counted(list):
+        asked = 0
+
+        def __len__(self):
+            type(self).asked += 1
+            return super().__len__()
+
+    monkeypatch.setattr(loops, "MOST_ANCHORS", 100)
+    monkeypatch.setattr(loops, "MOST_PAIRS", 1000)
+    begun = work._Run(SYSTEM.make("tiny"), "cpu")
+    for at in range(60):
+        begun._keep(Record(f"r{at}", b"ACGT"), Counted([0, 0]), 10)
+    assert len(begun.kept) == len(begun.kept_names) == 50  # no more anchors
+    assert Counted.asked <= 60 + 50
+    begun._keep(Record("small", b"ACGT"), [], 501)
+    begun._keep(Record("smaller", b"ACGT"), [], 500)
+    assert begun.kept_names[50:] == ["smaller"]
 
 
 def failed(**changes):

@@ -1,6 +1,8 @@
 """The buttons of a run that goes on: they act, keep their places, and leave their marks in the replay."""
 
+import threading
 import time
+import types
 from dataclasses import replace
 
 import acts_toy
@@ -175,6 +177,42 @@ def test_marks_are_buttons_with_their_times():
     assert html.count("wb-tocome") == 1
     assert marks_html([], 2) == ""
     assert [by_hand(n) for n in (0, 1, 2)] == ["", "1 thing done by hand", "2 things done by hand"]
+
+
+def pressed(acts):
+    """A press on a thread of its own."""
+    thread = threading.Thread(target=acts.press, args=("1",), daemon=True)
+    thread.start()
+    return thread
+
+
+def test_a_press_beside_the_last_picture_leaves_no_row():
+    acts, row = Acts(), board((0.0, ONE))
+    acts.follow(types.SimpleNamespace(act=lambda name: None, waiting=frozenset()))
+    acts.paint(row, live=True)
+    with acts._lock:  # the painter's: the press has to wait for it
+        thread = pressed(acts)
+        thread.join(0.1)
+        acts.layout.display = "none"
+        acts.buttons.html = ""
+    thread.join(WAIT_S)
+    assert (acts.layout.display, acts.buttons.html) == ("none", "")
+
+
+def test_a_press_may_be_painted_from_within():
+    """A run that answers at once paints on the thread of the press."""
+    acts, row = Acts(), board((0.0, ONE))
+
+    def act(name):
+        with acts._lock:
+            acts.paint(row, live=False)
+
+    acts.follow(types.SimpleNamespace(act=act, waiting=frozenset()))
+    acts.paint(row, live=True)
+    thread = pressed(acts)
+    thread.join(5)
+    assert not thread.is_alive()
+    assert acts.layout.display == "none"
 
 
 def test_a_press_without_a_run_does_nothing():

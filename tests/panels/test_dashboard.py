@@ -288,6 +288,20 @@ def test_a_panel_that_runs_is_not_closed_under_its_run(board):
     assert board.place.layout.display == "none"
 
 
+def test_close_gives_the_focus_to_the_button_that_opened(board, monkeypatch):
+    given = []
+    for name, one in board.cards.items():
+        monkeypatch.setattr(one.open_button, "focus", lambda name=name: given.append(name))
+    board.cards["acts_toy"].open_button.click()
+    board.cards["toy"].open_button.click()  # another panel in its place is no close
+    assert given == []
+    board.place.head._handle_custom_msg({"pick": "close"}, [])
+    assert board.panel is None
+    assert given == ["toy"]
+    board.place.close_panel()  # there is none
+    assert given == ["toy"]
+
+
 def test_a_card_that_runs_beside_a_panel_says_so(board):
     painted = []
     board.cards["acts_toy"].live.observe(lambda change: painted.append(change["new"]), "html")

@@ -6,7 +6,7 @@ import pytest
 
 from workbench.system import Note, Point, Progress, Span
 from workbench.ui import draw
-from workbench.ui.live import Story, body_html, head_html
+from workbench.ui.live import STATES, Story, body_html, head_html
 
 
 def spans(count, lane="compute"):
@@ -102,6 +102,15 @@ def test_story_folds_events():
     assert all(word in body for word in ("Timeline", "Curves", "Notes", "wb-warning"))
     assert 'aria-valuenow="25"' in head_html(story, "running", "x")
     assert 'role="status"' in head_html(story, "running", "x")
+
+
+def test_seconds_that_pass_are_not_read_out_and_the_end_is():
+    def spoken(state):
+        return re.findall(r'aria-live="(\w+)"', head_html(Story(), state, "what is told"))
+
+    for state in STATES:
+        line = "off" if state in ("running", "replay") else "polite"
+        assert spoken(state) == ["polite", line], state  # the word of the state is told at each of its changes
 
 
 def test_progress_without_total_is_no_division():

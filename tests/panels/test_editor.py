@@ -108,6 +108,18 @@ def test_add_remove_and_undo(edit):
     assert edit.undo.disabled
 
 
+def test_undo_takes_back_what_was_typed_too(edit):
+    edit.lines.value = "1: x?"
+    edit.more.click()
+    edit.lines.value = "no graph"
+    for left in ("1: x?\n2: new question", "1: x?", TEXT):
+        assert not edit.undo.disabled
+        edit.undo.click()
+        assert edit.value == left == edit.lines.value
+        assert edit.fault == ""
+    assert edit.undo.disabled
+
+
 def test_markup_in_a_question_is_text(edit):
     edit.choose(1)
     edit.ask.value = "<b>bold</b>?"

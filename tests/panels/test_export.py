@@ -116,6 +116,16 @@ def test_comparison_has_ratio_badges_and_differences(results, system):
     assert compare(run.record, run).differences() == {}
 
 
+def test_one_name_with_and_without_a_unit_is_two_rows(results, monkeypatch):
+    """As mm2's pairs and pairs a second: bars of one label would lie upon each other."""
+    monkeypatch.setattr(toy.ToyResult, "summary", lambda self: {"pairs": 8.0, "pairs_per_s": 2.0})
+    both = compare(*results[:2])
+    (bars,) = both.figure().data
+    assert list(bars.y) == ["pairs", "pairs (/s)"]
+    assert [line.split("  ")[0] for line in str(both).splitlines()[4:]] == ["pairs", "pairs (/s)"]
+    assert "pairs (/s)" in both.html()
+
+
 def test_comparison_is_text_outside_a_notebook(results, system):
     run = Run(system, toy.Toy(chunks=9, seed=1)).start().wait(30)
     said = str(wb.compare(results[0], run)).splitlines()

@@ -1,11 +1,16 @@
 """The form is the config: a widget for each type, exact values, and errors beside the field that they name."""
 
+import graph_toy
 import ipywidgets as widgets
 import pytest
 import toy
+from pydantic.fields import FieldInfo
 
+from workbench.system import systems
+from workbench.ui.fields import Field
 from workbench.ui.fold import Fold
 from workbench.ui.form import Form
+from workbench.ui.view import PANE
 
 
 @pytest.fixture
@@ -71,6 +76,36 @@ def test_a_typed_number_is_taken_as_it_was_typed(form, value):
 def test_a_slid_number_is_rounded(form):
     form.fields["pause_s"].input.value = 0.30000000000000004
     assert form.config.pause_s == 0.3
+
+
+@pytest.mark.parametrize("length", [16_384, 32_768])
+def test_a_slid_number_keeps_the_digits_that_the_slider_shows(length):
+    hetermoe = Form(systems()["hetermoe"])
+    slider = hetermoe.fields["length"].input
+    slider.value = length
+    assert hetermoe.config.length == length
+    slider.value = slider.base**slider.max  # End
+    assert hetermoe.errors == {}
+    assert hetermoe.config.length == 65_536
+
+
+def test_a_literal_that_is_none_is_named_beside_its_field():
+    field = Field("sizes", FieldInfo(annotation=tuple[int, ...], default=(1,)))
+    for text in ("{[]}", "(1", "one"):  # a set of lists cannot be
+        field.input.value = text
+        with pytest.raises(ValueError, match="not a plain value"):
+            _ = field.value
+    field.input.value = "(1, 2)"
+    assert field.value == (1, 2)
+
+
+def test_a_screen_reader_is_told_the_visible_label(system):
+    """ui/view.js gives its text to whatever takes the focus in a field; parts of an editor have names of their own."""
+    for name, info in graph_toy.Graphed.model_fields.items():
+        field = Field(name, info)
+        named = [child for child in field.children if 'class="wb-fieldname"' in str(getattr(child, "value", ""))]
+        assert named == ([] if field.wide else [field.children[0]])
+    assert '.wb-field")?.querySelector(".wb-fieldname")' in PANE
 
 
 def test_wrong_value_is_named_beside_its_field(form):

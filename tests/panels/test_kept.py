@@ -85,6 +85,26 @@ def test_history_reopens_and_deletes(panel):
     assert len(records.history("toy")) == 1
 
 
+def test_a_run_that_ends_leaves_an_older_choice_and_moves_with_the_newest(panel, system):
+    def another():
+        return Run(system, toy.Toy(chunks=3)).start().wait(WAIT_S).record.id
+
+    old, _ = another(), another()
+    past = panel.results.past
+    past.refresh()
+    past.listed.value = old
+    past.delete.click()
+    newest = another()
+    past.refresh()
+    assert (past.listed.value, past.delete.description) == (old, "Really delete")
+    past.delete.click()
+    assert past.listed.value == newest
+    past.delete.click()  # armed for the newest: another one is not meant
+    newest = another()
+    past.refresh()
+    assert (past.listed.value, past.delete.description) == (newest, "Delete")
+
+
 def test_deleted_record_is_named_not_raised(panel):
     panel.run_button.click()
     panel.wait(WAIT_S)

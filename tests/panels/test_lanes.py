@@ -109,6 +109,23 @@ def test_keys_carry_what_is_lifted_and_escape_takes_it_back(moved):
     assert one.rows == ROWS
 
 
+@pytest.mark.parametrize("before", [0, 151])
+def test_escape_takes_back_what_was_carried_however_far(moved, before):
+    """Of more moves than Undo keeps, too."""
+    one, said = moved
+    for at in range(before):
+        one.move(1, 3 - at % 2)
+    rows = one.rows
+    one.drawn._handle_custom_msg({"pick": "thing:0"}, [])
+    for at in range(206):
+        one.drawn._handle_custom_msg({"carry": "thing:0", "key": "ArrowUp" if at % 2 else "ArrowDown"}, [])
+    one.drawn._handle_custom_msg({"carry": "thing:0", "key": "ArrowDown"}, [])
+    assert one.rows[0][0] == 3
+    one.drawn._handle_custom_msg({"carry": "thing:0", "key": "Escape"}, [])
+    assert one.rows == rows
+    assert said[-1] == (write(rows) if before else None)
+
+
 def test_a_press_lifts_and_a_lane_takes_it(moved):
     """Nobody has to drag: two presses do it, and before the first a lane is no button."""
     one, said = moved

@@ -1,5 +1,6 @@
 """A panel without browser and kernel: press, wait, look at the traits."""
 
+import dataclasses
 import threading
 import types
 
@@ -10,6 +11,7 @@ from toy import set_fields
 import workbench as wb
 from workbench import records
 from workbench.ui.jobs import Job, Jobs
+from workbench.ui.panel import Panel
 
 WAIT_S = 60
 
@@ -192,6 +194,39 @@ def test_baseline_that_does_not_fit_is_named(panel):
     assert list(panel.baselines) == ["compute only"]
     assert "load only" in panel.results.beside.told.html
     assert "at most 300" in panel.results.beside.told.html
+
+
+def with_baselines(**baselines):
+    return Panel(dataclasses.replace(toy.SYSTEM, baselines=baselines))
+
+
+def test_baselines_beside_an_own_run_that_failed(system):
+    """The result of another run is not called this one: it stays dimmed, and why there is none is told."""
+    panel = with_baselines(sound={"fail_at": -1}, alone={"fail_at": -1, "mode": "compute"})
+    panel.run_button.click()
+    panel.wait(WAIT_S)
+    old = panel.result
+    set_fields(panel, fail_at=3)
+    panel.baseline_button.click()
+    panel.wait(WAIT_S)
+    assert panel.state == "done"
+    assert list(panel.results.beside.comparison.results) == ["sound", "alone"]
+    assert "<b>this run</b>: RuntimeError: the disk is full at chunk 3" in panel.results.beside.told.html
+    assert panel.result is old
+    assert "wb-dim" in panel.results.head._dom_classes
+    assert "last good result" in panel.caption.html
+
+
+def test_baselines_that_are_all_refused_are_told(system):
+    panel = with_baselines(loading={"mode": "load"})
+    set_fields(panel, chunks=350)
+    panel.baseline_button.click()
+    panel.wait(WAIT_S)
+    assert panel.result.config.chunks == 350
+    assert panel.baselines == {}
+    assert "<b>loading</b>: not a valid setting: loading alone takes at most 300" in panel.results.beside.told.html
+    assert panel.results.titles[panel.results.selected_index] == "Compare"
+    assert "wb-dim" not in panel.results.head._dom_classes
 
 
 def test_replay_scrubs_all_live_views(panel):

@@ -250,6 +250,14 @@ def test_an_engine_that_falls_silent_is_named(engine, monkeypatch):
         go(engine)
     assert engine.running() == []
     assert now[0] <= conductor.SILENCE_S + 200
+    monkeypatch.setattr(type(engine), "patience_s", 910.0, raising=False)  # as long as it says itself, where it does
+    now[0] = 0.0
+    with pytest.raises(EngineError, match=r"nothing came from the engine for 910 s while it had trunk to answer"):
+        go(engine)
+    assert 910 < now[0] <= 910 + 200
+    monkeypatch.setattr(type(engine), "patience_s", 5.0)  # a hasty one is not hurried
+    with pytest.raises(EngineError, match="for 300 s"):
+        go(engine)
     monkeypatch.setattr(type(engine), "step", slow)
     found, _ = go(engine)
     assert sorted(found.order) == [1, 2, 3, 4]

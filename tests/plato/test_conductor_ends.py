@@ -1,6 +1,7 @@
 """Conducting when two answers compete, and when something goes wrong: verdicts, broken plans, overflow, failures."""
 
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ from conduct_tools import BRANCHES, PLAN, QUERY, go, starts, tiny_engine
 from loop_tools import Toy
 
 from workbench.plato.conductor import conduct
-from workbench.plato.engine import Ask, ContextOverflow, EngineError
+from workbench.plato.engine import Ask, ContextOverflow, EngineError, Out
 from workbench.plato.graph import Node, Plan, PlanError, plan_of
 from workbench.plato.happen import Settings, Verdict
 from workbench.plato.layout import Layout
 from workbench.plato.planner import Given, Written
+from workbench.plato.quality import planned
+from workbench.plato.vllm_engine import _first
+from workbench.plato.warm import warm
+from workbench.pump import Stopped
 
 # -- hedge and verdict ---------------------------------------------------------------------------------------------
 
@@ -172,6 +177,50 @@ def test_a_failed_sequence_is_the_engines_error_and_leaves_nothing():
     with pytest.raises(EngineError, match="node 2 failed: its logits hold NaN"):
         go(toy)
     assert toy.running() == []
+
+
+class Failing(Toy):
+    """Every sequence fails in its first step."""
+
+    def __init__(self):
+        super().__init__(room=2000)
+        self.phases = {}
+
+    def encode(self, text):
+        return [ord(c) % 50 for c in text]
+
+    def step(self):
+        names = self.running()
+        for name in names:
+            self.stop(name)
+        return [Out(name, (), "failed", "out of memory") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("does", "says"),
+    [
+        (lambda engine: warm(engine, [(1, 2, 3)]), "what all answers begin with could not be computed: out of memory"),
+        (lambda engine: planned(engine, QUERY, "free"), "the planner failed: out of memory"),
+        (
+            lambda engine: _first(engine, "first pass", Ask("first", (1, 2), 2), threading.Event()),
+            "vLLM's first pass failed: out of memory",
+        ),
+    ],
+)
+def test_what_is_decoded_beside_an_answer_fails_as_an_error_too(does, says):
+    engine = Failing()
+    with pytest.raises(EngineError, match=says):
+        does(engine)
+    assert engine.running() == []
+    assert engine.phases == {}
+
+
+def test_the_first_pass_can_be_cancelled():
+    """Toy decodes for ever here: nothing but the stop ends it."""
+    toy, stop = Toy(room=10**6), threading.Event()
+    stop.set()
+    with pytest.raises(Stopped):
+        _first(toy, "first pass", Ask("first", (1, 2), 10**5), stop)
 
 
 def test_a_closed_generator_leaves_nothing_running(engine):

@@ -203,7 +203,8 @@ def test_sampling_depends_on_seed_and_name_and_not_on_company(tiny):
     assert run(1, "a") != {"a": both["a"]}
 
 
-def test_without_exactness_it_says_the_same_and_not_to_the_bit(tiny):
+def test_without_exactness_it_says_the_same_and_not_to_the_bit(tiny, monkeypatch):
+    monkeypatch.setattr("workbench.lm.packed.plain_rows", lambda _: 3)  # whichever product is faster on this machine
     exact, loose = Spy(tiny), Spy(tiny, exact=False)
     assert forked(loose, "branch 0").ids == forked(exact, "branch 0").ids
     found, expected = torch.stack(loose.logits["branch 0"]), torch.stack(exact.logits["branch 0"])

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
 
 import workbench as wb
 from workbench import runner
-from workbench.plato import SYSTEM, opening, planner
+from workbench.plato import SYSTEM, bench, measure, opening, planner
 from workbench.plato.arms import COMPARED
+from workbench.plato.cost import KNOTS, StepCost
 from workbench.plato.engine import Ask, ContextOverflow
-from workbench.plato.result import WAYS, Piece, PlatoResult, plan_lines
+from workbench.plato.happen import Verdict
+from workbench.plato.result import WAYS, Chosen, Piece, PlatoResult, plan_lines
 from workbench.plato.simulate import MACHINES, Words, simulated
 from workbench.plato.why import explain
 from workbench.system import Note, Point, Progress, Span, Text, Vertex
 
+FULL_PRICE = StepCost(tuple(0.02 * k for k in KNOTS), 0.0, 0.0)  # a row more costs a step more: branches cannot pay
 JOIN = "1: What is a?\n2: What is b?\n3 <- 1, 2: What is c?"
 
 
@@ -102,6 +108,52 @@ def test_a_refused_plan_leaves_the_plain_answer():
     assert any("refuses" in note.text for note in events(run, Note)) or "cannot pay" in result.chosen.before
     last = {v.name: v.state for v in events(run, Vertex)}
     assert set(last.values()) <= {"done", "cut"}
+
+
+@pytest.mark.parametrize("planned_by", ["model", "script"])
+def test_what_is_refused_before_a_plan_is_asked_for_is_shown_as_refused(monkeypatch, planned_by):
+    real = measure.open_engine
+    monkeypatch.setattr(measure, "open_engine", lambda *given: replace(real(*given), cost=FULL_PRICE))
+    result = run_of(planner=planned_by, node_tokens=6).result
+    assert result.chosen.branch is False
+    assert result.chosen.why == result.chosen.before
+    assert "branches cannot pay" in result.chosen.why
+    assert (result.chosen.graph_s, result.chosen.plain_s) == (None, None)
+    assert result.summary()["refused"] == 1
+    assert {row.way for row in result.rows if row.refused} == {"plato"}
+    assert "the plan refused, answers" in result.sentence()
+    assert "(none was asked for)" in result.sentence()
+    assert not any("no plan could be used" in note for note in result.notes)
+    assert result.answer == result.plain_answer
+
+
+def test_a_simulated_run_that_plans_nothing_says_so(monkeypatch):
+    from workbench.plato import simulate
+
+    monkeypatch.setitem(simulate.MACHINES, "flat", FULL_PRICE)
+    result = run_of("paper", example="wide").result
+    assert result.summary()["refused"] == 1
+    assert "the plan refused, answers" in result.sentence()
+    assert "none was asked for" in result.sentence()
+
+
+def test_a_verdict_has_no_infinities_in_a_result():
+    refused = Verdict(False, math.inf, math.inf, "so it is")
+    assert Chosen.of("before", refused) == Chosen(before="before", branch=False, why="so it is")
+    told = Chosen.of("before", Verdict(True, 1.5, 2.5, "that pays"))
+    assert (told.branch, told.graph_s, told.plain_s) == (True, 1.5, 2.5)
+    assert Chosen.of("before", None) == Chosen(before="before")
+    result = run_of("paper", example="chain").result
+    assert result.chosen.branch is False
+    assert type(result).model_validate_json(result.to_json()) == result
+
+
+def test_what_a_bench_row_fits_is_modelled(run, monkeypatch):
+    monkeypatch.setattr(bench.wb, "run", lambda *_: run.result)
+    badges = {row["number"]: row["badge"] for row in bench._measured("a case", example=bench.SHAPES[0])}
+    fitted = {f"step_s at {k} tokens" for k in KNOTS} | {"fitted row_s", "fitted kv_s", "fitted error"}
+    assert {badges[name] for name in fitted} == {"modelled"}
+    assert badges["plain total_s"] == "measured"
 
 
 def test_an_own_plan_and_query(run):

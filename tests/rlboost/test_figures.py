@@ -49,6 +49,25 @@ def live(simulated):
     return simulated.model_copy(update=new | {"source": "node of spot-1 in step 2", "provenance": here})
 
 
+@pytest.mark.parametrize(
+    ("lost", "twice", "same", "said", "unsaid"),
+    [
+        (0, 0, True, "with the same tokens and weights as without any kill", "NOT"),
+        (0, 0, None, "with every token once", "same tokens"),
+        (3, 0, True, "with 3 tokens lost", "same tokens"),
+        (0, 2, None, "with 2 tokens duplicated", "every token once"),
+        (3, 2, False, "with 3 tokens lost and 2 tokens duplicated, but NOT what the run without kills gave", "once"),
+        (0, 0, False, "with every token once, but NOT what the run without kills gave", "same tokens"),
+    ],
+)
+def test_the_sentence_says_what_went_wrong(live, lost, twice, same, said, unsaid):
+    rows = [row.model_copy(update={"lost_tokens": 0, "duplicated_tokens": 0}) for row in live.rows]
+    rows[-1] = rows[-1].model_copy(update={"lost_tokens": lost, "duplicated_tokens": twice})
+    sentence = live.model_copy(update={"rows": rows, "same_tokens": same}).sentence()
+    assert said in sentence
+    assert unsaid not in sentence
+
+
 def traces(fig, name):
     return [trace for trace in fig.data if trace.name == name]
 

@@ -1,14 +1,18 @@
 """Policies of RLBoost as plain objects: seeding, balancing, the plateau, what to take."""
 
 import math
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.rlboost.balance import Load, Plateau, rebalance, select
+from workbench.rlboost.manager import Manager, _Instance
 from workbench.rlboost.market import Offer, Survival, choose
+from workbench.rlboost.rollout import Ask, Rollouts, Tokens
 from workbench.rlboost.seeding import Seeding, SeedingOptions, StepSeen
+from workbench.rlboost.spot import Said
 
 LOADS = st.dictionaries(
     st.text("abcdef", min_size=1, max_size=3), st.builds(Load, st.integers(0, 30), st.integers(0, 90))
@@ -175,6 +179,67 @@ def test_the_plateau_is_where_an_engine_gets_no_faster():
     assert flat.batch(100.0) is None
     with pytest.raises(ValueError, match="1 request or more"):
         flat.observe(0, 1.0, 0.1)
+
+
+def asked(name, contexts):
+    """Requests with so many tokens of prompt."""
+    return [Ask(f"{name}{n}", (1,) * length, (), 10_000) for n, length in enumerate(contexts)]
+
+
+def live_manager():
+    """On no Ray, after seeding; `took` of an instance's actor: what it was asked to give up."""
+    return Manager(
+        None, None, Rollouts(None, None), model="tiny", dtype="float32", sampler=None, slots=64
+    )  # fmt: skip
+
+
+def instance(manager, name, asks):
+    took = []
+    actor = SimpleNamespace(take=SimpleNamespace(remote=lambda requests, turn: took.extend(requests)), took=took)
+    one = manager.instances[name] = _Instance(name, actor, stream=object(), version=manager.version)
+    one.requests = {ask.request: None for ask in asks}
+    return one
+
+
+def passes(manager, one, fixed_s, each_s):
+    """What an engine says of decode steps with more and more in them."""
+    for count in [n + 1 for n in range(len(one.requests)) for _ in range(3)]:
+        told = []
+        for request in list(one.requests)[:count]:
+            told.append(Tokens(request, len(manager.ledger.entries[request].ids), (7,), (-1.0,)))
+        manager._said(one, Said(manager.version, tuple(told), (), fixed_s + each_s * count, count))
+
+
+def test_the_manager_learns_the_plateau_from_what_engines_say():
+    """share 0.8: B = 4 x 0.0099 / 0.002 = 20 of 32. In the first step nobody knows it."""
+    manager, asks = live_manager(), asked("r", [40] * 32)
+    manager.begin(0, asks)
+    busy = instance(manager, "busy", asks)
+    idle = instance(manager, "idle", [])
+    manager._balance()
+    assert busy.actor.took == []
+    passes(manager, busy, 0.0099, 0.002)
+    manager._said(busy, Said(0, (), (), 9.0, 500))  # a prompt: not a step of decoding
+    manager._said(busy, Said(-1, (Tokens("r0", 0, (7,), (-1.0,)),), (), 9.0, 1))  # of other weights
+    busy.version = idle.version = 1  # both have the weights of the next step already
+    manager.begin(1, asks)
+    manager._balance()
+    assert busy.actor.took == [ask.request for ask in asks[20:]]
+    assert idle.actor.took == []
+
+
+def test_contexts_of_now_decide_where_the_plateau_is(monkeypatch):
+    """Where steps grow with what is read, longer contexts are at their limit with fewer."""
+    manager, seen = live_manager(), []
+    monkeypatch.setattr("workbench.rlboost.manager.rebalance", lambda loads, plateau: seen.append(plateau) or [])
+    manager.plateau.fitted, manager.plateau.largest = (0.0099, 0.0, 1e-5), 64
+    for length in (100, 400):
+        asks = asked(f"of {length}, ", [length] * 8)
+        manager.begin(0, asks)
+        for name, own in (("a", asks[:4]), ("b", asks[4:])):
+            instance(manager, name, own)
+        manager._balance()
+    assert seen == [40, 10]
 
 
 # -- what to take ----------------------------------------------------------------------------------------------------

@@ -10,6 +10,7 @@ from workbench.lm.sampler import Sampler
 from workbench.lm.tiny import tiny_weights
 from workbench.rlboost.ledger import Ledger
 from workbench.rlboost.rollout import Ask, Rollouts
+from workbench.rlboost.spot import SpotEngine
 from workbench.rlboost.weights import Pull, WeightStore
 
 
@@ -84,7 +85,55 @@ def test_moves_change_nothing_and_lose_nothing(tiny, schedule):
     assert ledger.digest() == expected.digest()
     assert moves, "the schedule moved nothing"
     for request, entry in ledger.entries.items():
-        assert entry.logprobs == pytest.approx(expected.entries[request].logprobs, abs=1e-4)
+        assert entry.logprobs == expected.entries[request].logprobs
+
+
+def undisturbed(model, ask):
+    """(its ids, logprobs, KV of all tokens but the last) of an engine that has this response alone."""
+    return went_on(model, ask, ())
+
+
+def went_on(model, ask, done):
+    """The same of a fresh engine that is asked with `done` tokens; ids and logprobs are what it made."""
+    own, ids, logprobs = engine(model), [], []
+    own.give(Ask(ask.request, ask.prompt, tuple(done), ask.most))
+    kv = None
+    while own.running or own.pending:
+        for piece in own.step():
+            ids += piece.ids
+            logprobs += piece.logprobs
+        kv = own.running[ask.request].kv if own.running else kv
+    return ids, logprobs, kv.read(0, kv.length)
+
+
+def turned_cuts(model, ask):
+    """Where the KV or logprobs of a response that moved are not, to the bit, those of one that did not."""
+    ids, logprobs, kv = undisturbed(model, ask)
+    assert len(ids) == ask.most
+    found = []
+    for cut in range(1, len(ids)):
+        rest, told, own = went_on(model, ask, ids[:cut])
+        assert rest == ids[cut:]
+        if told != logprobs[cut:] or not torch.equal(own, kv):
+            found.append(cut)
+    return found
+
+
+def long_ask(model):
+    """A prompt of more than one piece."""
+    return Ask("long", tuple(lm.prompt(model, 110, seed=4)), (), 14)
+
+
+def test_a_response_that_moves_has_the_bits_of_one_that_does_not(tiny):
+    """At every cut, KV and logprobs: no near tie can turn its tokens."""
+    assert turned_cuts(tiny, long_ask(tiny)) == []
+
+
+def test_prefilled_like_a_prompt_it_has_other_bits(tiny, monkeypatch):
+    """The control: without one query at a time."""
+    whole_pass = lm.LM.forward_ragged
+    monkeypatch.setattr(lm.LM, "forward_ragged", lambda *given, alone=(), **named: whole_pass(*given, **named))
+    assert turned_cuts(tiny, long_ask(tiny))
 
 
 def test_a_request_that_forgets_its_tokens_says_something_else(tiny):
@@ -163,6 +212,47 @@ def test_new_weights_only_between_requests(tiny):
     collect(own, ledger)
     assert ledger.faults([5]) == []
     assert ledger.digest() != whole(tiny, [ask]).digest()
+
+
+def spot_engine(given):
+    """An engine without weights of the trainer, and its stream, with r1 at work so that the stream never waits."""
+    own = SpotEngine("spot-1", "tiny", "float32", Sampler(1.0, seed=1), 4)
+    own.give(given[1:], -1)
+    stream = own.stream()
+    assert names(next(stream)) == {"r1"}
+    return own, stream
+
+
+def names(said):
+    return {piece.request for piece in said.tokens}
+
+
+def test_what_is_taken_back_before_it_came_never_generates(tiny):
+    """The calls overtook each other on their way: they are done by their numbers."""
+    given = asks(2, tiny)
+    own, stream = spot_engine(given)
+    own.take(["r0"], turn=1)
+    said = next(stream)
+    assert (names(said), said.gone) == ({"r1"}, ())  # it waits for the call before it
+    own.give(given[:1], -1, turn=0)
+    said = next(stream)
+    assert (names(said), said.gone) == ({"r1"}, ("r0",))
+    assert list(own.engine.running) == ["r1"] and not own.engine.pending
+    own.give(given[:1], -1, turn=2)
+    assert names(next(stream)) == {"r0", "r1"}
+
+
+def test_without_numbers_calls_are_done_as_they_come(tiny):
+    """The control: what is given after it was taken is generated."""
+    given = asks(2, tiny)
+    own, stream = spot_engine(given)
+    own.take(["r0"])
+    assert next(stream).gone == ("r0",)
+    own.give(given[:1], -1)
+    assert names(next(stream)) == {"r0", "r1"}
+    own.take(["r0"])
+    said = next(stream)
+    assert (names(said), said.gone) == ({"r1"}, ("r0",))
 
 
 def test_a_long_prompt_comes_in_pieces_beside_those_that_decode(tiny):

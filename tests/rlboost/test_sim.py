@@ -152,6 +152,34 @@ def test_without_migration_work_is_thrown_away():
     assert sum(wasted) > 1000
 
 
+def test_what_moves_is_computed_anew_with_its_prompt(monkeypatch):
+    """Also where an idle instance takes what another executes."""
+    moved = {"lost": 0.0, "balanced": 0.0}
+    whole, given_up, emptied = sim._World._hand_on, Engine.take, Engine.empty
+
+    def hand_on(world, requests, source, why):
+        moved["lost"] += sum(r.prompt + r.done for r in requests if r.done)
+        whole(world, requests, source, why)
+
+    def take(engine, count, *, executing):
+        found = given_up(engine, count, executing=executing)
+        moved["balanced"] += sum(r.prompt + r.done for r in found) if executing else 0.0
+        return found
+
+    def empty(engine):
+        before = moved["balanced"]
+        found, moved["balanced"] = emptied(engine), before
+        return found
+
+    monkeypatch.setattr(sim._World, "_hand_on", hand_on)
+    monkeypatch.setattr(Engine, "take", take)
+    monkeypatch.setattr(Engine, "empty", empty)
+    monkeypatch.setattr(sim.Plateau, "batch", lambda *_: 2)  # so that there is something to take
+    rows = [row for seed in range(3) for row in simulate(Setting(**SMALL, boot_s=5.0, seed=seed), kills(seed), 4)]
+    assert min(moved.values()) > 0
+    assert sum(row.recomputed_tokens for row in rows) == pytest.approx(sum(moved.values()))
+
+
 def test_nobody_for_hours_is_co_located():
     """To the last digits: also before the first instance comes, and after the last has gone."""
     alone = list(simulate(Setting("co-located", **SMALL), constant(0), 8))

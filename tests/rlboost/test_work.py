@@ -13,7 +13,7 @@ from workbench.rlboost.config import PARTS
 from workbench.rlboost.prices import PAPER, TABLE, write
 from workbench.rlboost.recorded import recorded
 from workbench.rlboost.result import ALONE, ARMS, COLUMNS, TESTED
-from workbench.rlboost.simulate import arms
+from workbench.rlboost.simulate import arms, trace_of
 from workbench.rlboost.why import WORDS, explain
 from workbench.system import Note, Point, Span
 
@@ -86,8 +86,20 @@ def test_what_it_tells_on_the_way(run):
 
 def test_who_is_taken_away_is_on_the_timeline_also_when_nothing_was_on_it(run):
     lost = [h for h in run.result.held if h.kind == "kill"]
-    taken = sum(r.lost_instances for r in run.result.of(TESTED))
-    assert 0 < len(lost) <= taken  # not all that the trace takes away were held
+    assert len(lost) == sum(r.lost_instances for r in run.result.of(TESTED)) > 0
+
+
+def test_lost_instances_are_those_that_were_held():
+    """At every share of the trace; the trace offers, and takes away, more than pay."""
+    for share in (1.0, 0.5):
+        result = run_of(hours=1.0, weather="p3", share=share, seed=1, compare="parts").result
+        rows = result.of(TESTED)
+        end_s = rows[-1].start_s + rows[-1].seconds
+        taken = sum(e.kind == "remove" and e.time_s < end_s for e in trace_of(result.config).events)
+        lost = sum(row.lost_instances for row in rows)
+        assert 0 < lost == sum(h.kind == "kill" for h in result.held) < taken
+        assert lost <= sum(row.lost_instances for row in result.of("no cap"))
+        assert not any(row.lost_instances for row in result.of(ALONE))
 
 
 def test_the_same_config_gives_the_same_and_another_seed_does_not():

@@ -24,6 +24,7 @@ FOUND_BY = {  # of chains -> name, place in the palette
 }
 SCATTERED = 900  # reads in the plot of work over length
 STAGES = {"seed": 5, "chain": 0, "join": 3, "hits": 4}
+GAP = 0.22  # between groups of bars
 
 
 def overview(result: Mm2Result) -> go.Figure:
@@ -55,7 +56,7 @@ def overview(result: Mm2Result) -> go.Figure:
     _loops(fig, result)
     _mappers(fig, result)
     legends(fig, {1 + at: (0.6 * (at % 2), (0.735, 0.344, -0.05)[at // 2]) for at in range(6)})
-    fig.update_layout(barmode="group", bargap=0.22, margin={"b": 140, "t": 84})
+    fig.update_layout(barmode="group", bargap=GAP, margin={"b": 140, "t": 84})
     s = result.summary()
     title = f"{s['reads']:,.0f} reads, nothing to chain (measured)"
     if (speed := s.get("dp_speedup_vs_minimap2")) is not None:
@@ -170,16 +171,20 @@ def _loops(fig: go.Figure, result: Mm2Result) -> None:
     names = [name for name in result.names("loop") if name != MINIMAP2]
     for at, name in enumerate(names):
         speed = [result.median_s("loop", MINIMAP2, b) / result.median_s("loop", name, b) for b in there]
-        bold = {"text": [f"<b>{v:.2g}</b>" for v in speed]} if name == result.tested else {"text": None}
         fig.add_trace(
             go.Bar(
-                x=there, y=speed, name=name, textposition="outside", textfont={"size": 11}, cliponaxis=False,
-                constraintext="none",
+                x=there, y=speed, name=name,
                 hovertemplate="%{x} kb: %{y:.2f} times minimap2's loop<extra>" + name + "</extra>",
-                **bold, **theme.series((4, 2, 0, 3, 5, 1)[at % 6]).bar(),
+                **theme.series((4, 2, 0, 3, 5, 1)[at % 6]).bar(),
             ),
             row=3, col=1,
         )  # fmt: skip
+        place = (at - (len(names) - 1) / 2) * (1 - GAP) / len(names)  # of its bar beside the middle of the group
+        for group, value in enumerate(speed if name == result.tested else ()):
+            fig.add_annotation(
+                x=group + place, y=value, text=f"<b>{value:.2g}</b>", showarrow=False, yanchor="bottom", yshift=2,
+                bgcolor="#fff", borderpad=0, font={"size": 11, "color": theme.INK}, row=3, col=1,
+            )  # fmt: skip
     fig.add_hline(y=1, line={"color": theme.INK, "dash": "dash", "width": 1.4}, row=3, col=1)
     fig.update_xaxes(title_text="read length (kb)", type="category", row=3, col=1)
     fig.update_yaxes(title_text="speed over minimap2's loop (×)", rangemode="tozero", row=3, col=1)

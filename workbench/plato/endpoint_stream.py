@@ -41,7 +41,7 @@ class Server:
 
     def hide(self, text: str) -> str:
         """`text` in one line, short, without the key."""
-        for known in filter(None, (self.key, repr(self.key)[1:-1])):  # as it is, and as errors quote it
+        for known in filter(None, (repr(self.key)[1:-1], self.key)):  # as errors quote it, and as it is
             text = text.replace(known, "***")
         return " ".join(text.split())[:300]
 

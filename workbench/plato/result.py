@@ -314,7 +314,7 @@ class PlatoResult(Result):
         tested = WAYS[self.config.way]
         plan = self.planned.plan()
         shape = "no usable plan" if self.planned.error else "the plan was not finished"
-        if self.chosen.branch is False and not self.planned.text:
+        if self.chosen.branch is False and not any(piece.kind == "plan" for piece in self.pieces):
             shape = "none was asked for"
         if plan:
             shape = f"{len(plan)} part{'s' * (len(plan) != 1)}, {plan.width} wide and {plan.depth} deep"

@@ -82,9 +82,8 @@ class Chaos:
     def between(self, live: Live) -> None:
         """A turn of the run: what is due, and what was asked for."""
         self._meet(live)
-        with contextlib.suppress(queue.Empty):
-            while True:
-                self._do(live, self.asked.get_nowait())
+        for _ in range(self.asked.qsize()):  # what cannot be done yet is asked again, for the next turn
+            self._do(live, self.asked.get())
         self._notices(live)
         for name, at in list(self._draining.items()):
             one = live.manager.instances.get(name)

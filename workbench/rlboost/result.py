@@ -204,7 +204,7 @@ class RLBoostResult(Result):
         )
         if not self.measured:
             return f"{said}."
-        off = [f"{int(s[f'tokens_{kind}'])} tokens {kind}" for kind in ("lost", "duplicated") if s[f"tokens_{kind}"]]
+        off = [f"{int(n)} tokens {kind}" for kind in ("lost", "duplicated") if (n := s.get(f"tokens_{kind}", 0.0))]
         kept = " and ".join(off) or "every token once"
         if s.get("same_as_alone") == 1 and not off:
             kept = "the same tokens and weights as without any kill"

@@ -201,7 +201,7 @@ class _World:
         for request in requests:
             if request.done and kept:
                 self.migrations += 1
-                self.recomputed += request.prompt + request.done if request.done else 0.0
+                self.recomputed += request.prompt + request.done
                 request.moves += 1
             elif request.done:
                 self.wasted += request.done

@@ -41,7 +41,7 @@ class Field(widgets.VBox):  # type: ignore[misc]
         self._message = ""
         self._error = widgets.HTML()
         self._error.add_class("wb-error")
-        label = widgets.HTML(f'<label title="{escape(tip)}">{escape(theme.label(name))}</label>')
+        label = widgets.HTML(f'<label class="wb-fieldname" title="{escape(tip)}">{escape(theme.label(name))}</label>')
         note = widgets.HTML(f'<div class="wb-help">{escape(tip)}{_range(info)}</div>')
         row = widgets.HBox(parts)
         if isinstance(self.input, widgets.Textarea):

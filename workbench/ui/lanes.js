@@ -68,6 +68,7 @@ export default {
       const { name, ghost } = held, to = lane(document.elementFromPoint(event.clientX, event.clientY));
       release();
       if (ghost && to && to !== lane(named(name))) settle(name, to);
+      setTimeout(() => { dragged = false; }); // behind the click that ends a drag, where there is one
     };
     const click = (event) => {
       if (dragged) { dragged = false; event.stopImmediatePropagation(); return; } // the end of a drag is no press

@@ -59,7 +59,8 @@ class Lanes(widgets.VBox):  # type: ignore[misc]
         self._change = change
         self._given = False
         self._past: list[tuple[Rows, bool]] = []
-        self._kept = 0  # length of the past when a thing was lifted: what Escape goes back to
+        self._kept = 0  # length of the past when a thing was lifted
+        self._from: tuple[Rows, bool] = (), False  # and where all was then: what Escape goes back to
         self._note, self._alert, self._turn = "", False, 0
         self._lock = threading.RLock()
         self.sheets, self.drawn, self.told = View(), LanesView(), View()
@@ -89,7 +90,8 @@ class Lanes(widgets.VBox):  # type: ignore[misc]
             elif kind == "thing" and self._has(int(number)):
                 self.entry = int(number)
                 down = self.lifted == self.entry
-                self.lifted, self._kept = None if down else self.entry, len(self._past)
+                self.lifted = None if down else self.entry
+                self._kept, self._from = len(self._past), (self.rows, self._given)
                 if down:
                     self._say(f"put down on {self._lane(self.entry)}")
                 else:
@@ -163,8 +165,8 @@ class Lanes(widgets.VBox):  # type: ignore[misc]
     def _escape(self, thing: int) -> None:
         self.lifted = None
         if len(self._past) > self._kept:
-            (rows, given), self._past = self._past[self._kept], self._past[: self._kept]
-            self._take(rows, given, "")
+            self._past = self._past[: max(self._kept, 0)]
+            self._take(*self._from, "")
         self._say(f"taken back to {self._lane(thing)}")
 
     def _on_sheet(self, name: str) -> None:

@@ -29,8 +29,8 @@ if (!window.workbenchKeys) {
   window.addEventListener("keydown", window.workbenchKeys, true);
   // ipywidgets names no slider, and by its help or "yes" what stands beside a label of ours
   window.addEventListener("focusin", ({ target }) => {
-    const name = target.closest?.(".wb-field")?.querySelector("label[title]")?.textContent;
-    const own = target.closest?.(".widget-checkbox")?.textContent.trim();
+    const name = target.closest?.(".wb-field")?.querySelector(".wb-fieldname")?.textContent;
+    const own = target.closest?.(".widget-checkbox")?.querySelector("span")?.textContent;
     if (name && !target.dataset.pick) target.setAttribute("aria-label", own ? `${name}: ${own}` : name);
   }, true);
 }
