@@ -25,7 +25,6 @@ from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.ledger import Ledger, LedgerError
 from workbench.rlboost.rollout import Ask, Rollouts
 from workbench.rlboost.spot import Kind, Pulled, Said, SpotEngine
-from workbench.rlboost.weights import Manifest
 
 THETA = 2  # requests that wait at an engine beyond its batch
 BALANCE_S = 1.0
@@ -388,13 +387,6 @@ class Manager:
     def say(self, who: str, what: str, detail: str = "", seconds: float = 0.0) -> None:
         """Tell the timeline."""
         self.told(Happened(self.now(), who, what, detail, seconds))
-
-    def newest(self) -> Manifest:
-        """What the agent holds now."""
-        import ray
-
-        found: Manifest = ray.get(self.agent.manifest.remote(), timeout=CALL_S)
-        return found
 
 
 def _reason(error: Exception) -> str:
