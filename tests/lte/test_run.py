@@ -282,9 +282,9 @@ class TestShipped:
         better = 1 if unit == "accuracy" else -1
         lte = next(r for r in rows if r.name == "LTE" and r.source)
         for name in ("CATS, after training", "TEAL, after training", "blocks by chance"):
-            near = [r for r in rows if r.name == name and abs(r.x - lte.x) < 0.06]
-            assert near, f"{name} was not measured near {lte.x:.2f}"
-            assert all(better * lte.value > better * r.value for r in near), (lte, near)
+            nearest = min((r for r in rows if r.name == name), key=lambda r: abs(r.x - lte.x))
+            assert abs(nearest.x - lte.x) < 0.015, f"{name} was not measured near {lte.x:.2f}"
+            assert better * lte.value > better * nearest.value, (lte, nearest)
 
     def test_damage_is_refused(self, task, tmp_path):
         whole = shelf.ARTIFACTS / shelf.FOLDERS[task] / "lte"
@@ -310,14 +310,13 @@ class TestShipped:
 
 @pytest.mark.model
 def test_what_is_said_of_the_shipped_model():
-    """Held out, both arms after the same steps: four fifths left out, far above what needs no training, below dense."""
+    """Held out, both arms after the same steps: four fifths left out cost two points, and far more without training."""
     rows = recorded.rows("sentiment")
     lte = next(r for r in rows if r.name == "LTE" and r.x >= 0.8)
     dense = next(r for r in rows if r.name == "dense")
-    bare = next(r for r in rows if r.name == recorded.NAMES["bare"])
-    rest = [r.value for r in rows if r.name not in ("LTE", "dense", bare.name) and r.x > 0.75]
-    assert len(rest) >= 4
-    assert max(rest) + 0.15 < bare.value < lte.low < lte.value < dense.value
-    assert dense.value - lte.value < 0.06
+    rest = [r.value for r in rows if r.name not in ("LTE", "dense", *recorded.ORACLES) and r.x > 0.75]
+    assert len(rest) >= 6
+    assert max(rest) + 0.15 < lte.low < lte.value < dense.value
+    assert dense.value - lte.value < 0.02
     assert lte.low < lte.value < lte.high
     assert CHANCE not in {r.name for r in recorded.rows()}

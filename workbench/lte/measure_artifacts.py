@@ -24,6 +24,7 @@ from workbench.lte import activity, evaluate, lora, posthoc, save
 from workbench.lte.arms import calibrated, make_task
 from workbench.lte.config import TEXT
 from workbench.lte.data import Example
+from workbench.lte.recorded import BARE
 from workbench.lte.shelf import ARTIFACTS
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.tasks import PROMPT, LanguageModelling, Sentiment
@@ -31,7 +32,7 @@ from workbench.lte.train import Step, train
 from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepare, runs, say
 
 TAUS = (0.3, 0.4, 0.6, 0.7)
-SPARSITIES = (0.5, 0.8, 0.9)
+SPARSITIES = (0.5, 0.7, 0.8, 0.9)
 MOST = {"sentiment": 300, "news": 24}  # examples for rows beside the two arms
 ARMS_SEE = {"sentiment": 4000, "news": 64}  # by the two arms: all there is of sentiment
 Row = dict[str, Any]
@@ -41,7 +42,11 @@ def run(action: str, task: str, arm: str, seed: int) -> None:
     """`finish`: save this arm and measure both. `posthoc`: measure what needs no training, at the same sparsities."""
     folder = ARTIFACTS / RECIPES[task].name
     book = Book(folder / "results.json", task, seed)
-    if action == "finish":
+    if action == "finish" and arm == "bare":
+        book.forget(arm)
+        bare, made, _ = at_its_end(task, arm, seed)
+        book.row(BARE, lambda: _measured(bare, made, made.examples("test")[: ARMS_SEE[task]]))
+    elif action == "finish":
         write_curves(folder / "curves.csv", arm, save_arm(task, arm, seed, folder))
         if arm == "lte":
             write_activity(folder, task)
@@ -52,13 +57,19 @@ def run(action: str, task: str, arm: str, seed: int) -> None:
     say(json.dumps(book.summarised(), indent=1))
 
 
-def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
-    """The arm's last checkpoint as an artifact; returns its steps. RuntimeError when it is not trained to its end."""
+def at_its_end(task: str, arm: str, seed: int) -> tuple[SparseModel, Sentiment | LanguageModelling, list[Step]]:
+    """The arm as its last checkpoint has it, its task, its steps. RuntimeError when it is not trained to its end."""
     sparse, made = prepare(task, arm, seed)
     config = RECIPES[task].config(arm, seed)
     steps: list[Step] = []
     for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
         raise RuntimeError(f"the {arm} arm is at step {step.step} of {config.steps}: train it first, to its end")
+    return sparse, made, steps
+
+
+def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
+    """The arm's last checkpoint as an artifact; returns its steps. RuntimeError when it is not trained to its end."""
+    sparse, made, steps = at_its_end(task, arm, seed)
     base = manifest(lm.path("smollm2"))["fingerprint"]
     own = calibrated(sparse, made)
     offset = own.offset if isinstance(own, Sentiment) else 0.0
@@ -68,7 +79,7 @@ def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
         "base": base,
         "task": task,
         "seed": seed,
-        "config": asdict(config),
+        "config": asdict(RECIPES[task].config(arm, seed)),
         "model": "SmolLM2-135M",
     }
     save.save(folder / arm, sparse, info)
@@ -193,7 +204,8 @@ def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
     some = _some(made.examples("test"), task)
     batches = [made.batch(i, 16, seed).ids for i in range(4)]
     book.row(f"{name} on the same examples", lambda: _measured(sparse, made, some))
-    order = sorted(SPARSITIES, key=lambda s: (abs(s - RECIPES[task].target), s))  # the target first
+    target = RECIPES[task].target
+    order = sorted({*SPARSITIES, target}, key=lambda s: (abs(s - target), s))  # the target first
     for sparsity in order:
         for method in posthoc.METHODS:
             book.row(f"{method} {sparsity}", partial(_thinned, sparse, made, some, method, sparsity, batches))
