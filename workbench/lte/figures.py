@@ -69,8 +69,9 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
     shown = _curves(result, unit)
     if not shown:
         return _empty(fig, 1, col, f"no {unit} was measured: no such model is shipped")
+    named = {trace.name for trace in fig.data}  # one key for both panels
     for name, rows in shown.items():
-        style, at = theme.series(LOOKS[name]), "legend" if col == 1 else "legend2"
+        style = theme.series(LOOKS[name])
         before = [r for r in rows if r.source != "this run"]
         now = [r for r in rows if r.source == "this run"]
         line = style.line(3 if name == "LTE" else 1.8)
@@ -78,34 +79,35 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
         if name == NAMES["bare"]:  # LTE's own look, hollow
             line["marker"]["symbol"] = "square-open"
         if before:
-            fig.add_trace(_line(before, name, line, at), row=1, col=col)
+            fig.add_trace(_line(before, name, line, told=name not in named), row=1, col=col)
         if now:
-            fig.add_trace(_stars(now, name, style, at, told=not before), row=1, col=col)
+            told = not before and f"{name}, this run" not in named
+            fig.add_trace(_stars(now, name, style, told=told), row=1, col=col)
     fig.update_xaxes(title_text="FFN left out (%)", range=[-3, 100], row=1, col=col)
     if unit == "perplexity":
-        fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", row=1, col=col)
+        fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", range=[1.2, 5.2], row=1, col=col)
     else:
         fig.update_yaxes(title_text="accuracy (share right)", row=1, col=col)
     return None
 
 
-def _line(rows: Sequence[Row], name: str, look: dict[str, object], legend: str) -> go.Scatter:
+def _line(rows: Sequence[Row], name: str, look: dict[str, object], *, told: bool) -> go.Scatter:
     spread = [(r.low, r.high) for r in rows]
     return go.Scatter(
-        x=[100 * r.x for r in rows], y=[r.value for r in rows], mode="lines+markers", name=name, legend=legend,
+        x=[100 * r.x for r in rows], y=[r.value for r in rows], mode="lines+markers", name=name, showlegend=told,
         customdata=np.array(spread, float),
         hovertemplate="%{x:.0f} %: %{y:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})<extra>" + name + "</extra>",
         **look,
     )  # fmt: skip
 
 
-def _stars(rows: Sequence[Row], name: str, style: theme.Style, legend: str, *, told: bool) -> go.Scatter:
+def _stars(rows: Sequence[Row], name: str, style: theme.Style, *, told: bool) -> go.Scatter:
     reach = {"type": "data", "symmetric": False, "thickness": 1.2, "width": 3}
     up = [(r.high or r.value) - r.value for r in rows]
     down = [r.value - (r.low or r.value) for r in rows]
     return go.Scatter(
         x=[100 * r.x for r in rows], y=[r.value for r in rows], mode="markers", name=f"{name}, this run",
-        legend=legend, showlegend=told, error_y=reach | {"array": up, "arrayminus": down},
+        showlegend=told, error_y=reach | {"array": up, "arrayminus": down},
         marker={"symbol": "star", "size": 13, "color": style.colour, "line": {"color": "#FFFFFF", "width": 1}},
     )  # fmt: skip
 

@@ -35,8 +35,9 @@ COLUMNS = {
 THIS_RUN = "this run"
 BADGES: Mapping[str, Badge] = {"amdahl_ceiling": "modelled"}  # it follows from measured shares by Amdahl's law
 # Largest difference of logits as a share of the largest one: sums in another order. A gate within rounding of the
-# threshold may fall on the other side in bfloat16, which moves logits more than rounding does.
-TOLERANCE = {"float32": 1e-3, "bfloat16": 0.1}
+# threshold may fall on the other side in bfloat16, which moves logits more than rounding does: on twelve held-out texts
+# of each shipped model by 0.05 to 0.28, where other experts move them by 0.6 to 2.2.
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3}
 
 
 class Base(BaseModel):
@@ -135,9 +136,9 @@ class LteResult(Result):
 
     @property
     def exact(self) -> float:
-        """1 where sparse decoding gives the definition's logits within TOLERANCE, and other experts do not; else 0."""
+        """1 where sparse decoding gives the definition's logits within TOLERANCE and other experts do not; else 0."""
         room = TOLERANCE[self.config.weights]
-        return float(self.decode_max_diff <= room < self.control_max_diff)
+        return float(self.decode_max_diff <= room < self.control_max_diff > 2 * self.decode_max_diff)
 
     def _kernel(self, name: str) -> float:
         return self.one("kernel", name, "ms")
