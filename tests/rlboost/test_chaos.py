@@ -71,7 +71,7 @@ def test_who_cannot_be_killed_yet_is_killed_later(way, monkeypatch):
     ledger = SimpleNamespace(
         entries={"r": SimpleNamespace(ids=[1], ended="")}, tokens=lambda: 10**6
     )  # fmt: skip
-    one = SimpleNamespace(actor=actor, node="", draining=False, requests={"r": None}, process=None)
+    one = SimpleNamespace(actor=actor, node="", draining=False, requests={"r": None}, process=actor)
     manager = SimpleNamespace(instances={"a": one}, active=lambda: {"a": one}, ledger=ledger, now=lambda: 5.0)
     live = SimpleNamespace(manager=manager, trainer=SimpleNamespace(version=0), plan=ORDERED)
     fleet = SimpleNamespace(cluster=None, nodes={}, fallen=list, draining=set)

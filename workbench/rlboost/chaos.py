@@ -252,8 +252,10 @@ class Storm(Chaos):
             names = [name for name in self._there(live) if name not in self._hit]
             if not names:
                 return
-            how, name = self._drawn[-1][1], self._lot.choice(names)
-            if not self._kill(live, name, how):
+            self._lot.shuffle(names)
+            how = self._drawn[-1][1]
+            name = next((each for each in names if self._kill(live, each, how)), None)
+            if name is None:
                 return
             self._drawn.pop()
             self.done.append((self._step, name, how))
@@ -263,7 +265,6 @@ def _process(one: Any) -> int | None:
     """The pid of an engine, None while it starts or where it is gone: a run does not wait for it."""
     import ray
 
-    one.process = one.process or one.actor.pid.remote()
     if not ray.wait([one.process], timeout=0)[0]:
         return None
     try:

@@ -76,7 +76,7 @@ class _Instance:
     node: str = ""  # Ray's id, known with the first pull
     draining: bool = False
     turn: int = 0  # of the next call that gives or takes
-    process: Any = None  # the reference of its pid, once somebody wants to kill it
+    process: Any = None  # the reference of its pid
     requests: dict[str, None] = field(default_factory=dict)  # that it has, in order
     leaving: set[str] = field(default_factory=set)  # that it was asked to give up
 
@@ -132,7 +132,7 @@ class Manager:
         """Start an engine on this node; it works as soon as it has the weights of now. Does not wait."""
         how = (name, self.model, self.dtype, self.sampler, self.slots, self.engine)
         actor = self.fleet.actor(SpotEngine, name, *how)
-        self.instances[name] = _Instance(name, actor)
+        self.instances[name] = _Instance(name, actor, process=actor.pid.remote())
         self.counts["joins"] += 1
         self.say(name, "join")
         self._pull(self.instances[name])
