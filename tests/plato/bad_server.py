@@ -9,6 +9,8 @@ PLAN = "1: Who built it?\n2: What for?\n3 <- 1, 2: Was it worth it?\n\n"
 JSON_PLAN = json.dumps(
     {"parts": [{"id": i, "needs": n, "ask": a} for i, n, a in ((1, [], "Who?"), (2, [], "Why?"), (3, [1, 2], "So?"))]}
 )
+KEY = "PLATO_TEST_KEY"  # the variable that holds SECRET
+SECRET = "sk-very-secret-value"
 ANSWER = "It is a long tale of a harbour"
 
 

@@ -1,6 +1,13 @@
-"""The built-in engine with the tiny model, which more than one file conducts on; a file may open another one."""
+"""What more than one file uses: the built-in engine with the tiny model, and a server that may be bad."""
+
+import sys
+from pathlib import Path
 
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from bad_server import BadServer
 
 from workbench import lm
 from workbench.plato.embedded import EmbeddedEngine
@@ -18,3 +25,10 @@ def engine(opened):
     """Cold."""
     opened.forget()
     return opened
+
+
+@pytest.fixture
+def server():
+    started = BadServer()
+    yield started
+    started.close()

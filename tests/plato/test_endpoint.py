@@ -12,7 +12,7 @@ from endings import drained
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bad_server import ANSWER, BadServer
+from bad_server import ANSWER, KEY, SECRET
 
 from workbench.plato.conductor import conduct
 from workbench.plato.endpoint import open_endpoint
@@ -22,16 +22,6 @@ from workbench.plato.happen import Settings
 from workbench.plato.layout import Layout
 from workbench.plato.pieces import NOTHING
 from workbench.plato.planner import Given, Written
-
-KEY = "PLATO_TEST_KEY"
-SECRET = "sk-very-secret-value"
-
-
-@pytest.fixture
-def server():
-    started = BadServer()
-    yield started
-    started.close()
 
 
 @pytest.fixture

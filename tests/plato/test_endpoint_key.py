@@ -8,21 +8,11 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from bad_server import BadServer
+from bad_server import KEY, SECRET
 
 from workbench.plato.endpoint import open_endpoint
 from workbench.plato.endpoint_stream import CONNECT_S, Server
 from workbench.plato.engine import Ask, EngineError
-
-KEY = "PLATO_TEST_KEY"
-SECRET = "sk-very-secret-value"
-
-
-@pytest.fixture
-def server():
-    started = BadServer()
-    yield started
-    started.close()
 
 
 def test_a_key_that_ends_in_a_new_line_is_the_same_key(server, monkeypatch):
