@@ -35,6 +35,12 @@ from workbench.lte.train import Step, TrainConfig, train
 LEARNT = ("seed", "task", *(n for n, f in LteConfig.model_fields.items() if f.json_schema_extra == LEARN))
 CALIBRATED = 200  # texts of the validation part on which an offset is set
 WINDOW = 128  # tokens of the language-modelling windows
+OURS = TrainConfig(  # options of ours that every model is trained with, here and for the shelf
+    straight_from=0.0,
+    router_start="activations",
+    teach=3.0,
+    controller=ControllerOptions(steer="bias", rise=0.6, hold=1.0, eta=0.1),
+)
 Name = Literal["dense", "LTE"]
 OnStep = Callable[[Name, Step | None, int], None]  # the arm, its step, steps in all
 Task = tasks.Sentiment | tasks.LanguageModelling
@@ -150,7 +156,8 @@ def _by_ranks(
 def train_config(config: LteConfig, name: Name) -> TrainConfig:
     """The trainer's settings for one arm."""
     tiny = config.model == "tiny"
-    found = TrainConfig(
+    found = replace(
+        OURS,
         arm="dense" if name == "dense" else "lte",
         target=config.target,
         warm_steps=config.warm_steps,
@@ -160,13 +167,9 @@ def train_config(config: LteConfig, name: Name) -> TrainConfig:
         clip=config.clip,
         checkpoint_every=config.checkpoint_every,
         tune=config.tune,
-        straight_from=0.0,
-        router_start="activations",
-        teach=3.0 if config.teach else 0.0,
+        teach=OURS.teach if config.teach else 0.0,
         distil=1.0 if config.teach else 0.0,
-        controller=ControllerOptions(
-            steer="bias", start=min(0.7, config.target) if config.stand_in else 0.3, rise=0.6, hold=1.0, eta=0.1
-        ),
+        controller=replace(OURS.controller, start=min(0.7, config.target) if config.stand_in else 0.3),
         separability=replace(SeparabilityOptions(), weight=config.separability),
         validate_every=30 if tiny else 40,
         validate_on=64 if tiny else 100,

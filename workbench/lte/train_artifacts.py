@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +24,7 @@ from workbench import lm
 from workbench.lm.files import cache_root
 from workbench.lm.tokenizer import FileTokenizer
 from workbench.lte import lora, tasks
-from workbench.lte.arms import load_smollm2, make_task
-from workbench.lte.controller import ControllerOptions
+from workbench.lte.arms import OURS, load_smollm2, make_task
 from workbench.lte.grouping import Grouping
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
@@ -50,7 +49,8 @@ class Recipe:
     rank: int = 8
 
     def config(self, arm: str, seed: int) -> TrainConfig:
-        return TrainConfig(
+        return replace(
+            OURS,
             arm="dense" if arm == "dense" else "lte",
             target=self.target,
             warm_steps=self.warm,
@@ -59,12 +59,9 @@ class Recipe:
             batch=self.batch,
             model_lr=self.model_lr,
             decay_from=self.decay_from,
-            straight_from=0.0,
-            router_start="activations",
             router_lr=1e-3,
-            teach=3.0,
             distil=0.0 if arm == "bare" else self.distil,
-            controller=ControllerOptions(steer="bias", start=self.begin, rise=0.6, hold=1.0, eta=0.1),
+            controller=replace(OURS.controller, start=self.begin),
             validate_every=150,
             validate_on=24 if self.name.startswith("news") and arm != "dense" else 200,  # windows are dear to score
             checkpoint_every=50,
