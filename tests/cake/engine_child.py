@@ -141,6 +141,7 @@ class Child:
         self.count = 0
         self.undo = []
         self.steps = self.preempted = 0
+        self.aborted = None  # the step of the last abort
         self.count_preemptions()
 
     def count_preemptions(self):
@@ -158,6 +159,7 @@ class Child:
         if not how.get("keep"):
             assert self.llm.reset_prefix_cache()
         ids, began, answers = {}, time.monotonic(), [None] * len(asks)
+        self.aborted = None
         stepped, first, preempt = self.steps, {}, list(how.get("preempt_after", []))
         for i, ask in enumerate(asks):
             self.count += 1
@@ -169,6 +171,7 @@ class Child:
                 raise TimeoutError("the engine makes no end")
             late = [k for k, i in ids.items() if asks[i].abort_after_s is not None and at >= asks[i].abort_after_s]
             if late:
+                self.aborted = self.steps
                 self.engine.abort_request(late)
                 for k in late:
                     ids.pop(k)
@@ -276,6 +279,17 @@ class Child:
                 write(kv, blocks, values)
 
             swap(vllm_loader.KvBlocks, "write", slowly)
+        elif name == "late write":  # it ends so many steps after an abort
+            write = vllm_loader.KvBlocks.write
+
+            def late(kv, blocks, values):
+                write(kv, blocks, values)
+                end = time.monotonic() + 20
+                while (self.aborted is None or self.steps < self.aborted + args[0]) and time.monotonic() < end:
+                    time.sleep(0.001)
+                write(kv, blocks, values)
+
+            swap(vllm_loader.KvBlocks, "write", late)
         elif name == "loader dies":
             read = vllm_loader.Loader._read
             left = [args[0]]

@@ -113,7 +113,9 @@ def test_a_write_under_way_is_waited_for(engine, ids, alone, bad):
     wanted = engine.one(ids, cut=True, max_tokens=200)
     engine.call("fault", "slow write", 0.4)
     assert same(abort_and_reuse(engine, bad, ids, 200), wanted)
-    engine.call("fault", "no wait")  # the control: without the wait the copy ends in the next request's blocks
+    engine.call("mend")
+    engine.call("fault", "no wait")  # the control: without the wait the copy ends in the next request's blocks,
+    engine.call("fault", "late write", 40)  # while that decodes
     assert not same(abort_and_reuse(engine, bad, ids, 200), wanted)
 
 
@@ -136,9 +138,10 @@ def test_preempted_by_want_of_blocks_while_decoding(engine, ids, alone):
     """Two requests fit as prompts and not with their answers: vLLM preempts one, which restores again."""
     short = ids[:900]
     how = {"link_mb_s": 10.0}
-    wanted = engine.one(short, max_tokens=150)
+    tokens = 400  # the first is not at its end when the second wants the blocks, however much later that began
+    wanted = engine.one(short, max_tokens=tokens)
     before = engine.call("state")["preempted"]
-    answers = engine.run([Ask(short, "cake", how, 150), Ask(short, "load", how, 150)])
+    answers = engine.run([Ask(short, "cake", how, tokens), Ask(short, "load", how, tokens)])
     assert engine.call("state")["preempted"] > before
     assert all(same(answer, wanted) for answer in answers)
 
