@@ -10,6 +10,7 @@ from workbench.lte.grouping import (
     coactivation_groups,
     kmeans_groups,
     random_groups,
+    sized_groups,
     spread_within,
 )
 
@@ -42,6 +43,24 @@ def test_coactivation_finds_neurons_that_fire_together(planted):
     found = coactivation_groups(activations, seed=0)
     check_grouping(found, 256)
     assert purity(found, kinds) > 0.9
+
+
+def test_sized_groups_hold_more_in_the_best_half():
+    """Neurons of unequal size: the greater half of the experts holds more than where sizes are mixed."""
+    draw = np.random.default_rng(2)
+    contributions = np.abs(draw.standard_normal((600, 256))) * np.exp(draw.standard_normal(256))
+
+    def held(grouping):
+        share = np.square(contributions)[:, grouping].sum(axis=2)  # [tokens, experts]
+        return np.sort(share, axis=1)[:, 4:].sum() / share.sum()
+
+    found = sized_groups(contributions, seed=0)
+    check_grouping(found, 256)
+    assert held(found) > held(coactivation_groups(contributions, seed=0)) + 0.1
+    assert held(found) > held(random_groups(256, 0)) + 0.1
+    with pytest.raises(ValueError, match="multiple of 32"):
+        sized_groups(np.ones((4, 100)), 0)
+    check_grouping(sized_groups(np.ones((4, 32)), 0), 32)
 
 
 def test_kmeans_reconstructs_better_than_lots(planted):

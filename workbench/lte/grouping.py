@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEURONS = 32
-Method = Literal["kmeans", "coactivation", "random"]
+Method = Literal["kmeans", "coactivation", "sized", "random"]
+CLASSES = 4  # of size
 Grouping = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 
@@ -55,6 +56,20 @@ def coactivation_groups(activations: Floats, seed: int, width: int = 256) -> Gro
         draw = np.random.default_rng(seed)
         profiles = profiles @ (draw.standard_normal((profiles.shape[1], width)) / np.sqrt(width))
     return kmeans_groups(profiles, seed)
+
+
+def sized_groups(contributions: Floats, seed: int, classes: int = CLASSES) -> Grouping:
+    """Great with great, small with small, and in each class of size those that fire together. Ours.
+
+    contributions: [tokens, inner], what a neuron adds to the output, |h_i| times the length of its column of W_down.
+    k-means of directions mixes neurons of all sizes into an expert, so that few experts are small; here the same best
+    half of the experts holds more of the output.
+    """
+    inner = contributions.shape[1]
+    _check_width(inner)
+    order = np.argsort(-np.square(contributions).mean(axis=0), kind="stable")
+    parts = np.array_split(order.reshape(-1, NEURONS), min(classes, inner // NEURONS))
+    return np.concatenate([p.ravel()[coactivation_groups(contributions[:, p.ravel()], seed)] for p in parts])
 
 
 def check_grouping(grouping: Grouping, inner: int) -> None:

@@ -195,7 +195,8 @@ def measure_arms(book: Book, folder: Path, task: str) -> None:
 def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
     """Each post-hoc method on the dense arm, or on the base model where no arm is trained; k-means blocks."""
     model, tokens = base_model()
-    made, cut = make_task(task, tokens), groupings(model, seed)
+    made = make_task(task, tokens)
+    cut = groupings(model, task, made, seed)
     tuned = (folder / "dense" / save.CONFIG).is_file()
     name = "dense" if tuned else "base"
     sparse = save.load(folder / "dense", model) if tuned else SparseModel(model, cut)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.lte import lora
-from workbench.lte.grouping import Grouping, Method, coactivation_groups, kmeans_groups, random_groups
+from workbench.lte.grouping import Grouping, Method, coactivation_groups, kmeans_groups, random_groups, sized_groups
 from workbench.lte.sparse_model import SparseModel, gated_blocks
 from workbench.lte.tasks import Task
 from workbench.lte.train import Step, TrainConfig, train
@@ -48,7 +48,7 @@ def sparsify(
 
 
 def group(model: Any, method: Method, seed: int, batches: Sequence[Tensor] = ()) -> list[Grouping]:
-    """A grouping for each layer of a dense model. "coactivation" needs `batches` of ids [n, tokens] to run it on."""
+    """A grouping for each layer of a dense model. "coactivation" and "sized" run it on `batches` of ids [n, tokens]."""
     blocks = gated_blocks(model)
     widths = [b.mlp.gate_proj.weight.shape[0] for b in blocks]
     seeds = [seed * 1000 + i for i in range(len(blocks))]
@@ -57,8 +57,12 @@ def group(model: Any, method: Method, seed: int, batches: Sequence[Tensor] = ())
     if method == "kmeans":
         return [kmeans_groups(b.mlp.gate_proj.weight.detach().float().numpy(), s) for b, s in zip(blocks, seeds)]
     if not batches:
-        raise ValueError("co-activation grouping runs the model on text: give at least one batch")
-    return [coactivation_groups(a.numpy(), s) for a, s in zip(activations(model, batches), seeds)]
+        raise ValueError(f"{method} grouping runs the model on text: give at least one batch")
+    seen = activations(model, batches)
+    if method == "coactivation":
+        return [coactivation_groups(a.numpy(), s) for a, s in zip(seen, seeds)]
+    lengths = [b.mlp.down_proj.weight.detach().float().norm(dim=0) for b in blocks]
+    return [sized_groups((a * length).numpy(), s) for a, length, s in zip(seen, lengths, seeds)]
 
 
 @torch.no_grad()
