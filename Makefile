@@ -1,7 +1,7 @@
 # make lab   sets up whatever is missing and opens JupyterLab at the tour
 # make test  sets up whatever is missing and runs every test
 #            (two processes, each with whole files of tests; WORKERS=1 on a machine with one core or less than 8 GB)
-# Others: setup, lint, format, notebooks, pictures, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
+# Others: setup, lint, format, notebooks, pictures, panels, bench, report, clean. EXTRA=cpu|gpu|none overrides the choice of vLLM.
 EXTRA ?= auto
 PYTHON ?=
 WORKERS ?= 2
@@ -16,7 +16,7 @@ ifeq ($(filter auto $(shell cat .venv/.extra 2>/dev/null),$(EXTRA)),)
 SOURCES += FORCE  # another vLLM than the one set up was asked for; plain `make` keeps what is there
 endif
 
-.PHONY: FORCE setup lab test lint format notebooks pictures bench report clean
+.PHONY: FORCE setup lab test lint format notebooks pictures panels bench report clean
 .DEFAULT_GOAL := setup
 export OMP_NUM_THREADS ?= 1
 # where it is set, each of the many processes compiles torch, vLLM and Ray from their sources, every time
@@ -59,6 +59,11 @@ notebooks: setup
 pictures: setup
 	@tools/setup.sh browser
 	$(BIN)/python tools/pictures.py $(ARGS)
+
+# Pictures of the panels in JupyterLab (docs/panels.md), each after a run of its preset tiny.
+panels: setup
+	@tools/setup.sh browser
+	$(BIN)/python tools/panel_pictures.py $(ARGS)
 
 bench: setup
 	$(BIN)/workbench bench $(ARGS)

@@ -31,6 +31,34 @@ def focus_unseen(page: Any) -> str:
     return page.evaluate(f"() => {_JS}.unseen(document.activeElement)")
 
 
+ROLES = ("button", "checkbox", "combobox", "link", "listbox", "option", "radio", "slider", "spinbutton", "switch", "tab",
+         "textbox", "img", "progressbar", "meter")  # fmt: skip
+
+
+def nameless(page: Any, selector: str, at: int = 0) -> list[str]:
+    """Controls and pictures that a screen reader would say no name of, by the browser's own reckoning of names.
+
+    Below the `at`-th element of `selector`. AssertionError where there are no controls: a check would see nothing.
+    """
+    session = page.context.new_cdp_session(page)
+    try:
+        session.send("Accessibility.enable")
+        found = session.send("Runtime.evaluate", {"expression": f"document.querySelectorAll({selector!r})[{at}]"})
+        root = {"objectId": found["result"]["objectId"]}
+        nodes = [n for role in ROLES for n in session.send("Accessibility.queryAXTree", root | {"role": role})["nodes"]]
+        nodes = [n for n in nodes if not n["ignored"]]
+        assert nodes, f"no control is in {selector}"
+        bare = [n for n in nodes if not str(n.get("name", {}).get("value", "")).strip()]
+        return [_markup(session, n) for n in bare]
+    finally:
+        session.detach()
+
+
+def _markup(session: Any, node: Any) -> str:
+    told = session.send("DOM.getOuterHTML", {"backendNodeId": node["backendDOMNodeId"]})["outerHTML"]
+    return f"{node['role']['value']}: {told[:160]}"
+
+
 def tab_to(page: Any, script: str, key: str = "Tab", most: int = 60) -> list[str]:
     """Press Tab until `script` holds of what has the focus; what had it on the way without showing it.
 

@@ -72,6 +72,7 @@ def test_panel_by_keys(house, look, name, monkeypatch):
     else:
         comes_back(house, panel, name)
     every_tab(house, panel)
+    assert looks.nameless(house, ".wb-panel", NAMES.index(name)) == []
     is_replayed(house, panel)
     is_exported(house, panel, name)
     is_cancelled(house, panel, name)

@@ -55,6 +55,10 @@ def test_runs_on_disk_are_offered_for_comparison_once(panel, system):
     assert [key for _, key in beside.first.options] == ["", ours, earlier.record.id]  # the failed one has no result
     beside.first.value, beside.second.value = earlier.record.id, ours
     assert list(beside.comparison.results) == [earlier.record.id, ours]
+    beside.second.value = earlier.record.id
+    assert "two different" in beside.told.html
+    assert (beside.comparison, beside.figure.fig) == (None, None)  # not the last one under other words
+    beside.second.value = ours
     panel.reopen(earlier.record)
     assert sorted(key for _, key in beside.first.options) == sorted(["", ours, earlier.record.id])
     assert (beside.first.value, beside.second.value) == (earlier.record.id, ours)

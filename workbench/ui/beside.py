@@ -83,8 +83,7 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         try:
             self.comparison = Comparison(results)
         except ValueError as error:
-            self.told.html = errors or f'<div class="wb-error" role="alert">{escape(str(error))}</div>'
-            self.figure.clear()
+            self._say(errors or f'<div class="wb-error" role="alert">{escape(str(error))}</div>')
             return
         self.told.html = errors + self.comparison.html()
         self.figure.show(self.comparison.figure())
@@ -94,16 +93,20 @@ class Beside(widgets.VBox):  # type: ignore[misc]
         if self._busy or not all(keys):
             return
         if keys[0] == keys[1]:
-            self.told.html = '<div class="wb-quiet">Choose two different results.</div>'
-            self.figure.clear()
+            self._say('<div class="wb-quiet">Choose two different results.</div>')
             return
         try:
             chosen = {self._name(key): result_of(self.sources.get(key) or self.kept[key]) for key in keys}
         except (ValueError, OSError) as error:  # a record that was deleted or is of another version
-            self.told.html = f'<div class="wb-error" role="alert">{escape(str(error))}</div>'
-            self.figure.clear()
+            self._say(f'<div class="wb-error" role="alert">{escape(str(error))}</div>')
             return
         self.show(chosen)
+
+    def _say(self, html: str) -> None:
+        """Words where no comparison can be shown."""
+        self.comparison = None
+        self.told.html = html
+        self.figure.clear()
 
     def __repr__(self) -> str:
         return "Beside()"

@@ -28,11 +28,14 @@ if (!window.workbenchKeys) {
     "data-lm-suppress-shortcuts", !(event.ctrlKey || event.metaKey || event.altKey));
   window.addEventListener("keydown", window.workbenchKeys, true);
   // ipywidgets names no slider, and by its help or "yes" what stands beside a label of ours
-  window.addEventListener("focusin", ({ target }) => {
-    const name = target.closest?.(".wb-field")?.querySelector(".wb-fieldname")?.textContent;
-    const own = target.closest?.(".widget-checkbox")?.querySelector("span")?.textContent;
-    if (name && !target.dataset.pick) target.setAttribute("aria-label", own ? `${name}: ${own}` : name);
-  }, true);
+  window.workbenchNames = (panel) => panel?.querySelectorAll(".wb-field, .wb-scrub").forEach((row) => {
+    const name = row.querySelector(row.matches(".wb-scrub") ? ".widget-label" : ".wb-fieldname")?.textContent;
+    for (const part of name ? row.querySelectorAll("input, select, textarea, .noUi-handle") : []) {
+      const own = part.closest(".widget-checkbox")?.querySelector("span")?.textContent;
+      if (!part.closest("[data-pick]")) part.setAttribute("aria-label", own ? `${name}: ${own}` : name);
+    }
+  });
+  window.addEventListener("focusin", ({ target }) => window.workbenchNames(target.closest?.(".wb-panel")), true);
 }
 
 // the part next to `part` in the direction of an arrow key, by where they are on the screen
@@ -83,6 +86,7 @@ const pane = {
       revealed = part.dataset.reveal;
       setTimeout(() => { part.scrollIntoView({ block: "start" }); part.focus({ preventScroll: true }); }, 100);
     };
+    setTimeout(() => window.workbenchNames(el.closest(".wb-panel")), 500); // also for who reads on without a focus
     const sticky = () => [...el.querySelectorAll("[data-stick]")];
     const draw = () => {
       const held = el.contains(document.activeElement) ? document.activeElement.dataset?.pick : undefined;
