@@ -14,9 +14,9 @@ from collections.abc import Callable, Collection, Generator, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, SerializeAsAny, ValidationError, model_validator
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -35,11 +35,22 @@ class Config(BaseModel):
     """What a run is asked to do. Fields carry bounds and a description: the form and the flags are made of them."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+    BEFORE: ClassVar[Mapping[str, str]] = {}  # names that settings had in records of old, and those they have now
 
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Seed of everything random; the same seed, the same result")
     backend: Literal["auto", "cpu", "cuda", "sim"] = Field(
         "auto", description="Where the work runs; auto takes the best that this machine has"
     )
+
+    @classmethod
+    def renamed(cls, told: Mapping[str, Any]) -> dict[str, Any]:
+        """What was kept under a setting's name of before, under its name of now; with both given nothing changes."""
+        return {cls.BEFORE[k] if k in cls.BEFORE and cls.BEFORE[k] not in told else k: v for k, v in told.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, told: Any) -> Any:
+        return cls.renamed(told) if isinstance(told, dict) else told
 
     def changed(self, names: Iterable[str]) -> list[str]:
         """Those of these settings that differ from their defaults."""
@@ -337,6 +348,7 @@ class System:
         if preset is not None and preset not in self.presets:
             raise ValueError(f"{self.name} has no preset {preset!r}; it has {', '.join(self.presets)}")
         base = self.presets[preset].model_dump() if preset else {}
+        changes = self.config.renamed(changes)
         unknown = sorted(set(changes) - set(self.config.model_fields))
         if unknown:
             fields = ", ".join(self.config.model_fields)

@@ -142,7 +142,7 @@ def test_a_simulated_run_takes_its_model_from_the_config():
 def test_a_wider_type_has_more_bytes():
     half, full = (
         simulated_costs(
-            PRESETS["small"].model_copy(update={"sim_hardware": "one CPU core", "dtype": d, "link_mb_s": 9.0})
+            PRESETS["small"].model_copy(update={"sim_device": "one CPU core", "dtype": d, "link_mb_s": 9.0})
         )
         for d in ("bfloat16", "float32")
     )

@@ -227,8 +227,8 @@ def test_settings_that_mean_nothing_to_a_run_are_named():
     wb.run("cake", SYSTEM.make("paper", engine="vllm", store="lmcache-ram"), on_event=said.append)
     assert "a simulated run does not use engine, store" in [getattr(e, "text", "") for e in said]
     said.clear()
-    wb.run("cake", SYSTEM.make("tiny", sim_hardware="H100"), on_event=said.append)
-    assert "a measured run does not use sim_hardware" in [getattr(e, "text", "") for e in said]
+    wb.run("cake", SYSTEM.make("tiny", sim_device="H100"), on_event=said.append)
+    assert "a measured run does not use sim_device" in [getattr(e, "text", "") for e in said]
     said.clear()
     wb.run("cake", SYSTEM.make("tiny"), on_event=said.append)  # the control
     assert not any("does not use" in getattr(e, "text", "") for e in said)
@@ -272,7 +272,7 @@ def test_own_text_that_is_too_short(tmp_path):
         ({"prompt_tokens": 9000, "model": "smollm2"}, "8192 positions"),
         ({"prompt_tokens": 128}, "more than two grains of 64 tokens: at least 129"),
         ({"backend": "sim", "link_mb_s": 0.0}, "link_mb_s: the raw disk cannot be simulated"),
-        ({"backend": "sim", "sim_hardware": "H100", "sim_share": "12.5"}, "sim_share: the paper's table 3 has H100"),
+        ({"backend": "sim", "sim_device": "H100", "sim_share": "12.5"}, "sim_share: the paper's table 3 has H100"),
         ({"engine": "vllm", "damage_pct": 5}, "damage_pct: limits and damage"),
         ({"step": 32, "grain": 64}, "at least one grain"),
         ({"engine": "vllm", "requests": 2}, "one prompt at a time"),

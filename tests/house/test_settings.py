@@ -1,14 +1,15 @@
 """What is wrong with settings, in words: from Python by the field's name, on the command line by its flag."""
 
+import json
 from typing import Literal
 
 import contract_toys as toys
 import pytest
-from pydantic import Field, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 import workbench as wb
 from workbench import flags, runner
-from workbench.system import ConfigError
+from workbench.system import ConfigError, system
 from workbench.ui.form import Form, plain
 
 
@@ -89,3 +90,20 @@ def test_every_way_to_a_config_says_it_so(make):
     with pytest.raises(ConfigError) as caught:
         make()
     assert str(caught.value) == "cake: link_mb_s: Input should be greater than or equal to 0 (you gave -1)"
+
+
+def test_a_setting_is_read_by_its_name_of_before():
+    """Records are of then; a form, a flag and a call know the name of now alone in what they say."""
+    for name, old in (("cake", "sim_hardware"), ("plato", "sim_machine")):
+        config = system(name).config
+        default = config()
+        assert config(**{old: default.sim_device}) == default
+        assert config.model_validate_json(json.dumps({old: default.sim_device})) == default
+        assert system(name).make("paper", **{old: default.sim_device}).sim_device == default.sim_device
+        assert old not in default.model_dump()
+        with pytest.raises(ValidationError, match=old):
+            config(**{old: default.sim_device, "sim_device": default.sim_device})
+        with pytest.raises(ValidationError, match="sim_device"):
+            config(**{old: "an abacus"})
+    with pytest.raises(ValidationError, match="sim_hardware"):
+        system("lte").config(sim_hardware="A100")

@@ -202,9 +202,9 @@ def test_the_papers_preset(paper):
 
 
 def test_where_a_wider_step_costs_its_full_price_nothing_is_gained():
-    config = SYSTEM.make("paper", sim_machine="llama.cpp Q4_1", example="wide")
+    config = SYSTEM.make("paper", sim_device="llama.cpp Q4_1", example="wide")
     flat = SYSTEM.make("paper", example="wide")
-    slow, fast = (simulated(c, MACHINES[c.sim_machine]) for c in (config, flat))
+    slow, fast = (simulated(c, MACHINES[c.sim_device]) for c in (config, flat))
     gain = {w: o["plain"].total_s / o["plato"].total_s for w, o in (("slow", slow), ("fast", fast))}
     assert gain["slow"] < 1.1 < 1.5 < gain["fast"]
 

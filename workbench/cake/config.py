@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -19,6 +19,8 @@ SIMULATION: dict[str, Any] = {"group": "simulation"}
 
 class CakeConfig(Config):
     """Restore a long prompt's KV cache from both ends. Sizes in tokens, bandwidth in MB/s (10**6 bytes)."""
+
+    BEFORE: ClassVar = {"sim_hardware": "sim_device"}
 
     backend: Literal["auto", "cpu", "sim"] = Field(  # cuda: no GPU was ever at hand for this system
         "auto", description="cpu restores a real prompt and measures it; sim runs the same policy on a cost model"
@@ -107,7 +109,7 @@ class CakeConfig(Config):
         json_schema_extra=ADVANCED,
     )
     threads: int = Field(1, ge=1, le=64, description="Compute threads", json_schema_extra=ADVANCED)
-    sim_hardware: Literal["A100", "H100", "2xA100", "one CPU core"] = Field(
+    sim_device: Literal["A100", "H100", "2xA100", "one CPU core"] = Field(
         "A100", description="Simulated hardware, calibrated on the paper's table 3", json_schema_extra=SIMULATION
     )
     sim_model: Literal["LongAlpaca-7B", "LongAlpaca-13B", "Llama-3.1-8B", "Llama-3.1-70B"] = Field(
@@ -142,7 +144,7 @@ class CakeConfig(Config):
     def unused(self) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
         measured = ("engine", "model", "store", "prompt_file", "threads", "rounds", "sweep_points", "lmcache_mp")
-        simulated = ("sim_hardware", "sim_share", "sim_model")
+        simulated = ("sim_device", "sim_share", "sim_model")
         names = measured if self.backend == "sim" else simulated
         return self.changed(names)
 
@@ -165,9 +167,9 @@ class CakeConfig(Config):
             raise ValueError(f"{which}: limits and damage are for store='disk' with the embedded engine")
         if self.backend == "sim" and self.link_mb_s == 0:
             raise ValueError("link_mb_s: the raw disk cannot be simulated; name a bandwidth, or None for the balance")
-        if self.sim_hardware in SHARES and self.sim_share not in SHARES[self.sim_hardware]:
-            have = ", ".join(SHARES[self.sim_hardware])
-            raise ValueError(f"sim_share: the paper's table 3 has {self.sim_hardware} at {have} % only")
+        if self.sim_device in SHARES and self.sim_share not in SHARES[self.sim_device]:
+            have = ", ".join(SHARES[self.sim_device])
+            raise ValueError(f"sim_share: the paper's table 3 has {self.sim_device} at {have} % only")
         if self.engine == "vllm" and self.threads != 1:
             raise ValueError("threads: the vLLM run computes on one thread; use engine='embedded' for more")
         if self.engine == "vllm" and self.requests > 1:

@@ -209,8 +209,8 @@ def preview(config: CakeConfig) -> go.Figure:
     from workbench.cake.sim import Request, simulate
     from workbench.cake.work import simulated_costs
 
-    ours = config.backend != "sim" or config.sim_hardware == "one CPU core"
-    shown = config.model_copy(update={"sim_hardware": "one CPU core"}) if ours else config
+    ours = config.backend != "sim" or config.sim_device == "one CPU core"
+    shown = config.model_copy(update={"sim_device": "one CPU core"}) if ours else config
     costs, token_bytes, link, source = simulated_costs(shown)
     step, run, grain, lengths = config.pass_tokens, config.run or 1, config.grain, config.lengths
     policy = Policy(costs, step, run, config.policy, config.batch, config.hedge)
@@ -273,7 +273,7 @@ def _pays(fig: go.Figure, costs: Costs, config: CakeConfig, link: float, token_b
     fig.update_yaxes(title_text="prompt (tokens)", row=1, col=2)
     if token_bytes is not None:
         share, models = float(config.sim_share), list(paper.KV_BYTES)
-        table = model_time.model_grid(config.sim_hardware, share, models, [own], links, step, run, grain)
+        table = model_time.model_grid(config.sim_device, share, models, [own], links, step, run, grain)
         mine = models.index(config.sim_model)
         names = [f"<b>{m}</b>" if m == config.sim_model else m for m in models]
         _heat(fig, [table[m][0] for m in models], x, names, 2, (here, mine))

@@ -54,17 +54,17 @@ def assemble(config: CakeConfig, where: str, began: float, facts: dict[str, Any]
 
 def simulated_costs(config: CakeConfig) -> tuple[Costs, int, float, str]:
     """(costs, bytes per token, MB/s, where they come from) of a simulated run, at the config's link."""
-    if config.sim_hardware == "one CPU core":
+    if config.sim_device == "one CPU core":
         costs, token_bytes = THIS_MACHINE, THIS_TOKEN_BYTES
         source = "SmolLM2-135M in bfloat16 on one thread of an Intel Xeon, fitted to a measured run"
         if config.weights == "float32":
             token_bytes *= 2
             source += "; float32 has twice the bytes, its computing was not measured and counts as bfloat16's"
     else:
-        key = (config.sim_hardware, float(config.sim_share))
+        key = (config.sim_device, float(config.sim_share))
         model = config.sim_model
         costs, token_bytes = paper.calibrated(*key, model), paper.KV_BYTES[model]
-        source = f"{model} on {config.sim_hardware} at {config.sim_share} %, calibrated on the paper's table 3"
+        source = f"{model} on {config.sim_device} at {config.sim_share} %, calibrated on the paper's table 3"
         if model != paper.CALIBRATED:
             source += f" ({paper.CALIBRATED}) and scaled by size"
     link = config.link_mb_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -21,6 +21,8 @@ Example = Literal["wide", "join", "diamond", "levels", "chain", "eight", "single
 
 class PlatoConfig(Config):
     """Answer a query by a graph of parts that are decoded in parallel. Lengths in tokens, times in seconds."""
+
+    BEFORE: ClassVar = {"sim_machine": "sim_device"}
 
     backend: Literal["auto", "cpu", "sim"] = Field(
         "auto", description="cpu decodes with a real model and measures; sim runs the same scheduler on a cost model"
@@ -115,7 +117,7 @@ class PlatoConfig(Config):
         "in each order; it judges its own answers",
         json_schema_extra=ENDPOINT,
     )
-    sim_machine: Literal["one CPU core, bfloat16", "one CPU core, float32", "flat", "llama.cpp Q4_1"] = Field(
+    sim_device: Literal["one CPU core, bfloat16", "one CPU core, float32", "flat", "llama.cpp Q4_1"] = Field(
         "one CPU core, bfloat16",
         description="Whose steps are simulated. flat: a step costs the same at any width, the bound of memory-bound "
         "decoding; llama.cpp Q4_1: published widths of a quantized model on two cores",
@@ -130,7 +132,7 @@ class PlatoConfig(Config):
     def unused(self) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
         simulated = self.backend == "sim"
-        names = ["engine", "model", "dtype", "threads", "rounds", "temperature"] if simulated else ["sim_machine"]
+        names = ["engine", "model", "dtype", "threads", "rounds", "temperature"] if simulated else ["sim_device"]
         if simulated or self.engine != "endpoint":
             names += ["endpoint_url", "endpoint_model", "endpoint_key_variable", "endpoint_timeout_s"]
         else:  # the server has its own
@@ -194,7 +196,7 @@ PRESETS = {
     "chain": PlatoConfig(example="chain", rounds=1),
     "quality": PlatoConfig(example="join", rounds=1, quality_tasks=3, node_tokens=16),
     "vllm": PlatoConfig(engine="vllm"),
-    "paper": PlatoConfig(backend="sim", example="eight", sim_machine="flat"),
+    "paper": PlatoConfig(backend="sim", example="eight", sim_device="flat"),
 }
 
 BASELINES: dict[str, dict[str, Any]] = {

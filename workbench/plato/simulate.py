@@ -75,7 +75,7 @@ class Words:
 def stand_in_cost(config: PlatoConfig) -> StepCost:
     """The cost model that stands for the config's run where nothing was measured."""
     if config.backend == "sim":
-        return MACHINES[config.sim_machine]
+        return MACHINES[config.sim_device]
     return MACHINES[f"one CPU core, {config.weights}"]
 
 
