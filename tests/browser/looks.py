@@ -31,8 +31,7 @@ def focus_unseen(page: Any) -> str:
     return page.evaluate(f"() => {_JS}.unseen(document.activeElement)")
 
 
-ROLES = ("button", "checkbox", "combobox", "link", "listbox", "option", "radio", "slider", "spinbutton", "switch", "tab",
-         "textbox", "img", "progressbar", "meter")  # fmt: skip
+ROLES = "button checkbox combobox link listbox option radio slider spinbutton switch tab textbox img progressbar meter"
 
 
 def nameless(page: Any, selector: str, at: int = 0) -> list[str]:
@@ -45,7 +44,7 @@ def nameless(page: Any, selector: str, at: int = 0) -> list[str]:
         session.send("Accessibility.enable")
         found = session.send("Runtime.evaluate", {"expression": f"document.querySelectorAll({selector!r})[{at}]"})
         root = {"objectId": found["result"]["objectId"]}
-        nodes = [n for role in ROLES for n in session.send("Accessibility.queryAXTree", root | {"role": role})["nodes"]]
+        nodes = [n for role in ROLES.split() for n in session.send("Accessibility.queryAXTree", root | {"role": role})["nodes"]]
         nodes = [n for n in nodes if not n["ignored"]]
         assert nodes, f"no control is in {selector}"
         bare = [n for n in nodes if not str(n.get("name", {}).get("value", "")).strip()]
