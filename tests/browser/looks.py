@@ -44,8 +44,8 @@ def nameless(page: Any, selector: str, at: int = 0) -> list[str]:
         session.send("Accessibility.enable")
         found = session.send("Runtime.evaluate", {"expression": f"document.querySelectorAll({selector!r})[{at}]"})
         root = {"objectId": found["result"]["objectId"]}
-        nodes = [n for role in ROLES.split() for n in session.send("Accessibility.queryAXTree", root | {"role": role})["nodes"]]
-        nodes = [n for n in nodes if not n["ignored"]]
+        asked = (session.send("Accessibility.queryAXTree", root | {"role": role}) for role in ROLES.split())
+        nodes = [n for answer in asked for n in answer["nodes"] if not n["ignored"]]
         assert nodes, f"no control is in {selector}"
         bare = [n for n in nodes if not str(n.get("name", {}).get("value", "")).strip()]
         return [_markup(session, n) for n in bare]
