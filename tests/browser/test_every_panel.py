@@ -235,7 +235,7 @@ def is_cancelled(page, panel, name):
 
 
 def test_the_checks_see_what_they_are_for(house, tmp_path, monkeypatch):
-    """Grey on grey, in words and in a picture; a button without a ring; a stranger; a fault; a damaged file."""
+    """Grey on grey, in words and in a picture; a button without a ring; a slider without a name; a stranger; a fault; a damaged file."""
     monkeypatch.setenv("WORKBENCH_HOME", str(house.kept))
     panel = house.locator(".wb-panel").first
     panel.evaluate(
@@ -245,7 +245,7 @@ def test_the_checks_see_what_they_are_for(house, tmp_path, monkeypatch):
           put.innerHTML = `<p style="color:#777;background:#888">words</p><p style="opacity:0.4">group</p>
             <svg width="90" height="30"><rect width="90" height="30" fill="#777"/>
               <text y="20" fill="#888">drawn</text></svg>
-            <button>bare</button>`;
+            <button>bare</button><input type="range">`;
           part.prepend(put);
           put.querySelector("button").style.setProperty("outline", "none", "important");
           put.querySelector("button").focus();
@@ -254,6 +254,7 @@ def test_the_checks_see_what_they_are_for(house, tmp_path, monkeypatch):
     try:
         assert {one[2] for one in looks.faint(panel)} == {"words", "group", "drawn"}
         assert "outline" in looks.focus_unseen(house)
+        assert ["range" in one for one in looks.nameless(house, ".wb-panel")] == [True]
     finally:
         panel.evaluate("(part) => part.querySelector('#control').remove()")
     before = (list(house.faults), list(house.asked))
