@@ -13,6 +13,7 @@ import pytest
 from workbench.rlboost.chaos import TURN, Chaos, Storm
 from workbench.rlboost.ledger import Ledger
 from workbench.rlboost.live import LEDGER, STATE, TRAINER, Live, ResumeError
+from workbench.rlboost.market import Market
 from workbench.rlboost.plan import Plan
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1500)]
@@ -88,6 +89,15 @@ def test_the_reserved_agent_stands_beside_the_driver(fleet):
     for one in (*kept, there):
         ray.kill(one)
     fleet.kill("elsewhere")
+
+
+def test_nodes_come_to_the_zone_that_is_worth_it(fleet):
+    """Ray knows nodes by names with their zone."""
+    market = Market("price", {"dear": 2.0})
+    chaos = Chaos(fleet, nodes=2, every=True, market=market, zones=("dear", "cheap"))
+    rows, live = run(fleet, replace(ORDERED, steps=1), chaos)
+    assert sorted(live.manager.instances) == sorted(market.since_s) == ["cheap/spot-1", "cheap/spot-2"]
+    assert rows[0].instances > 0
 
 
 def test_another_seed_is_another_run(fleet, alone):

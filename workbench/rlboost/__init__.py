@@ -2,9 +2,10 @@
 
 seeding.py   how long the trainer rolls out itself, how many instances are worth having
 balance.py   which instance a request goes to, and when it moves
-market.py    which instances to take, by price, zone and how long they last
+market.py    which instances to take and to keep, by price, zone and how long they last
 ledger.py    every token of every request exactly once
-traces.py    who comes and goes: files of five kinds, and a generator        prices.py   dated prices
+events.py    who comes and goes        traces.py    the same from files of five kinds, or a generator
+prices.py    dated prices, of zones too
 rates.py, engines.py, sim.py, setting.py   the simulator                     claims.py   the paper's numbers beside it
 live.py, manager.py, spot.py, fleet.py     training on Ray                   chaos.py    who takes its nodes away
 

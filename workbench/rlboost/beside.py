@@ -65,8 +65,9 @@ def beside(result: RLBoostResult) -> list[Claim]:
 
 
 def papers(config: RLBoostConfig) -> bool:
-    """Whether a simulated config is of the paper's responses and lengths, with every part of RLBoost."""
-    return config.responses == 1024 and config.longest == 14_000 and not config.without
+    """Whether a simulated config is of the paper's responses and lengths, with RLBoost's parts and one zone."""
+    same = config.responses == 1024 and config.longest == 14_000 and not config.without
+    return same and config.choice == "first" and config.zones == 1
 
 
 def _dearer(result: RLBoostResult) -> float | None:
@@ -95,7 +96,7 @@ def _even(result: RLBoostResult) -> float | None:
     )
     discount = result.paid.discount
     dear = result.paid.instance_usd_h / (1 - discount) if discount < 1 else 0.0  # of an instance on demand
-    spent = dear * sum(r.instance_s for r in ours) / tokens
+    spent = dear * sum(r.instance_s * r.price for r in ours) / tokens
     return 100 * (1 - reserved / spent) if spent > 0 and reserved > 0 else None
 
 

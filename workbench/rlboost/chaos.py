@@ -3,6 +3,7 @@
     chaos = Chaos(fleet, nodes=2, kills=3, how="mixed", steps=6)
     Live(fleet, plan, world=chaos)          before each step and between its turns the run asks it what happens
 
+Which zone a node comes to and who is given back is the market's choice, as in the simulator; "a/spot-1" is of zone a.
 A kill is a kill: SIGKILL of the engine's process or of its raylet; with a notice the instance drains first and its node
 is killed then. It hits when responses of that instance have begun and have not ended, so that something can be lost.
 """
@@ -15,11 +16,12 @@ import queue
 import random
 import signal
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any, Literal
 
 from workbench.rlboost.fleet import Fleet, FleetError
+from workbench.rlboost.market import Market
 
 if TYPE_CHECKING:
     from workbench.rlboost.live import Live
@@ -36,17 +38,29 @@ class Chaos:
     """`asked` takes what a user wants done meanwhile: "kill NAME", "notice NAME", "add". For the thread of the run.
 
     nodes: instances at work before a step in which one is killed (every: before each). kills are spread over `steps`.
+    zones: where new nodes can come to, in turn unless the market chooses.
     """
 
     def __init__(
-        self, fleet: Fleet, nodes: int = 0, kills: int = 0, how: How = "mixed", steps: int = 1, *, every: bool = False
+        self,
+        fleet: Fleet,
+        nodes: int = 0,
+        kills: int = 0,
+        how: How = "mixed",
+        steps: int = 1,
+        *,
+        every: bool = False,
+        market: Market | None = None,
+        zones: Sequence[str] = ("",),
     ) -> None:
         self.fleet, self.nodes, self.how, self.every = fleet, nodes, how, every
+        self.market, self.zones = market or Market(), zones
         self.asked: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.due = schedule(kills, steps) if nodes else {}
         self.done: list[tuple[int, str, str]] = []  # (step, instance, how)
         self._number = self._scheduled = 0
-        self._looked_s = 0.0
+        self._looked_s = self._began_s = 0.0  # the last look at notices, the last step's begin
+        self._round_s = 0.0  # from one step's begin to the next's
         self._hit: set[str] = set()  # killed, and perhaps not missed yet
         self._going: set[str] = set()  # nodes that have had their notice
         self._coming: dict[str, Future[None]] = {}
@@ -57,6 +71,8 @@ class Chaos:
 
     def before(self, live: Live) -> None:
         """A step begins: replace who is gone, wait for them where the step has a kill. FleetError: they are late."""
+        now = live.manager.now()
+        self._round_s, self._began_s = now - self._began_s, now
         self._meet(live)
         self._carry(live.trainer.version)
         wanted = self._wanted(live)
@@ -115,11 +131,14 @@ class Chaos:
         return min(there, live.seeding.allowed()) if live.plan.cap else there
 
     def _release(self, live: Live, wanted: int) -> None:
-        """Give back what does not pay, the newest first: it drains, and its node ends."""
-        for name in self._there(live)[wanted:]:
+        """Give back what does not pay, of a zone the newest first: it drains, and its node ends."""
+        there, now = self._there(live), live.manager.now()
+        kept = self.market.take(there, wanted, now, self._round_s)
+        for name in [name for name in there if name not in kept]:
             self._going.add(name)
+            self.market.left(name, now)
             live.manager.notice(name)
-            self._draining[name] = live.manager.now() + DRAIN_S
+            self._draining[name] = now + DRAIN_S
 
     def _carry(self, step: int) -> None:
         """Kills that found nobody with something to lose are due in this step."""
@@ -136,13 +155,29 @@ class Chaos:
         taken = {*live.manager.instances, *self._coming, *self._going}
         spare = [name for name in self.fleet.nodes if name not in taken]
         if spare:
-            self._hit.discard(spare[0])
-            live.manager.join(spare[0])
+            name = self._place(live, spare)
+            self._hit.discard(name)
+            live.manager.join(name)
             return
         self._number += 1
-        name = f"spot-{self._number}"
+        turn = [self.zones[(self._number - 1 + at) % len(self.zones)] for at in range(len(self.zones))]
+        name = self._place(live, [f"{zone}/spot-{self._number}" if zone else f"spot-{self._number}" for zone in turn])
         start = self.fleet.add if self.fleet.cluster is not None else lambda _: None
         self._coming[name] = self._starts.submit(start, name)
+
+    def _place(self, live: Live, offered: Sequence[str]) -> str:
+        """Which of these comes next: as the market says, for a step about as long as the last."""
+        held = [*self._there(live), *self._coming]
+        return self.market.take(offered, 1, live.manager.now(), self._round_s, held)[0]
+
+    def _lives(self, live: Live) -> None:
+        """Tell the market who came and who was lost since the last look."""
+        now, there = live.manager.now(), live.manager.instances
+        for name in [name for name in self.market.since_s if name not in there]:
+            self.market.went(name, now)
+        for name in there:
+            if name not in self._going:
+                self.market.came(name, now)
 
     def _notices(self, live: Live) -> None:
         """Nodes that Ray says are draining: a cloud's notice, or ours."""
@@ -164,6 +199,7 @@ class Chaos:
                 del self._coming[name]
                 coming.result()  # FleetError: no raylet, twice
                 live.manager.join(name)
+        self._lives(live)
 
     def _victim(self, live: Live) -> str | None:
         """Who has most to lose now: responses that have begun and have not ended."""

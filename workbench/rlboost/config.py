@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
 from workbench.prices import Price
-from workbench.rlboost.prices import TABLE, read
+from workbench.rlboost.market import Choice
+from workbench.rlboost.prices import SPREAD, TABLE, drawn, over, read
 from workbench.rlboost.traces import NOTICE_S
 from workbench.system import Config
 
@@ -17,6 +19,7 @@ PARTS = ("seeding", "memory", "migration", "pull", "balance", "cap")
 LIVE: dict[str, Any] = {"group": "live run"}
 SIMULATION: dict[str, Any] = {"group": "simulation"}
 PART: dict[str, Any] = {"group": "parts of RLBoost"}
+MARKET: dict[str, Any] = {"group": "which instances"}
 MONEY: dict[str, Any] = {"group": "prices"}
 
 
@@ -80,7 +83,7 @@ class RLBoostConfig(Config):
         None,
         json_schema_extra=SIMULATION | {"widget": "path", "none": "made"},
         description="File of who comes and goes: Bamboo, Parcae, SkyPilot, or CSV of your own (time_s,event,instance); "
-        "without one a trace is made with the statistics of `weather`",
+        "or a folder of them, a file a zone; without one a trace is made with the statistics of `weather`",
     )
     weather: Literal["g4dn", "p3", "steady"] = Field(
         "g4dn",
@@ -116,6 +119,20 @@ class RLBoostConfig(Config):
     pull: bool = Field(True, description="Weights are pulled while others work", json_schema_extra=PART)
     balance: bool = Field(True, description="Work moves between instances", json_schema_extra=PART)
     cap: bool = Field(True, description="No more instances are held than pay", json_schema_extra=PART)
+    zones: int = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Zones, each with a price of its own: of a made trace, which then has weather for each, or of the "
+        "live run's nodes",
+        json_schema_extra=MARKET,
+    )
+    choice: Choice = Field(
+        "first",
+        description="Which are held where more are there than pay. first: as they come, as published; price: of cheap "
+        "zones first; worth: by how long those of a zone have lasted too",
+        json_schema_extra=MARKET,
+    )
     price: str = Field(
         TABLE[0].name,
         json_schema_extra=MONEY,
@@ -124,7 +141,8 @@ class RLBoostConfig(Config):
     price_file: str | None = Field(
         None,
         json_schema_extra=MONEY | {"widget": "path", "none": "the built-in table"},
-        description="Prices of your own, CSV: name,gpus,on_demand_usd_h,spot_usd_h,on,source",
+        description="Prices of your own, CSV: name,gpus,on_demand_usd_h,spot_usd_h,on,source; a row that is called as "
+        "a zone prices that zone",
     )
     discount: float | None = Field(
         None, ge=0, le=1, description="Of spot over on-demand", json_schema_extra=MONEY | {"none": "as the row says"}
@@ -141,7 +159,7 @@ class RLBoostConfig(Config):
 
     def priced(self) -> Price:
         """The row that machines are paid by. ValueError for a file or row that is not there."""
-        table = read(Path(self.price_file).expanduser()) if self.price_file else list(TABLE)
+        table = self._table()
         row = next((p for p in table if p.name == self.price), None)
         if row is None:
             raise ValueError(f"price: there is no row {self.price!r}; there are {', '.join(p.name for p in table)}")
@@ -150,6 +168,27 @@ class RLBoostConfig(Config):
         if math.isnan(row.spot_usd_h):
             raise ValueError(f"discount: the row {row.name!r} has no price of a spot machine: say which discount")
         return row
+
+    def _table(self) -> list[Price]:
+        return read(Path(self.price_file).expanduser()) if self.price_file else list(TABLE)
+
+    def zone_prices(self, zones: Sequence[str]) -> tuple[dict[str, float], str]:
+        """What an instance of each zone costs over the price of `priced`, and in words where that is from.
+
+        Rows of the price file that are called as zones, and 1 for a zone without one; where no row is, made zones have
+        made prices. ValueError for a row without a price of a spot machine.
+        """
+        named = [zone for zone in zones if zone]
+        rows = [row for row in self._table() if row.name in named] if self.price_file else []
+        if rows:
+            found = dict.fromkeys(named, 1.0) | over(self.priced(), rows, self.discount)
+            return found, f"prices of zones over {self.price!r}, by the price file: {_listed(found)}"
+        if self.zones > 1:
+            found = drawn(named, self.seed)
+            how = f"made by seed {self.seed}, within {100 * SPREAD:.0f} %"
+            return found, f"prices of zones over {self.price!r}, {how}: {_listed(found)}"
+        said = "every zone has the same price: no row of a price file is called as one" if len(named) > 1 else ""
+        return dict.fromkeys(named, 1.0), said
 
     def unused(self, simulated: bool) -> list[str]:
         """Settings that differ from their defaults and mean nothing to this run."""
@@ -174,7 +213,21 @@ class RLBoostConfig(Config):
             raise ValueError("kills: there is no node to kill; give nodes, or 0 kills")
         if self.address and self.kills and self.kill != "actor":
             raise ValueError("kill: nodes of your own cluster are not killed from here, only engines: take 'actor'")
+        if self.zones > 1:
+            self._has_zones()
         return self
+
+    def _has_zones(self) -> None:
+        if self.trace:
+            raise ValueError("zones: a trace of a file has its own; leave zones at 1, or name no trace")
+        if self.weather == "steady":
+            raise ValueError("zones: a steady trace has one; take weather g4dn or p3, or 1 zone")
+        if self.address:
+            raise ValueError("zones: nodes of your own cluster have no zone here; leave zones at 1")
+
+
+def _listed(prices: dict[str, float]) -> str:
+    return ", ".join(f"{zone} {price:.2f}x" for zone, price in prices.items())
 
 
 PRESETS = {

@@ -7,7 +7,8 @@ for 83.79 $/h, 2 preemptible ones for 5.32 $/h.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+import random
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -17,6 +18,7 @@ from workbench.prices import Price
 
 APPENDIX = "RLBoost, arXiv 2510.19225 v3, appendix: mean of AWS and GCP regions"
 PAPER = Price("H100, the paper's", 1, 83.79 / 8, 5.32 / 2, "2025-09", APPENDIX)
+SPREAD = 0.3  # of made prices of zones: so far above or below the row's
 TABLE = (PAPER, prices.H100_LOW, prices.H100_HIGH, prices.A100_80, prices.A100_40, prices.V100, prices.T4)
 
 
@@ -39,6 +41,29 @@ def rates(price: Price, node_gpus: int = 8, instance_gpus: int = 2) -> Rates:
         raise ValueError(f"{price.name}: no preemptible price is known; set a discount")
     told = f"{price.name}, {price.on}: {price.source}"
     return Rates(node_gpus * price.on_demand_usd_h / price.gpus, instance_gpus * price.spot_usd_h / price.gpus, told)
+
+
+def over(price: Price, zones: Iterable[Price], discount: float | None = None) -> dict[str, float]:
+    """What a preemptible GPU of each zone's row costs over that of `price`, by the row's name.
+
+    A discount is that of every row. ValueError: a row has no preemptible price, or `price` is free and a row is not.
+    """
+    found = {}
+    for row in zones:
+        zone = row if discount is None else row.at_discount(discount)
+        if math.isnan(zone.spot_usd_h):
+            raise ValueError(f"price_file: zone {row.name} has no price of a spot machine: say which discount")
+        dear, base = zone.spot_usd_h / zone.gpus, price.spot_usd_h / price.gpus
+        if dear and not base:
+            raise ValueError(f"price: {price.name} is free, and zone {row.name} is not: take a row with a spot price")
+        found[row.name] = dear / base if base else 1.0
+    return found
+
+
+def drawn(zones: Iterable[str], seed: int) -> dict[str, float]:
+    """Made prices of zones over a row's: even within SPREAD, the same for the same seed."""
+    lot = random.Random(f"prices of zones, {seed}")
+    return {zone: lot.uniform(1 - SPREAD, 1 + SPREAD) for zone in zones}
 
 
 def read(file: Path) -> list[Price]:

@@ -22,9 +22,11 @@ from workbench.rlboost.crosscheck import Seen, crosschecked
 from workbench.rlboost.fleet import Fleet
 from workbench.rlboost.live import Live
 from workbench.rlboost.manager import Happened
+from workbench.rlboost.market import Market
 from workbench.rlboost.plan import LiveStep, Plan
 from workbench.rlboost.prices import Rates, rates
 from workbench.rlboost.result import ALONE, TESTED, Moved, Paid, RLBoostResult, Row
+from workbench.rlboost.traces import ZONES
 from workbench.system import Event, Note, Offer, Point, Progress, Span
 
 Say = Callable[[Event], None]
@@ -68,7 +70,14 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event, asked: queue.Sim
         arms = _Arms(config, plan, fleet, say, stop, clock)
         control = arms.train("another seed", replace(plan, seed=plan.seed + 1, steps=1), None)
         alone = arms.train(ALONE, plan, None)
-        chaos = Chaos(fleet, config.nodes, config.kills, config.kill, config.steps, every=True)
+        zones = ZONES[: config.zones] if config.zones > 1 else ("",)
+        prices, said = config.zone_prices(zones)
+        if said:
+            say(Note(said))
+        market = Market(config.choice, prices)
+        chaos = Chaos(
+            fleet, config.nodes, config.kills, config.kill, config.steps, every=True, market=market, zones=zones
+        )  # fmt: skip
         chaos.asked = asked
         try:
             tested = arms.train(TESTED, plan, chaos)
@@ -278,14 +287,15 @@ def _facts(
     """What the result holds."""
     price = config.priced()
     paid = rates(price, node_gpus=GPUS, instance_gpus=GPUS)
-    notes = []
+    said = config.zone_prices(chaos.zones)[1]
+    notes = [said] if said else []
     try:
         least = plan.responses if plan.ordered else plan.micro_batch
         predictions = crosschecked(tested.seen, plan.slots, least)
     except ValueError as error:
         predictions = [None] * len(tested.seen)
         notes.append(f"no cross-check: {error}")
-    rows = [row for arm in (alone, tested) for row in _rows(arm, paid, predictions if arm is tested else [])]
+    rows = [*_rows(alone, paid, [], chaos.market), *_rows(tested, paid, predictions, chaos.market)]
     most = max(range(len(tested.rows)), key=lambda at: (tested.rows[at].migrations, at))
     compared = plan.ordered
     there, count = [(0.0, 0)], 0
@@ -310,10 +320,23 @@ def _facts(
     }  # fmt: skip
 
 
-def _rows(arm: _Arm, paid: Rates, predictions: list[float | None]) -> list[Row]:
+def _price(seen: Seen, market: Market) -> float:
+    """Of an instance-second of a step over the run's price, mean: by the zones of those at work."""
+    came, held_s, priced_s = dict[str, float](), 0.0, 0.0
+    for at, what, who in [*seen.there, *((seen.row.seconds, "remove", who) for _, _, who in seen.there)]:
+        if what == "add":
+            came[who] = at
+        elif who in came:
+            work_s = at - came.pop(who)
+            held_s += work_s
+            priced_s += work_s * market.price(who)
+    return priced_s / held_s if held_s else 1.0
+
+
+def _rows(arm: _Arm, paid: Rates, predictions: list[float | None], market: Market) -> list[Row]:
     found = []
     for at, (row, start) in enumerate(zip(arm.rows, arm.starts_s, strict=True)):
-        instance_s = row.instances * row.seconds
+        instance_s, price = row.instances * row.seconds, _price(arm.seen[at], market)
         found.append(
             Row(
                 arm=arm.name,
@@ -332,7 +355,8 @@ def _rows(arm: _Arm, paid: Rates, predictions: list[float | None]) -> list[Row]:
                 train_s=row.train_s,
                 reserved_s=row.seconds,
                 instance_s=instance_s,
-                cost_usd=paid.cost_usd(row.seconds, instance_s),
+                price=price,
+                cost_usd=paid.cost_usd(row.seconds, instance_s * price),
                 reward=row.reward,
                 lost_instances=row.lost_instances,
                 lost_tokens=row.lost_tokens,

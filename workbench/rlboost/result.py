@@ -29,6 +29,7 @@ ARMS: Mapping[str, str] = {
     "no pull": "RLBoost with synchronous weights",
     "no balance": "RLBoost without balancing",
     "no cap": "RLBoost without its cap",
+    "no choice": "RLBoost that holds instances as they come",
 }
 TESTED, ALONE = "rlboost", "co-located"
 COLUMNS = {
@@ -48,6 +49,7 @@ COLUMNS = {
     "train_s": "training, s; none where it was simulated",
     "reserved_s": "node-seconds of reserved machines",
     "instance_s": "instance-seconds",
+    "price": "of an instance-second over the run's price, mean; 1 where zones have no prices of their own",
     "cost_usd": "at the prices of the run, dollars",
     "reward": "mean over responses, 0 to 1; none where nothing was really trained",
     "lost_instances": "that were taken away",
@@ -81,6 +83,7 @@ class Row(BaseModel):
     train_s: float | None = None
     reserved_s: float = 0.0
     instance_s: float = 0.0
+    price: float = 1.0
     cost_usd: float = 0.0
     reward: float | None = None
     lost_instances: int = 0
@@ -144,7 +147,7 @@ class RLBoostResult(Result):
     def usd_per_million(self, arm: str, paid: Paid | None = None) -> float:
         """Dollars for a million trained tokens, at the run's prices where none are given."""
         rows, rates = self.of(arm), (paid or self.paid).rates()
-        usd = sum(rates.cost_usd(r.reserved_s, r.instance_s) for r in rows)
+        usd = sum(rates.cost_usd(r.reserved_s, r.instance_s * r.price) for r in rows)
         return 1e6 * usd / sum(r.tokens for r in rows) if rows else math.nan
 
     def summary(self) -> dict[str, float]:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
+from workbench.rlboost.events import Event, Trace
+from workbench.rlboost.market import Choice
 from workbench.rlboost.prices import PAPER, Rates, rates
 from workbench.rlboost.rates import INSTANCE_GB_S, MODELS, SENDER_GB_S, Lengths, Model
 from workbench.rlboost.seeding import SeedingOptions
-from workbench.rlboost.traces import Event, Trace
 
 System = Literal["rlboost", "co-located", "doubled", "disaggregated"]
 
@@ -30,6 +31,8 @@ class Setting:
     instance_gb_s: float = INSTANCE_GB_S
     sender_gb_s: float = SENDER_GB_S  # of a reserved node
     boot_s: float = 60.0
+    choice: Choice = "first"  # which of more instances than pay are held
+    prices: tuple[tuple[str, float], ...] = ()  # (zone, what an instance of it costs over the run's price); else 1
     profile: Model | None = None  # machines that were measured, in place of `model`
 
     def __post_init__(self) -> None:
@@ -42,6 +45,11 @@ class Setting:
             raise ValueError(f"no model is called {self.model!r}; there are {', '.join(MODELS)}")
         if self.responses < 1 or self.micro_batch < 1:
             raise ValueError(f"responses and micro_batch are 1 or more, not {self.responses} and {self.micro_batch}")
+        if self.choice not in get_args(Choice):
+            raise ValueError(f"choice is one of {', '.join(get_args(Choice))}, not {self.choice!r}")
+        for zone, price in self.prices:
+            if not 0 <= price < math.inf:
+                raise ValueError(f"prices: zone {zone} costs 0 or more of the run's price, not {price}")
         for what, value in (("notice_s", self.notice_s), ("boot_s", self.boot_s)):
             if not 0 <= value < math.inf:
                 raise ValueError(f"{what} is 0 s or more and not for ever, not {value}")
@@ -68,6 +76,7 @@ class StepRow:
     wait_remote_s: float
     reserved_s: float  # node-seconds
     instance_s: float
+    price: float = 1.0  # of an instance-second over the run's price, mean: zones may have prices of their own
 
     @property
     def seconds(self) -> float:
@@ -75,7 +84,7 @@ class StepRow:
 
     def cost_usd(self, paid: Rates) -> float:
         """Dollars of this step at these rates."""
-        return paid.cost_usd(self.reserved_s, self.instance_s)
+        return paid.cost_usd(self.reserved_s, self.instance_s * self.price)
 
 
 def constant(instances: int, hours: float = 24.0) -> Trace:

@@ -5,7 +5,7 @@
 A step: requests are dealt to active engines; the reserved engines roll out for T_seed and hand on what is unfinished;
 the trainer takes what has ended in micro-batches of at least m_b, in order of arrival; when all is trained, weights of
 the next version are pulled by every instance, and those that come later pull when they come. Instances come and go by
-the trace. Cost is the integral of prices over the time that machines are held.
+the trace; of more than pay the market chooses. Cost is the integral of prices over the time that machines are held.
 
     co-located    no instances: rollout, then training, on the reserved machines (veRL)
     doubled       the same on twice the reserved machines (veRL.2x)
@@ -19,16 +19,18 @@ import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import simpy
 
 from workbench.rlboost.balance import Plateau, rebalance, select
 from workbench.rlboost.engines import Engine, Link, Request
+from workbench.rlboost.events import Trace
+from workbench.rlboost.market import Market
 from workbench.rlboost.rates import MODELS, PROMPT
 from workbench.rlboost.seeding import Seeding, StepSeen
 from workbench.rlboost.setting import Setting, StepRow
-from workbench.rlboost.traces import Trace
 from workbench.system import Span
 
 THETA = 4  # requests that wait at an instance beyond its batch
@@ -79,12 +81,14 @@ class _World:
         self.remote: dict[str, Engine] = {}  # active
         self.held: dict[str, float] = {}  # instance -> since when it is paid
         self.there: dict[str, None] = {}  # that the trace offers
+        self.market = Market(setting.choice, dict(setting.prices))
+        self.last_s = 0.0  # how long the last step took
         self.pulls: dict[str, simpy.Process] = {}
         self.members: dict[str, None] = {}  # active, or pulling the next version
         self._member_s, self._members_at = 0.0, 0.0
         self.version = 0
         self.next_version = self.env.event()
-        self.instance_s = 0.0
+        self.instance_s = self.priced_s = 0.0  # of instances that are gone; weighted by the prices of their zones
         self.changed = False  # whether a member came or went in this step
         self.migrations, self.recomputed, self.wasted = 0, 0.0, 0.0
         self.last_remote_s = 0.0
@@ -108,18 +112,23 @@ class _World:
         if self.setting.notice_s:
             gone = [e for e in trace.events if e.kind == "remove"]
             agenda += [(max(0.0, e.time_s - self.setting.notice_s), "notice", e.instance) for e in gone]
-        for at, kind, name in sorted(agenda, key=lambda row: row[0]):
+        agenda.sort(key=lambda row: row[0])
+        one_by_one = self.setting.choice == "first"  # who chooses looks at all that come at one time
+        for (at, kind, name), (later, _, _) in pairwise([*agenda, (math.inf, "", "")]):
             if at > self.env.now:
                 yield self.env.timeout(at - self.env.now)
             if kind == "add":
                 self.there[name] = None
-                self._take_up()
+                self.market.came(name, at)
             elif kind == "remove":
                 self.there.pop(name, None)
+                self.market.went(name, at)
                 self._lose(name)
             else:  # drain: it is paid until it goes, its requests move while it still stands
                 self.there.pop(name, None)
                 self._stop(name, "notice")
+            if kind != "notice" if one_by_one else later > at:
+                self._take_up()
 
     def _member(self, name: str) -> None:
         if name in self.members:
@@ -149,12 +158,11 @@ class _World:
             cap = self.local_count  # Algorithm 1: N_prem begins at N_resv
         if "cap" in self.setting.without:
             cap = 10**9
-        for name in self.there:
-            if len(self.held) >= cap:
-                return
-            if name not in self.held:
-                self.held[name] = self.env.now
-                self.pulls[name] = self.env.process(self._join(name, self.setting.boot_s))
+        free = [name for name in self.there if name not in self.held]
+        horizon_s = self.setting.boot_s + self.last_s  # who boots pays if it is there to the end of a step's work
+        for name in self.market.take(free, cap - len(self.held), self.env.now, horizon_s, self.held):
+            self.held[name] = self.env.now
+            self.pulls[name] = self.env.process(self._join(name, self.setting.boot_s))
 
     def _join(self, name: str, boot_s: float) -> Generator[Any, Any, None]:
         """Boot, pull the weights of now, be active; a version that became old meanwhile is pulled again."""
@@ -180,11 +188,12 @@ class _World:
     def _lose(self, name: str) -> None:
         """Taken away: its requests go on elsewhere with their tokens, or begin again."""
         if name in self.held:
-            self.instance_s += self.env.now - self.held.pop(name)
+            held_s = self.env.now - self.held.pop(name)
+            self.instance_s += held_s
+            self.priced_s += held_s * self.market.price(name)
             if name not in self.remote:  # it drained, pulled or booted
                 self.told(Span(name, self.env.now, self.env.now, "kill: 0 requests", "kill", {"requests": 0.0}))
         self._stop(name, "kill")
-        self._take_up()
 
     def _stop(self, name: str, why: str) -> None:
         process = self.pulls.pop(name, None)
@@ -265,7 +274,7 @@ class _World:
         """Roll out, train, hand out the weights."""
         setting, begin = self.setting, self.env.now
         before = (self.migrations, self.recomputed, self.wasted)
-        paid, members = self._paid(), self._count_members()
+        (paid, priced), members = self._paid(), self._count_members()
         self.changed = False
         self.last_remote_s = begin
         lengths = setting.lengths.draw(setting.responses, setting.seed * 10_007 + number)
@@ -295,16 +304,19 @@ class _World:
         if "pull" in setting.without:  # synchronous: nobody goes on before all have the weights
             yield self.env.all_of([self.pulls[name] for name in self.members if name in self.pulls])
         end = self.env.now
-        held_s, length = self._paid() - paid, end - begin
+        length = self.last_s = end - begin
+        held_s, priced_s = self._paid()[0] - paid, self._paid()[1] - priced
         return StepRow(
             number, begin, end, window_s, self.seeding.n_prem, held_s / length,
             float(sum(lengths)), self.wasted - before[2], self.migrations - before[0], self.recomputed - before[1],
             waited, length - remote_s if mean else 0.0, self.nodes * length, held_s,
+            priced_s / held_s if held_s else 1.0,
         )  # fmt: skip
 
-    def _paid(self) -> float:
-        """Instance-seconds so far."""
-        return self.instance_s + sum(self.env.now - since for since in self.held.values())
+    def _paid(self) -> tuple[float, float]:
+        """Instance-seconds so far, and the same weighted by the prices of their zones."""
+        now = [(self.env.now - since, self.market.price(name)) for name, since in self.held.items()]
+        return self.instance_s + sum(s for s, _ in now), self.priced_s + sum(s * price for s, price in now)
 
     def _locals_on(self) -> None:
         names = [f"reserved {n + 1}" for n in range(self.local_count)]

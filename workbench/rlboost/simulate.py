@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from workbench.held import Held
@@ -31,7 +32,7 @@ def trace_of(config: RLBoostConfig) -> Trace:
     elif config.weather == "steady":
         return constant(config.instances, config.hours)
     else:
-        whole = made({"g4dn": G4DN, "p3": P3}[config.weather], config.hours, config.seed)
+        whole = made({"g4dn": G4DN, "p3": P3}[config.weather], config.hours, config.seed, config.zones)
     return whole if config.share == 1 else whole.sample(config.share, config.seed)
 
 
@@ -46,18 +47,21 @@ def setting_of(config: RLBoostConfig, system: System = "rlboost", without: froze
         seed=config.seed,
         without=without,
         notice_s=config.notice_s,
+        choice=config.choice,
     )
 
 
-def arms(config: RLBoostConfig) -> dict[str, Setting]:
-    """What is simulated, by the names of result.ARMS; the arm under test first."""
+def arms(config: RLBoostConfig, prices: Mapping[str, float] | None = None) -> dict[str, Setting]:
+    """What is simulated, by the names of result.ARMS; the arm under test first. prices: of each zone of the trace."""
     found = {"rlboost": setting_of(config, without=config.without)}
     found["co-located"] = setting_of(config, "co-located")  # what ratios are over
     if config.compare in ("rivals", "both"):
         found |= {name: setting_of(config, name) for name in RIVALS}
     if config.compare in ("parts", "both"):
         found |= {f"no {part}": setting_of(config, without=config.without | {part}) for part in PARTS}
-    return found
+        if config.choice != "first" and len(prices or {}) > 1:
+            found["no choice"] = replace(found["rlboost"], choice="first")
+    return {arm: replace(setting, prices=tuple((prices or {}).items())) for arm, setting in found.items()}
 
 
 def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult:
@@ -69,9 +73,13 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
     paid = rates(price)
     say(Note(f"trace: {trace.source}; {trace.mean():.1f} instances on average over {trace.end_s / 3600:.3g} h"))
     say(Note(f"prices: {paid.told}"))
+    prices, said = config.zone_prices(trace.zones())
+    notes = [said] if said else []
+    for note in notes:
+        say(Note(note))
     rows: list[Row] = []
     held: list[Held] = []
-    todo = arms(config)
+    todo = arms(config, prices)
     for at, (arm, setting) in enumerate(todo.items()):
         spans: list[Span] = []
         own = trace if setting.system == "rlboost" else constant(0, trace.end_s / 3600)
@@ -82,7 +90,7 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
             done = (RUN if config.published else 1.0) * (at + share) / len(todo)
             say(Progress(done, 1, f"{arm}: step {step.step + 1}, hour {step.end_s / 3600:.2f}"))
             lost = sum(span.kind == "kill" for span in spans)  # of those that were held; the trace offers more
-            rows.append(row_of(arm, step, paid.cost_usd(step.reserved_s, step.instance_s), lost))
+            rows.append(row_of(arm, step, step.cost_usd(paid), lost))
             if arm == "rlboost":
                 _tell(say, step, spans[: MOST_SPANS - len(held)])
                 held += [Held.of(span) for span in spans[: MOST_SPANS - len(held)]]
@@ -106,6 +114,7 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
             told=paid.told,
         ),
         "source": trace.source,
+        "notes": notes,
     }
     return stamped(config, "sim", clock(), facts)
 
@@ -139,6 +148,7 @@ def row_of(arm: str, step: StepRow, cost_usd: float, lost: int = 0) -> Row:
         wait_train_s=step.wait_train_s,
         reserved_s=step.reserved_s,
         instance_s=step.instance_s,
+        price=step.price,
         cost_usd=cost_usd,
         lost_instances=lost,
     )

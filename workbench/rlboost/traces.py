@@ -7,7 +7,7 @@
     own         CSV with a header: `time_s,event,instance`, event add or remove
 
 A trace is a list of events in order of time, with names: where a file only counts, those that leave are the youngest,
-and names are made. None of these files is shipped.
+and names are made. A folder of them is a trace of several zones, a file each. None of these files is shipped.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ import json
 import math
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
-from itertools import pairwise
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-Kind = Literal["add", "remove"]
+from workbench.rlboost.events import Event, Trace, merged
+
+__all__ = ["G4DN", "NOTICE_S", "P3", "ZONES", "Event", "Trace", "TraceError", "Weather", "made", "read"]
+
 NOTICE_S = {
     "aws": 120.0,
     "gcp": 30.0,
@@ -32,88 +34,12 @@ NOTICE_S = {
 }  # before a machine is taken, by the clouds' own words
 
 KINDS = "'480000,add,node1', '25435,2', '2021-12-11, 11:11:30, 55', JSON of Parcae or SkyPilot, or CSV with a header"
+ENDINGS = (".csv", ".txt", ".json", ".jsonl")  # of a folder's traces
 MOST = 100_000  # instances: a count beyond is a time or an id in the wrong column
 
 
 class TraceError(ValueError):
     """A file that is no trace; the message names file, line and the way out."""
-
-
-@dataclass(frozen=True, order=True)
-class Event:
-    """At `time_s` seconds an instance comes or goes."""
-
-    time_s: float
-    kind: Kind
-    instance: str
-
-
-@dataclass(frozen=True)
-class Trace:
-    """Events in order, from second 0 to `end_s`; `source` says where it is from."""
-
-    events: tuple[Event, ...]
-    end_s: float
-    source: str
-
-    def counts(self) -> list[tuple[float, int]]:
-        """(time, instances from then on), one entry a change."""
-        there, found = 0, [(0.0, 0)]
-        for event in self.events:
-            there += 1 if event.kind == "add" else -1
-            if found[-1][0] == event.time_s:
-                found[-1] = (event.time_s, there)
-            else:
-                found.append((event.time_s, there))
-        return found
-
-    def mean(self) -> float:
-        """Instances, over time."""
-        steps = [*self.counts(), (self.end_s, 0)]
-        return sum(n * (b - a) for (a, n), (b, _) in pairwise(steps)) / self.end_s if self.end_s else 0.0
-
-    def lifetimes_s(self) -> list[float]:
-        """Seconds from coming to going, of those that went."""
-        born: dict[str, float] = {}
-        found = []
-        for event in self.events:
-            if event.kind == "add":
-                born[event.instance] = event.time_s
-            elif event.instance in born:
-                found.append(event.time_s - born.pop(event.instance))
-        return found
-
-    def part(self, start_s: float, end_s: float) -> Trace:
-        """Cut out [start_s, end_s): who is there at the start comes at 0. ValueError for an empty part."""
-        if not 0 <= start_s < end_s:
-            raise ValueError(f"a part of a trace ends after it begins, not {start_s} to {end_s}")
-        there: dict[str, None] = {}
-        for event in self.events:
-            if event.time_s > start_s:
-                break
-            there.pop(event.instance, None) if event.kind == "remove" else there.setdefault(event.instance)
-        first = [Event(0.0, "add", name) for name in there]
-        later = [Event(e.time_s - start_s, e.kind, e.instance) for e in self.events if start_s < e.time_s < end_s]
-        return Trace(
-            (*first, *later), min(end_s, self.end_s) - start_s, f"{self.source}, {start_s:.0f} to {end_s:.0f} s"
-        )
-
-    def sample(self, share: float, seed: int) -> Trace:
-        """Each instance stays with this probability: what the paper did with 50 %. ValueError outside [0, 1]."""
-        if not 0 <= share <= 1:
-            raise ValueError(f"a share lies between 0 and 1, not at {share}")
-        names = sorted({e.instance for e in self.events})
-        lot = random.Random(seed)
-        kept = set(lot.sample(names, round(share * len(names))))
-        events = tuple(e for e in self.events if e.instance in kept)
-        return Trace(events, self.end_s, f"{self.source}, {100 * share:.0f} % of instances, seed {seed}")
-
-    def faster(self, factor: float) -> Trace:
-        """The same with time divided by `factor`. ValueError where it is not above 0."""
-        if not factor > 0:
-            raise ValueError(f"time is divided by more than 0, not by {factor}")
-        events = tuple(Event(e.time_s / factor, e.kind, e.instance) for e in self.events)
-        return Trace(events, self.end_s / factor, f"{self.source}, {factor:g} times as fast")
 
 
 @dataclass(frozen=True)
@@ -127,11 +53,17 @@ class _Row:
 def read(file: Path, unit_s: float = 1.0) -> Trace:
     """A trace file of any of the kinds. TraceError names the line that does not fit and what would; OSError as it is.
 
+    A folder is read as one trace: a file is a zone, called by its name up to the first "_", and instance i1 of
+    us-east-1a_v100_1.json is "us-east-1a/i1". It lasts as long as the shortest. TraceError for a folder without traces
+    and for two files of one zone.
+
     `unit_s`: what a unit of time of a file of `time,number` is, in seconds; such files do not say it (Bamboo's are
     seconds and hours, Parcae's milliseconds). ValueError where it is not above 0.
     """
     if not (unit_s > 0 and math.isfinite(unit_s)):
         raise ValueError(f"a unit of time lasts more than 0 s and not for ever, not {unit_s} s")
+    if file.is_dir():
+        return _folder(file, unit_s)
     try:
         text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
@@ -151,6 +83,20 @@ def read(file: Path, unit_s: float = 1.0) -> Trace:
     if len(parts) == 3 and parts[1] in ("add", "remove"):
         return _finish(_bamboo(file, lines), file)
     return _from_counts(sorted(_counts(file, lines, unit_s), key=lambda row: row[0]), file.name)
+
+
+def _folder(folder: Path, unit_s: float) -> Trace:
+    found: dict[str, Path] = {}
+    for file in sorted(one for one in folder.iterdir() if one.is_file() and one.suffix in ENDINGS):
+        zone = file.stem.partition("_")[0] or file.stem
+        if zone in found:
+            said = f"{folder}: {found[zone].name} and {file.name} are both of zone {zone}"
+            raise TraceError(f"{said}; a folder has one file a zone: move one away")
+        found[zone] = file
+    if not found:
+        raise TraceError(f"{folder}: no trace is in it; a folder has a file a zone, {', '.join(ENDINGS)}: {KINDS}")
+    parts = {zone: read(file, unit_s) for zone, file in found.items()}
+    return merged(parts, f"{folder.name}, {len(parts)} zone{'s' if len(parts) > 1 else ''}")
 
 
 def _bad(file: Path, line: int, what: str, instead: str) -> TraceError:
@@ -340,14 +286,28 @@ class Weather:
             raise ValueError("lives are above 0 s, bursts 1 or more, and back_at_once is a share")
 
 
+ZONES = "abcdefgh"  # of made traces
 P3 = Weather(32, 24.0, 59 * 60.0, 1.8, 21 / 167, "made by a generator with the statistics of Bamboo's p3 trace (AWS)")
 G4DN = Weather()
 
 
-def made(weather: Weather, hours: float, seed: int) -> Trace:
-    """A trace of so many hours: the same seed, the same trace. ValueError without hours."""
+def made(weather: Weather, hours: float, seed: int, zones: int = 1) -> Trace:
+    """A trace of so many hours: the same seed, the same trace. ValueError without hours, and for zones not 1 to 8.
+
+    Several zones, called a, b and so on, share the instances and have weather of the same kind, each its own.
+    """
     if not hours > 0:
         raise ValueError(f"a trace has more than 0 hours, not {hours}")
+    if zones not in range(1, len(ZONES) + 1):
+        raise ValueError(f"zones of a made trace are 1 to {len(ZONES)}, not {zones}")
+    if zones == 1:
+        return _made(weather, hours, seed)
+    one = replace(weather, most=math.ceil(weather.most / zones), mean=weather.mean / zones)
+    parts = {zone: _made(one, hours, seed * len(ZONES) + at) for at, zone in enumerate(ZONES[:zones])}
+    return merged(parts, f"{weather.source}, in {zones} zones of {one.mean:.3g} instances each, seed {seed}")
+
+
+def _made(weather: Weather, hours: float, seed: int) -> Trace:
     lot, end_s = random.Random(seed), hours * 3600
     life_s = weather.median_life_s / 0.6931
     wait_s = life_s * (weather.most - weather.mean) / weather.mean  # a place is empty so long, on average
