@@ -1,4 +1,4 @@
-"""HeterMoE measured over lengths: `workbench bench hetermoe` keeps its rows with the other benchmarks. Twenty minutes.
+"""HeterMoE measured over lengths: `workbench bench hetermoe` keeps its rows with the other benchmarks. Ten minutes or more.
 
 Two processes on two cores, the one with a fused attention kernel, the other with a naive one. At each length all ways
 take turns on the same ranks: zebra with the experts that the planner moves and without, our expert parallelism, DistEP,
@@ -7,8 +7,7 @@ are work of the cores (shared.py). In the end: in how many cells the planner cho
 win of over 10 per cent and there was none. Ways are compared within rounds.
 
 WORKBENCH_BENCH: what to measure, as "256 512 scale"; all of it if not set. scale: the planner's own seconds as clusters
-grow. Ratios compare ways of one cell, that is of
-the same minutes; tokens a second say nothing of another machine.
+grow. Ratios compare ways of one cell, that is of the same minutes; tokens a second say nothing of another machine.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from workbench.hetermoe.config import PRESETS
 from workbench.hetermoe.result import RIVAL, TESTED, HeterMoEResult
 from workbench.hetermoe.scale import scaling
 
-LENGTHS = (256, 512, 1024, 2048, 4096)
+LENGTHS = (128, 256, 384, 512, 768, 1024, 1536, 2048, 3072, 4096)
 TOKENS = 4096  # of a batch, at least two sequences
 WIN = 1.1
 TIE = 0.03  # ways that are closer than this are not told apart by three rounds here
