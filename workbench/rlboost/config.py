@@ -233,7 +233,7 @@ def _listed(prices: dict[str, float]) -> str:
 PRESETS = {
     "tiny": RLBoostConfig(backend="sim", responses=64, longest=2_000, hours=1.0),
     "small": RLBoostConfig(backend="sim"),
-    "live": RLBoostConfig(backend="cpu", steps=8, lr=1e-2),
+    "live": RLBoostConfig(backend="cpu", steps=8, tokens=64, lr=1e-2),
     "smollm2": RLBoostConfig(
         backend="cpu", model="smollm2", task="sums", steps=3, prompts=2, group=4, tokens=12, slots=4, lr=2e-5,
         micro_batch=4, kills=1,
