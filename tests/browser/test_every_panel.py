@@ -235,7 +235,7 @@ def is_cancelled(page, panel, name):
 
 
 def test_the_checks_see_what_they_are_for(house, tmp_path, monkeypatch):
-    """Grey on grey, in words and in a picture; a button without a ring; a slider without a name; a stranger; a fault; a damaged file."""
+    """Grey on grey, in words and in a picture; no ring, no name; a stranger; a fault; a damaged file."""
     monkeypatch.setenv("WORKBENCH_HOME", str(house.kept))
     panel = house.locator(".wb-panel").first
     panel.evaluate(

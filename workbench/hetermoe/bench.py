@@ -1,4 +1,4 @@
-"""HeterMoE measured over lengths: `workbench bench hetermoe` keeps its rows with the other benchmarks. Ten minutes or more.
+"""HeterMoE measured over lengths: `workbench bench hetermoe` keeps its rows with the others. Ten minutes or more.
 
 Two processes on two cores, the one with a fused attention kernel, the other with a naive one. At each length all ways
 take turns on the same ranks: zebra with the experts that the planner moves and without, our expert parallelism, DistEP,
