@@ -100,12 +100,13 @@ def test_a_literal_that_is_none_is_named_beside_its_field():
 
 
 def test_a_screen_reader_is_told_the_visible_label(system):
-    """ui/view.js gives its text to whatever takes the focus in a field; parts of an editor have names of their own."""
+    """ui/view.js gives its text to all inputs of a field, which a browser test asks for; parts of an editor have names."""
     for name, info in graph_toy.Graphed.model_fields.items():
         field = Field(name, info)
         named = [child for child in field.children if 'class="wb-fieldname"' in str(getattr(child, "value", ""))]
         assert named == ([] if field.wide else [field.children[0]])
-    assert '.wb-field")?.querySelector(".wb-fieldname")' in PANE
+    assert 'querySelectorAll(".wb-field, .wb-scrub")' in PANE
+    assert '".wb-fieldname")?.textContent' in PANE
 
 
 def test_wrong_value_is_named_beside_its_field(form):
