@@ -100,7 +100,7 @@ def test_a_literal_that_is_none_is_named_beside_its_field():
 
 
 def test_a_screen_reader_is_told_the_visible_label(system):
-    """ui/view.js gives its text to all inputs of a field, which a browser test asks for; parts of an editor have names."""
+    """ui/view.js gives its text to all inputs of a field, as a browser test asks; parts of an editor have names."""
     for name, info in graph_toy.Graphed.model_fields.items():
         field = Field(name, info)
         named = [child for child in field.children if 'class="wb-fieldname"' in str(getattr(child, "value", ""))]
