@@ -72,7 +72,7 @@ def test_parts_of_the_benchmark_are_chosen(monkeypatch):
     assert bench.main() == [{"case": 6}, {"case": True}]
     assert asked == [bench.CASES["aoti"], bench.STARTS["compiled"]]
     monkeypatch.setenv("WORKBENCH_BENCH", "aoti seven")
-    with pytest.raises(ValueError, match="no part is called seven; there are six aoti thirty vllm compiled"):
+    with pytest.raises(ValueError, match="no part is called seven; there are six aoti thirty whole vllm compiled"):
         bench.main()
     monkeypatch.delenv("WORKBENCH_BENCH")
     asked.clear()

@@ -6,6 +6,7 @@ each takes at most about eight minutes on two quiet cores:
     six      its first 6 layers: cold, warm and mega-cache torch.compile, and eager, beside ours
     aoti     the same layers: AOTInductor and eager beside ours
     thirty   all 30 layers: the ways that compile nothing at start
+    whole    the same beside a cold torch.compile of all of them
     vllm     starts of vLLM's own engine on all layers, eager, phase by phase
     compiled the same start as vLLM does it by default, compiling
 
@@ -32,6 +33,7 @@ CASES: dict[str, tuple[int, Sequence[str]]] = {  # part -> layers, ways
     "six": (6, ("foundry", "cold", "warm", "mega", "eager")),
     "aoti": (6, ("foundry", "aoti", "eager")),
     "thirty": (30, ("foundry", "eager")),
+    "whole": (30, ("foundry", "cold", "eager")),
 }
 STARTS = {"vllm": (False, ROUNDS), "compiled": (True, 1)}  # part -> whether vLLM compiles, how often it starts
 PARTS = " ".join([*CASES, *STARTS])
