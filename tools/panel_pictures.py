@@ -10,13 +10,13 @@ import sys
 import tempfile
 from pathlib import Path
 
-import nbformat
 from PIL import Image
 from playwright.sync_api import Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT / "tests" / "browser")]
-import lab  # noqa: E402  the browser tests' JupyterLab
+import lab  # noqa: E402  the browser tests' JupyterLab, and how they use it
+from test_panel_in_lab import open_and_run_all, state, write  # noqa: E402
 
 from workbench.system import NAMES, system  # noqa: E402
 
@@ -24,7 +24,7 @@ PICTURES = ROOT / "docs" / "pictures"
 SHOWN = (*NAMES, "cake-dark")
 WIDTH, MOST = 1100, 1400  # CSS pixels; what is below is cut off
 COLOURS = 96
-RUN_MS, DRAWN_MS = 420_000, 60_000
+RUN_S, DRAWN_MS = 420, 60_000
 
 
 def main() -> None:
@@ -50,17 +50,10 @@ def take(page: Page, address: str, root: Path, name: str) -> None:
     """One panel in a notebook of its own."""
     known = name.removesuffix("-dark")
     home = f"import os; os.environ['WORKBENCH_HOME'] = {str(root / 'kept')!r}\n"
-    cell = nbformat.v4.new_code_cell(home + f'import workbench as wb\nwb.open("{known}", preset="tiny")')
-    book = nbformat.v4.new_notebook(cells=[cell])
-    book.metadata["kernelspec"] = {"name": "python3", "display_name": "Python 3", "language": "python"}
-    nbformat.write(book, root / f"{name}.ipynb")
-    page.goto(f"{address}/lab/tree/{name}.ipynb?reset")
-    expect(page.get_by_text("| Idle")).to_be_visible(timeout=90_000)
-    page.get_by_role("menuitem", name="Run", exact=True).click()
-    page.get_by_text("Run All Cells", exact=True).click()
-    panel = page.locator(".wb-panel").first
+    write(root / f"{name}.ipynb", home + f'import workbench as wb\nwb.open("{known}", preset="tiny")')
+    panel = open_and_run_all(page, address, f"{name}.ipynb", RUN_S)
     panel.get_by_role("button", name="Run", exact=True).click(timeout=DRAWN_MS)
-    expect(panel.locator(".wb-head.wb-done")).to_be_visible(timeout=RUN_MS)
+    state(panel, "done", RUN_S)
     expect(panel.locator(".js-plotly-plot .main-svg").first).to_be_visible(timeout=DRAWN_MS)
     page.wait_for_timeout(1500)  # the figure settles
     panel.evaluate("(part) => part.scrollIntoView({ block: 'start' })")

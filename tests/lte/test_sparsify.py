@@ -21,7 +21,8 @@ def test_one_call_reaches_the_target(grouping):
     task, seen = toy(), []
     sparse = sparsify(tiny_llama(), task, 0.4, grouping=grouping, config=SHORT, on_step=seen.append)
     found = measure(sparse, task, task.examples("test")).mean_sparsity
-    assert found == pytest.approx(0.4, abs=0.025)  # calibrated on 64 texts
+    room = 0.025 if grouping == "sized" else 0.02  # calibrated on 64 texts, and four experts of unequal size are coarse
+    assert found == pytest.approx(0.4, abs=room)
     assert len(seen) == SHORT.steps
     assert sparse.layers[0].mode == "hard"
 

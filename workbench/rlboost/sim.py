@@ -305,7 +305,7 @@ class _World:
             yield self.env.all_of([self.pulls[name] for name in self.members if name in self.pulls])
         end = self.env.now
         length = self.last_s = end - begin
-        held_s, priced_s = self._paid()[0] - paid, self._paid()[1] - priced
+        held_s, priced_s = (now - then for now, then in zip(self._paid(), (paid, priced)))
         return StepRow(
             number, begin, end, window_s, self.seeding.n_prem, held_s / length,
             float(sum(lengths)), self.wasted - before[2], self.migrations - before[0], self.recomputed - before[1],
