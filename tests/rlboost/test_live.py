@@ -301,8 +301,7 @@ def test_twenty_random_schedules_leave_every_position_once(fleet):
     storm = Storm(fleet, nodes=3, seed=11)
     rows, _ = run(fleet, plan, storm)
     assert len(rows) == steps
-    assert {step for step, _, _ in storm.done} >= set(range(steps)) - {s for s in range(steps) if not rows[s].instances}
-    assert len(storm.done) >= 0.8 * steps  # a fast step may end before anybody has something to lose
+    assert len(storm.done) >= 0.8 * steps  # a step may end before anybody can be killed: its kill opens the next one
     assert {how for _, _, how in storm.done} == {"actor", "node", "notice"}
     assert [(row.lost_tokens, row.duplicated_tokens) for row in rows] == [(0, 0)] * steps
     assert digests(rows) == digests(quiet)

@@ -249,7 +249,8 @@ class Storm(Chaos):
     """Kills at random: every step has a schedule of its own, drawn from (seed, step).
 
     One or two kills a step, each when a drawn share of the step's tokens is there, of a drawn instance and kind. Who
-    is at work then is hit, also while it joins or pulls; two nodes are kept coming so that the run goes on.
+    is at work then is hit, also while it joins or pulls; two nodes are kept coming so that the run goes on. A kill
+    that found nobody in its step opens the next one.
     """
 
     def __init__(self, fleet: Fleet, nodes: int, seed: int) -> None:
@@ -279,9 +280,8 @@ class Storm(Chaos):
             self._lot = random.Random(f"{self.seed}|{self._step}")
             count = self._lot.choice((1, 1, 1, 2))
             kinds: tuple[How, ...] = ("actor", "actor", "actor", "actor", "node", "notice")
-            self._drawn = sorted(
-                ((self._lot.random() * 0.9, self._lot.choice(kinds)) for _ in range(count)), reverse=True
-            )
+            drawn = [(self._lot.random() * 0.9, self._lot.choice(kinds)) for _ in range(count)]
+            self._drawn = sorted([*drawn, *((0.0, how) for _, how in self._drawn)], reverse=True)
         super().between(live)
         whole = live.plan.responses * live.plan.most
         while self._drawn and live.manager.ledger.tokens() >= self._drawn[-1][0] * whole:
