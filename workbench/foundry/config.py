@@ -10,7 +10,7 @@ from workbench.system import Config
 
 LAYERS = {"smollm2": 30, "tiny": 3}
 POSITIONS = {"smollm2": 8192, "tiny": 16384}
-FIRST = (1, 2, 4, 8, 16, 24, 32)  # batch sizes of a ladder, then every 8th: vLLM's
+FIRST = (1, 2, 4, 8, 16, 24, 32, 40)  # batch sizes of a ladder, then every 8th: vLLM's
 MOST_BATCH = 512
 Damage = Literal["none", "bit", "cut", "parameter", "machine", "every"]
 Way = Literal["foundry", "eager", "cold", "warm", "mega", "aoti"]
@@ -43,7 +43,7 @@ class FoundryConfig(Config):
         description="First layers of the model that the step has; None: all. torch compiles each layer again",
         json_schema_extra={"none": "all"},
     )
-    ladder: int = Field(7, ge=1, le=24, description="How many batch sizes: the first of 1, 2, 4, 8, 16, 24, 32, 40")
+    ladder: int = Field(8, ge=1, le=24, description="How many batch sizes: the first of 1, 2, 4, 8, 16, 24, 32, 40, 48")
     single: bool = Field(
         True, description="Batch 1 is in the ladder; compilers make code of its own for it, which doubles their time"
     )
@@ -172,8 +172,8 @@ class FoundryConfig(Config):
 
 
 def ladder(count: int) -> tuple[int, ...]:
-    """The first `count` batch sizes: 1, 2, 4, 8, 16, 24, 32, 40, ..."""
-    return (*FIRST, *range(40, 40 + 8 * count, 8))[:count]
+    """The first `count` batch sizes: 1, 2, 4, 8, 16, 24, 32, 40, 48, ..."""
+    return (*FIRST, *range(48, 48 + 8 * count, 8))[:count]
 
 
 PRESETS = {

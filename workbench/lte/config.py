@@ -54,7 +54,7 @@ class LteConfig(Config):
     target: float = Field(
         0.8, ge=0.1, le=0.95, description="Share of the FFN to be left out, as trained", json_schema_extra=LEARN
     )
-    grouping: Literal["kmeans", "coactivation", "sized", "random"] = Field(
+    grouping: Literal["kmeans", "coactivation", "sized", "fisher", "random"] = Field(
         "kmeans",
         description="What puts 32 neurons into an expert: balanced k-means on gate weights (the paper's), neurons that "
         "are active together, those of a size that are (ours), or chance",

@@ -11,8 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 NEURONS = 32
-Method = Literal["kmeans", "coactivation", "sized", "random"]
+Method = Literal["kmeans", "coactivation", "sized", "fisher", "random"]
 CLASSES = 4  # of size
+FELT_CLASSES = 8
 Grouping = NDArray[np.int64]
 Floats = NDArray[np.floating[Any]]
 

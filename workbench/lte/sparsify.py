@@ -11,7 +11,17 @@ import torch
 from torch import Tensor
 
 from workbench.lte import lora
-from workbench.lte.grouping import Grouping, Method, coactivation_groups, kmeans_groups, random_groups, sized_groups
+from workbench.lte.data import Batch
+from workbench.lte.fisher import felt, fisher
+from workbench.lte.grouping import (
+    FELT_CLASSES,
+    Grouping,
+    Method,
+    coactivation_groups,
+    kmeans_groups,
+    random_groups,
+    sized_groups,
+)
 from workbench.lte.sparse_model import SparseModel, gated_blocks
 from workbench.lte.tasks import Task
 from workbench.lte.train import Step, TrainConfig, train
@@ -48,7 +58,10 @@ def sparsify(
 
 
 def group(model: Any, method: Method, seed: int, batches: Sequence[Tensor] = ()) -> list[Grouping]:
-    """A grouping for each layer of a dense model. "coactivation" and "sized" run it on `batches` of ids [n, tokens]."""
+    """A grouping for each layer of a dense model. All but "kmeans" and "random" run it on `batches` of ids [n, tokens].
+
+    "fisher" is "sized" with what the loss feels of a neuron (fisher.py) for the size of its contribution.
+    """
     blocks = gated_blocks(model)
     widths = [b.mlp.gate_proj.weight.shape[0] for b in blocks]
     seeds = [seed * 1000 + i for i in range(len(blocks))]
@@ -61,8 +74,12 @@ def group(model: Any, method: Method, seed: int, batches: Sequence[Tensor] = ())
     seen = activations(model, batches)
     if method == "coactivation":
         return [coactivation_groups(a.numpy(), s) for a, s in zip(seen, seeds)]
-    lengths = [b.mlp.down_proj.weight.detach().float().norm(dim=0) for b in blocks]
-    return [sized_groups((a * length).numpy(), s) for a, length, s in zip(seen, lengths, seeds)]
+    weights = [b.mlp.down_proj.weight.detach().float() for b in blocks]
+    if method == "sized":
+        return [sized_groups((a * w.norm(dim=0)).numpy(), s) for a, w, s in zip(seen, weights, seeds)]
+    whole = [Batch(ids, torch.ones_like(ids, dtype=torch.bool), torch.zeros(len(ids))) for ids in batches]
+    sizes = [felt(w, f).sqrt() for w, f in zip(weights, fisher(model, blocks, whole))]
+    return [sized_groups((a * size).numpy(), s, FELT_CLASSES) for a, size, s in zip(seen, sizes, seeds)]
 
 
 @torch.no_grad()

@@ -3,7 +3,8 @@
     importance of expert e to a token = sum over its neurons of (|h_i| |W_down[:, i]|)^2 / |residual|^2
 
 The sum is that of the oracle in posthoc.py; over what the token carries on it can be compared between layers, so that
-one threshold leaves more to the layers that matter more.
+one threshold leaves more to the layers that matter more. With `by="fisher"` it is what leaving e out costs the loss
+(fisher.py), which can be compared as it is.
 
 LTE starts routers at random and lets L_eff find out; Deja Vu fits predictors to a frozen model and stops there. Here
 the second is where the first begins.
@@ -12,18 +13,22 @@ the second is where the first begins.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from workbench.lte.data import Batch
+from workbench.lte.fisher import felt, fisher
 from workbench.lte.grouping import NEURONS
 from workbench.lte.routers import warm_start
 from workbench.lte.sparse_model import SparseModel
 
 
 @torch.no_grad()
-def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> None:
+def start_routers(
+    model: SparseModel, batches: Sequence[Batch], keep: float, by: Literal["activations", "fisher"] = "activations"
+) -> None:
     """Fit every router by ridge regression on `batches`, so that the share `keep` of experts runs. Padding is left out.
 
     Runs the dense model once over each batch. ValueError without a batch.
@@ -55,10 +60,16 @@ def start_routers(model: SparseModel, batches: Sequence[Batch], keep: float) -> 
     finally:
         for hook in hooks:
             hook.remove()
+    if by == "fisher":
+        with model.as_mode("dense"):
+            information = fisher(model.model, model.blocks, batches)
     fits = []
-    for layer, xs, hs, rows in zip(model.layers, inputs, hidden, carried):
-        sizes = layer.mlp.down_proj.weight.float().norm(dim=0)
+    for at, (layer, xs, hs, rows) in enumerate(zip(model.layers, inputs, hidden, carried)):
+        weight = layer.mlp.down_proj.weight
+        sizes = felt(weight, information[at]) if by == "fisher" else weight.float().square().sum(dim=0)  # [inner]
         order = torch.from_numpy(layer.grouping).flatten()
-        share = (torch.cat(hs).abs() * sizes).square()[:, order].unflatten(-1, (-1, NEURONS)).sum(dim=-1)
-        fits.append((layer.router, torch.cat(xs), share / torch.cat(rows).clamp_min(1e-12)))
+        share = (torch.cat(hs).square() * sizes)[:, order].unflatten(-1, (-1, NEURONS)).sum(dim=-1)
+        if by == "activations":
+            share /= torch.cat(rows).clamp_min(1e-12)
+        fits.append((layer.router, torch.cat(xs), share))
     warm_start(fits, keep)

@@ -54,8 +54,8 @@ class TrainConfig:
     decay_from: float = 0.0  # and the one from which it falls to a tenth: 0, at once after the rise
     clip: float = 1.0
     tune: Literal["lora", "full"] = "lora"
-    router_start: Literal["bias", "activations"] = "bias"  # published: at random; "bias" has all experts run at first
-    start_batches: int = 8  # that "activations" looks at
+    router_start: Literal["bias", "activations", "fisher"] = "bias"  # published: at random; "bias": all experts run
+    start_batches: int = 8  # that the other two look at
     stand_in_batches: int = 24  # that stand-ins are solved for on, where the model has some
     teach: float = 0.0  # weight of the loss that holds hidden states to the warmed model's; published: none
     distil: float = 0.0  # and of the one that holds its answers to the warmed model's; published: none
@@ -208,7 +208,7 @@ class Trainer:
 
     def _between(self, number: int) -> None:
         """What is done between two stages, before step `number`."""
-        if number == self.config.warm_steps and self.config.router_start == "activations":
+        if number == self.config.warm_steps and self.config.router_start != "bias":
             self._start_routers(number)
         if number == self.config.warm_steps and self.stand_ins:
             self._start_stand_ins(number)
@@ -305,7 +305,9 @@ class Trainer:
     @torch.no_grad()
     def _start_routers(self, number: int) -> None:
         """Set the routers from what experts are worth to the warmed model, and onto the first goal."""
-        start_routers(self.sparse, self._next(number, self.config.start_batches), keep=1 - self.controller.goal(0.0))
+        by = "fisher" if self.config.router_start == "fisher" else "activations"
+        batches = self._next(number, self.config.start_batches)
+        start_routers(self.sparse, batches, 1 - self.controller.goal(0.0), by)
         self._written(self.routers)
 
     def _start_stand_ins(self, number: int) -> None:

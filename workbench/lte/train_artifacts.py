@@ -1,6 +1,6 @@
 """Make the trained artifacts anew: `python -m workbench.lte.train_artifacts train sentiment lte`, and so on.
 
-    train TASK ARM     train an arm; killed, it goes on where it was. TASK: sentiment, news. ARM: dense, lte, bare
+    train TASK ARM     train an arm; killed, it goes on where it was. TASK: sentiment, news, news-50. ARM: dense, lte, bare
     finish TASK ARM    write the arm's artifact and measure both arms on the held-out part; of bare its row alone
     posthoc            measure what needs no training (CATS, TEAL, random, oracles) at the same sparsities
 
@@ -15,7 +15,7 @@ import json
 import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -48,6 +48,7 @@ class Recipe:
     decay_from: float = 0.0
     rank: int = 8
     grouping: Method = "kmeans"
+    router_start: Literal["activations", "fisher"] = "activations"
     start_batches: int = 8
 
     def config(self, arm: str, seed: int) -> TrainConfig:
@@ -62,6 +63,7 @@ class Recipe:
             model_lr=self.model_lr,
             decay_from=self.decay_from,
             router_lr=1e-3,
+            router_start=self.router_start,
             start_batches=self.start_batches,
             distil=0.0 if arm == "bare" else self.distil,
             controller=replace(OURS.controller, start=self.begin),
@@ -99,6 +101,22 @@ RECIPES = {
         begin=0.6,
         decay_from=0.5,
         grouping="sized",
+        start_batches=24,
+    ),
+    "news-50": Recipe(
+        "news-50",
+        warm=300,
+        soft=60,
+        hard=1140,
+        batch=4,
+        target=0.5,
+        model_lr=1e-3,
+        stand_in=32,
+        distil=1.0,
+        begin=0.5,
+        decay_from=0.5,
+        grouping="fisher",
+        router_start="fisher",
         start_batches=24,
     ),
 }
