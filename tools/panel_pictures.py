@@ -1,6 +1,7 @@
 """Pictures of the panels as JupyterLab shows them: `make panels` writes docs/pictures/panel-<system>.png.
 
-Each panel runs its preset `tiny` to the end first, by its own Run button; a name with -dark is taken in the dark theme.
+Each panel runs its preset `tiny`, Plato `small`, to the end first, by its own Run button; a name with -dark is taken in
+the dark theme.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from workbench.system import NAMES, system  # noqa: E402
 
 PICTURES = ROOT / "docs" / "pictures"
 SHOWN = (*NAMES, "cake-dark")
+PRESET = {"plato": "small"}  # of tiny's model no word can be read
 WIDTH, MOST = 1100, 1400  # CSS pixels; what is below is cut off
 COLOURS = 96
 RUN_S, DRAWN_MS = 420, 60_000
@@ -50,7 +52,8 @@ def take(page: Page, address: str, root: Path, name: str) -> None:
     """One panel in a notebook of its own."""
     known = name.removesuffix("-dark")
     home = f"import os; os.environ['WORKBENCH_HOME'] = {str(root / 'kept')!r}\n"
-    write(root / f"{name}.ipynb", home + f'import workbench as wb\nwb.open("{known}", preset="tiny")')
+    preset = PRESET.get(known, "tiny")
+    write(root / f"{name}.ipynb", home + f'import workbench as wb\nwb.open("{known}", preset="{preset}")')
     panel = open_and_run_all(page, address, f"{name}.ipynb", RUN_S)
     panel.get_by_role("button", name="Run", exact=True).click(timeout=DRAWN_MS)
     state(panel, "done", RUN_S)

@@ -16,12 +16,12 @@ from workbench.lte.train import TrainConfig
 SHORT = TrainConfig(warm_steps=20, soft_steps=80, hard_steps=40, model_lr=1e-2)
 
 
-@pytest.mark.parametrize("grouping", ["kmeans", "coactivation", "sized", "random"])
+@pytest.mark.parametrize("grouping", ["kmeans", "coactivation", "sized", "fisher", "random"])
 def test_one_call_reaches_the_target(grouping):
     task, seen = toy(), []
     sparse = sparsify(tiny_llama(), task, 0.4, grouping=grouping, config=SHORT, on_step=seen.append)
     found = measure(sparse, task, task.examples("test")).mean_sparsity
-    room = 0.025 if grouping == "sized" else 0.02  # calibrated on 64 texts, and four experts of unequal size are coarse
+    room = 0.025 if grouping in ("sized", "fisher") else 0.02  # 64 texts, and four unequal experts are coarse
     assert found == pytest.approx(0.4, abs=room)
     assert len(seen) == SHORT.steps
     assert sparse.layers[0].mode == "hard"
@@ -44,13 +44,15 @@ def test_a_raise_in_on_step_ends_it():
 
 def test_groupings_of_a_model():
     model, ids = tiny_llama(), torch.randint(0, 64, (8, 16))
-    for method in ("kmeans", "coactivation", "sized", "random"):
+    for method in ("kmeans", "coactivation", "sized", "fisher", "random"):
         found = group(model, method, 0, [ids])
         assert len(found) == 2
         for one in found:
             check_grouping(one, 128)
     with pytest.raises(ValueError, match="give at least one batch"):
         group(model, "sized", 0)
+    with pytest.raises(ValueError, match="give at least one batch"):
+        group(model, "fisher", 0)
 
 
 def test_activations_by_hand():

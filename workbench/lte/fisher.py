@@ -1,6 +1,6 @@
 """What the loss feels of an error in a layer's output: the Fisher information of the states, layer by layer.
 
-    F_l = mean over tokens of g g^T       g [hidden] = gradient of the summed next-token loss at the state behind layer l
+    F_l = mean over tokens of g g^T       g [hidden]: the summed next-token loss's gradient at the state behind l
 
 To second order an error e in one token's state costs half of e^T F_l e nats, so what leaving neuron i out costs is
 

@@ -68,7 +68,7 @@ def start_routers(
         weight = layer.mlp.down_proj.weight
         sizes = felt(weight, information[at]) if by == "fisher" else weight.float().square().sum(dim=0)  # [inner]
         order = torch.from_numpy(layer.grouping).flatten()
-        share = (torch.cat(hs).square() * sizes)[:, order].unflatten(-1, (-1, NEURONS)).sum(dim=-1)
+        share = (torch.cat(hs).square() * sizes)[:, order].view(-1, len(order) // NEURONS, NEURONS).sum(dim=-1)
         if by == "activations":
             share /= torch.cat(rows).clamp_min(1e-12)
         fits.append((layer.router, torch.cat(xs), share))

@@ -305,7 +305,7 @@ class Trainer:
     @torch.no_grad()
     def _start_routers(self, number: int) -> None:
         """Set the routers from what experts are worth to the warmed model, and onto the first goal."""
-        by = "fisher" if self.config.router_start == "fisher" else "activations"
+        by: Literal["activations", "fisher"] = "fisher" if self.config.router_start == "fisher" else "activations"
         batches = self._next(number, self.config.start_batches)
         start_routers(self.sparse, batches, 1 - self.controller.goal(0.0), by)
         self._written(self.routers)

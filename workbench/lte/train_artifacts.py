@@ -1,6 +1,6 @@
 """Make the trained artifacts anew: `python -m workbench.lte.train_artifacts train sentiment lte`, and so on.
 
-    train TASK ARM     train an arm; killed, it goes on where it was. TASK: sentiment, news, news-50. ARM: dense, lte, bare
+    train TASK ARM     train an arm; killed, it goes on where it was. ARM: dense, lte, bare
     finish TASK ARM    write the arm's artifact and measure both arms on the held-out part; of bare its row alone
     posthoc            measure what needs no training (CATS, TEAL, random, oracles) at the same sparsities
 

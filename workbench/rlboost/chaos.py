@@ -81,19 +81,7 @@ class Chaos:
             self._add(live)
         if not self.every and not self.due.get(live.trainer.version) and live.trainer.version:
             return
-        patience_s = START_S + live.manager.join_s
-        end = time.perf_counter() + patience_s
-        while len(ready := live.manager.ready()) < wanted and not live.stop():
-            if time.perf_counter() > end:
-                raise FleetError(
-                    f"{wanted} instances were not at work within {patience_s:.0f} s; at work: {_listed(ready)}, "
-                    f"joining: {_listed(set(live.manager.instances) - set(ready))}, "
-                    f"nodes that start: {_listed(self._coming)}"
-                )
-            self._meet(live)
-            if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
-                self._add(live)
-            live.manager.hear(0.05)
+        self._await(live, wanted)
 
     def between(self, live: Live) -> None:
         """A turn of the run: what is due, and what was asked for."""
@@ -124,6 +112,22 @@ class Chaos:
         self._starts.shutdown(wait=True, cancel_futures=True)
 
     # -- machines ----------------------------------------------------------------------------------------------
+
+    def _await(self, live: Live, wanted: int) -> None:
+        """Until so many are at work. FleetError: they are late; it says who is there and who is coming."""
+        patience_s = START_S + live.manager.join_s
+        end = time.perf_counter() + patience_s
+        while len(ready := live.manager.ready()) < wanted and not live.stop():
+            if time.perf_counter() > end:
+                raise FleetError(
+                    f"{wanted} instances were not at work within {patience_s:.0f} s; at work: {_listed(ready)}, "
+                    f"joining: {_listed(set(live.manager.instances) - set(ready))}, "
+                    f"nodes that start: {_listed(self._coming)}"
+                )
+            self._meet(live)
+            if len(self._there(live)) + len(self._coming) < wanted:  # one was lost while it joined
+                self._add(live)
+            live.manager.hear(0.05)
 
     def _wanted(self, live: Live) -> int:
         """No more than pay, where the plan has a cap (N_prem of Algorithm 1)."""
@@ -249,7 +253,7 @@ class Storm(Chaos):
     """Kills at random: every step has a schedule of its own, drawn from (seed, step).
 
     One or two kills a step, each when a drawn share of the step's tokens is there, of a drawn instance and kind. Who
-    is at work then is hit, also while it joins or pulls; two nodes are kept coming so that the run goes on. A kill
+    is at work then is hit, also while it joins or pulls; others come in their place. A kill
     that found nobody in its step opens the next one.
     """
 
@@ -264,15 +268,7 @@ class Storm(Chaos):
         self._meet(live)
         for _ in range(self.nodes - len(self._there(live)) - len(self._coming)):
             self._add(live)
-        patience_s = START_S + live.manager.join_s
-        end = time.perf_counter() + patience_s
-        while not live.manager.ready() and not live.stop():
-            if time.perf_counter() > end:
-                raise FleetError(f"no instance was at work within {patience_s:.0f} s")
-            self._meet(live)
-            if not live.manager.instances and not self._coming:
-                self._add(live)
-            live.manager.hear(0.05)
+        self._await(live, 1)
 
     def between(self, live: Live) -> None:
         if live.trainer.version != self._step:

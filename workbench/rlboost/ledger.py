@@ -114,10 +114,6 @@ class Ledger:
         """Tokens held, over all requests."""
         return sum(len(entry.ids) for entry in self.entries.values())
 
-    def takeovers(self) -> int:
-        """How often a request went on at another instance."""
-        return sum(max(0, len(entry.pieces) - 1) for entry in self.entries.values())
-
     def faults(self, versions: Sequence[int] | None = None) -> list[str]:
         """What is wrong with it, in words; [] where every position is there once, in order, of one of `versions`."""
         found = []
