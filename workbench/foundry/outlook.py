@@ -12,7 +12,7 @@ from plotly.subplots import make_subplots
 from workbench import theme
 from workbench.foundry import expected, sim
 from workbench.foundry.config import FoundryConfig
-from workbench.foundry.figures import GAP, _keys, _log, _note
+from workbench.foundry.figures import GAP, _keys, _lanes, _log, _note
 from workbench.foundry.modelled import LADDERS, NAMES, arms_of, kind_of, setting_of
 from workbench.foundry.result import SIMULATED, WAYS
 
@@ -33,7 +33,8 @@ def overview(result: FoundryResult) -> go.Figure:
         rows=2, cols=2, specs=[[{"colspan": 2}, None], [{}, {}]], row_heights=tall, vertical_spacing=GAP / total,
         horizontal_spacing=0.11,
     )  # fmt: skip
-    _phases(fig, phases)
+    kinds = dict.fromkeys(phase for each in phases.values() for phase in each)
+    _lanes(fig, phases, {phase: (phase, SHADES[kind_of(phase)]) for phase in kinds}, "the start")
     curves = {way: sorted((r.size, r.ready_s) for r in result.rows if r.way == way) for way in result.phases}
     short = {way: words.split(",")[0] for way, words in SIMULATED.items()}
     _curves(fig, curves, short, LOOK, row=2)
@@ -52,30 +53,6 @@ def overview(result: FoundryResult) -> go.Figure:
     notes = _note(about)
     fig.update_layout(barmode="stack", showlegend=False, margin={"t": 100 + 17 * len(notes), "b": 64})
     return theme.finish(fig, title + "".join(notes), result.sentence(), height=total + 165 + 17 * len(notes))
-
-
-def _phases(fig: go.Figure, lanes: Mapping[str, Mapping[str, float]]) -> None:
-    names = list(lanes)
-    for phase in dict.fromkeys(phase for each in lanes.values() for phase in each):
-        style = theme.series(SHADES[kind_of(phase)])
-        fig.add_trace(
-            go.Bar(
-                y=names, x=[lanes[n].get(phase, 0.0) for n in names], orientation="h", name=phase, width=0.62,
-                hovertemplate="%{y}: %{x:.2f} s<extra>" + phase + "</extra>", **style.bar(),
-            ),
-            row=1, col=1,
-        )  # fmt: skip
-    longest = max(sum(each.values()) for each in lanes.values())
-    for name, each in lanes.items():
-        whole = sum(each.values())
-        fig.add_annotation(
-            x=whole, y=name, text=f"{theme.number(whole)} s", showarrow=False, xanchor="left", xshift=6,
-            font={"size": 12, "color": theme.INK}, row=1, col=1,
-        )  # fmt: skip
-    fig.update_xaxes(title_text="time since the start (s)", range=[0, 1.12 * longest], row=1, col=1)
-    fig.update_yaxes(
-        type="category", categoryorder="array", categoryarray=names[::-1], title_text="way to start", row=1, col=1
-    )
 
 
 def _curves(
