@@ -43,8 +43,8 @@ def run():
 def test_every_way_takes_the_same_steps_from_the_same_weights(run):
     """Losses of all ways are alike in each round, DeepSpeed's too; another round has another batch."""
     result = run.result
-    assert result.arms() == ["zebra", "plain", "ep", "deepspeed", "distep"]
-    by = {arm: [row.loss for row in result.of(arm)] for arm in result.arms()}
+    assert result.ways() == ["zebra", "plain", "ep", "deepspeed", "distep"]
+    by = {arm: [row.loss for row in result.of(arm)] for arm in result.ways()}
     for arm, losses in by.items():
         assert losses == pytest.approx(by["zebra"], rel=1e-4), arm
     assert by["zebra"][0] != pytest.approx(by["zebra"][1], rel=1e-4)
@@ -57,7 +57,7 @@ def test_ways_take_turns_and_never_overlap(run):
     turns = sorted((e for _, e in run.events if isinstance(e, Span) and e.lane == "turns"), key=lambda s: s.start_s)
     assert len(turns) == 10
     assert all(a.end_s <= b.start_s + 1e-6 for a, b in itertools.pairwise(turns))
-    assert {s.kind for s in turns[:5]} == {s.kind for s in turns[5:]} == set(run.result.arms())
+    assert {s.kind for s in turns[:5]} == {s.kind for s in turns[5:]} == set(run.result.ways())
     assert turns[0].kind != turns[5].kind  # another one first
     assert 0 <= turns[0].start_s < turns[-1].end_s <= run.seconds
 

@@ -44,7 +44,7 @@ def live(result):
     rows = []
     for number in range(3):
         for arm, rate in (("zebra", 300.0), ("plain", 250.0), ("ep", 200.0), ("deepspeed", 150.0), ("distep", 120.0)):
-            base = result.rows[0].model_copy(update={"arm": arm, "round": number, "badge": "measured", "loss": 4.0})
+            base = result.rows[0].model_copy(update={"way": arm, "round": number, "badge": "measured", "loss": 4.0})
             rate = rate * (1 + 0.1 * (number - 1))
             rows.append(base.model_copy(update={"tokens_per_s": rate, "predicted_tokens_per_s": 1.1 * rate}))
     measured = result.drawn[0].model_copy(
@@ -167,12 +167,12 @@ def test_the_prediction_stands_beside_what_was_measured(live):
     busy, speed = diamonds
     assert list(busy.x) == pytest.approx([100 * u for u in live.drawn[0].used], abs=0.01)
     assert dict(zip(speed.y, speed.x, strict=True))["DeepSpeed-MoE"] == pytest.approx(0.9 * 150 * 1.1, abs=0.1)
-    assert list(speed.y) == [SHORT[arm] for arm in live.arms()]
+    assert list(speed.y) == [SHORT[arm] for arm in live.ways()]
 
 
 def test_what_was_measured_lies_within_its_axis(live):
     """However far it is from what the model has."""
-    slow = [r.model_copy(update={"tokens_per_s": 20.0}) if r.arm == "distep" else r for r in live.rows]
+    slow = [r.model_copy(update={"tokens_per_s": 20.0}) if r.way == "distep" else r for r in live.rows]
     fig = live.model_copy(update={"rows": slow}).figure()
     (over,) = (t for t in fig.data if t.name == "over DistEP")
     mark = max(y for t in fig.data if (t.hovertemplate or "").startswith("measured:") for y in t.y)
@@ -336,7 +336,7 @@ def test_published_numbers_stand_beside(result):
 def test_results_are_json_and_words(result):
     again = type(result).model_validate(json.loads(result.to_json()))
     assert again == result
-    assert set(result.arms()) <= set(ARMS)
+    assert set(result.ways()) <= set(ARMS)
     assert not math.isnan(result.speed("zebra"))
     assert math.isnan(result.speed("deepspeed"))
     assert isinstance(result.drawn[0], Drawn)

@@ -28,7 +28,7 @@ def live(simulated):
     rows = []
     for arm, seconds in ((ALONE, 6.0), (TESTED, 4.0)):
         for step in range(4):
-            base = simulated.rows[0].model_copy(update={"arm": arm, "step": step, "start_s": 20.0 + step * seconds})
+            base = simulated.rows[0].model_copy(update={"way": arm, "step": step, "start_s": 20.0 + step * seconds})
             told = {"seconds": seconds, "reward": 0.1 * step, "badge": "measured", "train_s": 1.0, "t_seed_s": 0.5}
             rows.append(base.model_copy(update=told | {"predicted_s": 4.4 if arm == TESTED else None}))
     spans = [
@@ -102,10 +102,10 @@ def test_a_result_is_a_figure_that_stands_alone(request, which):
 
 def test_arms_stand_beside_each_other_with_their_own_numbers(simulated):
     ratio, cost = (t for t in simulated.figure().data if t.type == "bar" and not t.name)
-    assert len(ratio.y) == len(simulated.arms())
+    assert len(ratio.y) == len(simulated.ways())
     assert list(ratio.x) == pytest.approx([simulated.throughput(a) / simulated.throughput(ALONE) for a in
-                                           simulated.arms()], abs=1e-3)  # fmt: skip
-    assert list(cost.x) == pytest.approx([simulated.usd_per_million(a) for a in simulated.arms()], abs=1e-3)
+                                           simulated.ways()], abs=1e-3)  # fmt: skip
+    assert list(cost.x) == pytest.approx([simulated.usd_per_million(a) for a in simulated.ways()], abs=1e-3)
     assert "cost, modelled ($ per million tokens)" in titles(simulated.figure())
     assert "without seeding" in ratio.y
 

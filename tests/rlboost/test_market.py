@@ -203,7 +203,7 @@ def zoned():
 
 def test_a_run_has_an_arm_that_does_not_choose(zoned):
     config = zoned.config
-    assert zoned.arms()[-1] == "no choice"
+    assert zoned.ways()[-1] == "no choice"
     assert "no choice" not in arms(config)  # without zones there is nothing to choose between
     assert "no choice" not in arms(config.model_copy(update={"choice": "first"}), {"a": 1.0, "b": 1.1})
     assert any("made by seed 0, within 30 %" in note for note in zoned.notes)
@@ -215,7 +215,7 @@ def test_a_run_has_an_arm_that_does_not_choose(zoned):
     for row in zoned.rows:
         usd = (paid.reserved_usd_h * row.reserved_s + paid.instance_usd_h * row.price * row.instance_s) / 3600
         assert row.cost_usd == pytest.approx(usd)
-    for arm in zoned.arms():
+    for arm in zoned.ways():
         cost = 1e6 * sum(r.cost_usd for r in zoned.of(arm)) / sum(r.tokens for r in zoned.of(arm))
         assert zoned.usd_per_million(arm) == pytest.approx(cost)
     unchosen = config.model_copy(update={"choice": "first"})

@@ -44,13 +44,13 @@ def parts():
 
 def test_every_arm_has_whole_steps_in_order(run):
     result = run.result
-    assert result.arms() == [TESTED, ALONE, "doubled", "disaggregated"]
-    for arm in result.arms():
+    assert result.ways() == [TESTED, ALONE, "doubled", "disaggregated"]
+    for arm in result.ways():
         rows = result.of(arm)
         assert [r.step for r in rows] == list(range(len(rows)))
         assert all(b.start_s == pytest.approx(a.start_s + a.seconds) for a, b in itertools.pairwise(rows))
         assert all(r.badge == "modelled" and r.reward is None and r.lost_tokens is None for r in rows)
-    first = [result.of(arm)[0].tokens for arm in result.arms()]
+    first = [result.of(arm)[0].tokens for arm in result.ways()]
     assert len(set(first)) == 1  # every arm is dealt the same responses
     assert list(result.to_frame().columns) == list(COLUMNS)
     assert not any(r.instance_s for r in result.of(ALONE))  # nobody else's machines are paid there
@@ -126,8 +126,8 @@ def test_the_discount_changes_the_bill_and_no_step():
 
 
 def test_each_part_is_an_arm(parts):
-    assert parts.arms() == [arm for arm in ARMS if arm != "no choice"]  # of one zone there is none
-    assert {f"no {part}" for part in PARTS} < set(parts.arms())
+    assert parts.ways() == [arm for arm in ARMS if arm != "no choice"]  # of one zone there is none
+    assert {f"no {part}" for part in PARTS} < set(parts.ways())
     assert sum(r.wasted_tokens for r in parts.of("no migration")) >= sum(r.wasted_tokens for r in parts.of(TESTED))
     assert {r.t_seed_s for r in parts.of("no seeding") if r.instances} == {0.0}
     assert all(r.t_seed_s > 0 for r in parts.of(TESTED))

@@ -79,7 +79,7 @@ def ahead(result: HeterMoEResult, way: str, other: str) -> float:
 
 def right(result: HeterMoEResult) -> bool:
     """Whether what the planner would run was the fastest of ours, or not told apart from it, within rounds."""
-    others = [way for way in result.arms() if way in OWN]
+    others = [way for way in result.ways() if way in OWN]
     return all(ahead(result, result.chosen, other) >= 1 - TIE for other in others)
 
 
@@ -94,7 +94,7 @@ def cell(result: HeterMoEResult) -> Iterator[dict[str, Any]]:
     badges = result.provenance.badges
     for name, value in result.summary().items():
         yield _row(case, name, value, badges[name])
-    for arm in result.arms():
+    for arm in result.ways():
         yield _row(case, f"{arm}: tokens_per_s", result.speed(arm))
         yield _row(case, f"{arm}: predicted over measured", result.predicted(arm) / result.speed(arm), "modelled")
     yield _row(case, f"planner chose {result.chosen}, fastest by medians was {result.winner}", float(right(result)))

@@ -39,7 +39,7 @@ def drawn(
     if arm.plan.kind != "ep":
         sides = mean(used[r] for r in arm.plan.attention_ranks), mean(used[r] for r in arm.plan.expert_ranks)
     own = [used[r] for r in shown]
-    return Drawn(arm=arm.name, badge=badge, step_s=step_s, lanes=names, used=own, boxes=boxes, sides=sides)
+    return Drawn(way=arm.name, badge=badge, step_s=step_s, lanes=names, used=own, boxes=boxes, sides=sides)
 
 
 def _stage(plan: Plan, slot: Slot) -> str:

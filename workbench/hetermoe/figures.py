@@ -28,16 +28,16 @@ def overview(result: HeterMoEResult) -> go.Figure:
     """All of a result."""
     steps = shown(result)
     priced = any(r.usd_per_million is not None for r in result.ratios)
-    arms = result.arms()
+    ways = result.ways()
     lanes = max(len(d.used) for d in steps)
-    tall = [*(gantt.height(d) for d in steps), max(120, 38 * max(len(arms), 1.4 * lanes)), 220, 200]
+    tall = [*(gantt.height(d) for d in steps), max(120, 38 * max(len(ways), 1.4 * lanes)), 220, 200]
     fig = grid([*([1] * len(steps)), 2, 1, 2 if priced else 1], tall)
     end = max(d.step_s for d in steps)
     for at, one in enumerate(steps, 1):
         gantt.gantt(fig, one, at, end)
     row = len(steps) + 1
     utilisation(fig, steps, row)
-    bars(fig, result, arms, row)
+    bars(fig, result, ways, row)
     over_lengths(fig, result.lengths, result.crossings, row + 1, result.config.tokens_of_sequence)
     _measured_ratio(fig, result, row + 1)
     over_ratios(fig, result.ratios, result.config.expert, row + 2, priced)
@@ -57,7 +57,7 @@ def overview(result: HeterMoEResult) -> go.Figure:
 
 def shown(result: HeterMoEResult) -> list[Drawn]:
     """Steps that are drawn: of zebra predicted and measured; what was moved by hand below what the planner has."""
-    return [one for one in result.drawn if one.arm in {TESTED, "hand"}]
+    return [one for one in result.drawn if one.way in {TESTED, "hand"}]
 
 
 def grid(panels: Sequence[int], tall: Sequence[int | float]) -> go.Figure:
@@ -113,11 +113,11 @@ def _diamonds(fig: go.Figure, x: Sequence[float], y: Sequence[str], row: int, co
     )  # fmt: skip
 
 
-def bars(fig: go.Figure, result: HeterMoEResult, arms: Sequence[str], row: int) -> None:
+def bars(fig: go.Figure, result: HeterMoEResult, ways: Sequence[str], row: int) -> None:
     """Tokens a second of each way; where measured, the prediction is a diamond."""
-    names = [SHORT[arm] for arm in arms]
-    speed = [result.speed(arm) for arm in arms]
-    colours = [theme.BLUE if arm in {TESTED, "hand"} else theme.GREY for arm in arms]
+    names = [SHORT[way] for way in ways]
+    speed = [result.speed(way) for way in ways]
+    colours = [theme.BLUE if way in {TESTED, "hand"} else theme.GREY for way in ways]
     fig.add_trace(
         go.Bar(
             x=[round(v, 1) for v in speed], y=names, orientation="h", width=0.6, showlegend=False,
@@ -128,7 +128,7 @@ def bars(fig: go.Figure, result: HeterMoEResult, arms: Sequence[str], row: int) 
         row=row, col=2,
     )  # fmt: skip
     if result.measured:
-        known = [(result.predicted(arm), SHORT[arm]) for arm in arms if result.predicted(arm) > 0]
+        known = [(result.predicted(way), SHORT[way]) for way in ways if result.predicted(way) > 0]
         _diamonds(fig, [round(v, 1) for v, _ in known], [name for _, name in known], row, 2)
     fig.update_yaxes(
         type="category", categoryorder="array", categoryarray=names[::-1], title_text="way", tickvals=names,
@@ -144,16 +144,16 @@ def over_lengths(
 ) -> None:  # fmt: skip
     """Zebra over every other way at each length; dotted where it passes expert parallelism; published points."""
     top = 1.0
-    for arm, look in OVER.items():
-        seen = [(n, at[TESTED] / at[arm]) for n, at in rows if at.get(arm) and at.get(TESTED)]
+    for way, look in OVER.items():
+        seen = [(n, at[TESTED] / at[way]) for n, at in rows if at.get(way) and at.get(TESTED)]
         if not seen:
             continue
         top = max(top, *(y for _, y in seen))
         fig.add_trace(
             go.Scatter(
                 x=[x for x, _ in seen], y=[round(y, 4) for _, y in seen], mode="lines+markers",
-                name=f"over {SHORT[arm]}", **theme.series(look).line(2.2),
-                hovertemplate=f"%{{x:,}} tokens: %{{y:.2f}}x {SHORT[arm]}<extra></extra>",
+                name=f"over {SHORT[way]}", **theme.series(look).line(2.2),
+                hovertemplate=f"%{{x:,}} tokens: %{{y:.2f}}x {SHORT[way]}<extra></extra>",
             ),
             row=row, col=1,
         )  # fmt: skip
@@ -186,9 +186,9 @@ def _measured_ratio(fig: go.Figure, result: HeterMoEResult, row: int) -> None:
     if not result.measured:
         return
     here, top = result.config.tokens_of_sequence, fig.get_subplot(row, 1).yaxis.range[1]
-    for arm, look in OVER.items():
-        if result.speed(arm) > 0:
-            y = result.speed(TESTED) / result.speed(arm)
+    for way, look in OVER.items():
+        if result.speed(way) > 0:
+            y = result.speed(TESTED) / result.speed(way)
             top = max(top, 1.1 * y)
             style = theme.series(look)
             marker = {
@@ -200,7 +200,7 @@ def _measured_ratio(fig: go.Figure, result: HeterMoEResult, row: int) -> None:
             fig.add_trace(
                 go.Scatter(
                     x=[here], y=[round(y, 4)], mode="markers", marker=marker, showlegend=False,
-                    hovertemplate=f"measured: %{{y:.2f}}x {SHORT[arm]}<extra></extra>",
+                    hovertemplate=f"measured: %{{y:.2f}}x {SHORT[way]}<extra></extra>",
                 ),
                 row=row, col=1,
             )  # fmt: skip
@@ -246,7 +246,7 @@ def keys(fig: go.Figure, steps: Sequence[Drawn], lengths_row: int) -> None:
     for row, one in enumerate(steps, 1):
         there = {box[1] for box in one.boxes}
         names = [said for stage, (said, _, _) in gantt.STAGES.items() if stage in there]
-        word = {"measured": "Measured", "modelled": "Predicted"}[one.badge] + (", by hand" if one.arm == "hand" else "")
+        word = {"measured": "Measured", "modelled": "Predicted"}[one.badge] + (", by hand" if one.way == "hand" else "")
         marks = [(*gantt.mark(name), name) for name in (*names, gantt.BUBBLE)]
         theme.keys(fig, row, 1, marks, head=word, per=5)
     two = lengths_row - 1

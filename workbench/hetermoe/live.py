@@ -79,8 +79,8 @@ class Heard:
         self.rows.append(row)
         at_s = told["start_s"] - self.clock.began  # ranks and this process share the monotonic clock
         why: dict[str, float | str] = {"tokens_per_s": row.tokens_per_s, "loss": row.loss or 0.0, "round": row.round}
-        self.say(Span("turns", at_s, told["end_s"] - self.clock.began, f"a step of {SHORT[row.arm]}", row.arm, why))
-        self.say(Point(f"{SHORT[row.arm]}: throughput (tokens/s)", row.round + 1, row.tokens_per_s))
+        self.say(Span("turns", at_s, told["end_s"] - self.clock.began, f"a step of {SHORT[row.way]}", row.way, why))
+        self.say(Point(f"{SHORT[row.way]}: throughput (tokens/s)", row.round + 1, row.tokens_per_s))
         if "drawn" in told:
             for span in Drawn.model_validate(told["drawn"]).spans():
                 self.say(Span(span.lane, at_s + span.start_s, at_s + span.end_s, span.label, span.kind, span.why))

@@ -81,7 +81,7 @@ class Told:
         arm = self.found[way]
         plan = arm.plan
         return {
-            "arm": way, "length": arm.load.length, "round": number, "seconds": row.seconds,
+            "way": way, "length": arm.load.length, "round": number, "seconds": row.seconds,
             "tokens_per_s": row.tokens_per_s, "predicted_tokens_per_s": arm.tokens_per_s,
             "attention": plan.attention, "expert": plan.expert, "micro_batches": plan.micro_batches,
             "offloaded": sum(plan.offload), "loss": row.loss, "badge": "measured",

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from workbench.hetermoe.config import HeterMoEConfig
 from workbench.system import Badge, Claim, Result, Span
@@ -31,7 +31,7 @@ SHORT = {
 }  # fmt: skip
 TESTED, RIVAL = "zebra", "ep"
 COLUMNS = {
-    "arm": "; ".join(f"{name}: {said}" for name, said in ARMS.items()),
+    "way": "; ".join(f"{name}: {said}" for name, said in ARMS.items()),
     "length": "tokens of a sequence",
     "round": "turn, of a measured run",
     "seconds": "a step, s",
@@ -53,7 +53,7 @@ class Row(BaseModel):
 
     model_config = _PLAIN
 
-    arm: str
+    way: str = Field(validation_alias=AliasChoices("way", "arm"))  # of records of before
     length: int
     round: int = 0
     seconds: float
@@ -75,7 +75,7 @@ class Drawn(BaseModel):
 
     model_config = _PLAIN
 
-    arm: str
+    way: str = Field(validation_alias=AliasChoices("way", "arm"))  # of records of before
     badge: Literal["measured", "modelled"]
     step_s: float
     lanes: list[str]
@@ -177,31 +177,31 @@ class HeterMoEResult(Result):
     hand: list[Moved] = Field(default_factory=list)
     notes: list[str] = Field(default_factory=list)
 
-    def arms(self) -> list[str]:
+    def ways(self) -> list[str]:
         """Ways that have rows, in the order of ARMS."""
-        return [arm for arm in ARMS if self.of(arm)]
+        return [way for way in ARMS if self.of(way)]
 
-    def of(self, arm: str) -> list[Row]:
-        return [row for row in self.rows if row.arm == arm]
+    def of(self, way: str) -> list[Row]:
+        return [row for row in self.rows if row.way == way]
 
-    def speed(self, arm: str) -> float:
+    def speed(self, way: str) -> float:
         """Tokens a second, median over its steps; nan where it was not run."""
-        rows = self.of(arm)
+        rows = self.of(way)
         return median(row.tokens_per_s for row in rows) if rows else math.nan
 
-    def predicted(self, arm: str) -> float:
+    def predicted(self, way: str) -> float:
         """The same as the simulator has it."""
-        known = [row.predicted_tokens_per_s for row in self.of(arm) if row.predicted_tokens_per_s is not None]
+        known = [row.predicted_tokens_per_s for row in self.of(way) if row.predicted_tokens_per_s is not None]
         return known[0] if known else math.nan
 
     @property
     def winner(self) -> str:
         """The fastest of our own ways."""
-        return max((arm for arm in self.arms() if arm not in {"ideal", "deepspeed", "hand"}), key=self.speed)
+        return max((way for way in self.ways() if way not in {"ideal", "deepspeed", "hand"}), key=self.speed)
 
     def used(self) -> tuple[float, float]:
         """Share of zebra's step that each side computes, means over its ranks: measured where it was."""
-        drawn = [one for one in self.drawn if one.arm == TESTED][-1]
+        drawn = [one for one in self.drawn if one.way == TESTED][-1]
         if drawn.sides is not None:
             return drawn.sides
         sides: tuple[list[float], list[float]] = ([], [])
@@ -269,5 +269,5 @@ class HeterMoEResult(Result):
     def decided(self) -> dict[str, Any]:
         if self.measured:
             told = {row.round: round(row.loss or 0.0, 3) for row in self.rows}  # last bits follow the plan
-            return {"arms": self.arms(), "losses": told}
-        return {"rows": [row.model_dump() for row in self.rows if row.arm != "hand"], "plan": self.plan}
+            return {"ways": self.ways(), "losses": told}
+        return {"rows": [row.model_dump() for row in self.rows if row.way != "hand"], "plan": self.plan}

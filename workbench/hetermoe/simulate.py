@@ -89,7 +89,7 @@ def row_of(name: str, arm: Arm) -> Row:
     """A simulated step as a row."""
     moved = sum(arm.plan.offload)
     return Row(
-        arm=name, length=arm.load.length, seconds=arm.line.step_s, tokens_per_s=arm.tokens_per_s,
+        way=name, length=arm.load.length, seconds=arm.line.step_s, tokens_per_s=arm.tokens_per_s,
         predicted_tokens_per_s=arm.tokens_per_s, attention=arm.plan.attention, expert=arm.plan.expert,
         micro_batches=arm.plan.micro_batches, offloaded=moved, badge="modelled",
     )  # fmt: skip

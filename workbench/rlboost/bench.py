@@ -129,13 +129,13 @@ def _crosscheck() -> Iterator[dict[str, Any]]:
         result = wb.run("rlboost", PRESETS["live"].model_copy(update={"seed": seed}))
         assert isinstance(result, RLBoostResult)
         case = f"preset live, seed {seed}"
-        errors = [r.predicted_s / r.seconds - 1 for r in result.rows if r.arm == TESTED and r.predicted_s is not None]
+        errors = [r.predicted_s / r.seconds - 1 for r in result.rows if r.way == TESTED and r.predicted_s is not None]
         all_errors += map(abs, errors)
         yield _row(case, "median error of predicted step_s", median(abs(e) for e in errors), "modelled")
         for name, value in result.summary().items():
             yield _row(case, name, value, result.provenance.badges[name])
         for arm in (ALONE, TESTED):
-            rewards = [r.reward for r in result.rows if r.arm == arm and r.reward is not None]
+            rewards = [r.reward for r in result.rows if r.way == arm and r.reward is not None]
             yield _row(case, f"{arm}: reward_last", rewards[-1])
         for what in ("same_tokens", "same_weights", "control_differs"):
             yield _row(case, what, float(bool(getattr(result, what))))

@@ -72,19 +72,19 @@ def papers(config: RLBoostConfig) -> bool:
 
 def _dearer(result: RLBoostResult) -> float | None:
     """Per cent that a token of Disagg.BAL costs more."""
-    if "disaggregated" not in result.arms():
+    if "disaggregated" not in result.ways():
         return None
     return 100 * (result.usd_per_million("disaggregated") / result.usd_per_million("rlboost") - 1)
 
 
 def _part(result: RLBoostResult, arm: str) -> float | None:
     """Per cent of throughput that is gained (below 0: lost) by leaving a part out."""
-    return 100 * (result.throughput(arm) / result.throughput("rlboost") - 1) if arm in result.arms() else None
+    return 100 * (result.throughput(arm) / result.throughput("rlboost") - 1) if arm in result.ways() else None
 
 
 def _gain(result: RLBoostResult, arm: str) -> float | None:
     """Per cent of throughput that a part brings."""
-    return 100 * (result.throughput("rlboost") / result.throughput(arm) - 1) if arm in result.arms() else None
+    return 100 * (result.throughput("rlboost") / result.throughput(arm) - 1) if arm in result.ways() else None
 
 
 def _even(result: RLBoostResult) -> float | None:

@@ -1,4 +1,4 @@
-"""Figures of RLBoost: machines over time, the window and the cap that follow them, arms and what a token costs."""
+"""Figures of RLBoost: machines over time, the window and the cap that follow them, ways and what a token costs."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ SHORT = {ALONE: "co-located (veRL)", "doubled": "doubled (veRL.2x)", "disaggrega
 
 
 def overview(result: RLBoostResult) -> go.Figure:
-    """Machines over time on top, what the scheduler made of them, and the arms; of a live run its ledger too."""
-    arms = result.arms()
-    tall = [max(210, 27 * _lanes(result)), 190, *((230, 190) if result.measured else ()), max(110, 34 * len(arms))]
+    """Machines over time on top, what the scheduler made of them, and the ways; of a live run its ledger too."""
+    ways = result.ways()
+    tall = [max(210, 27 * _lanes(result)), 190, *((230, 190) if result.measured else ()), max(110, 34 * len(ways))]
     rows, last = len(tall), len(tall)
     wide = [{"colspan": 2}, None]
     specs = [wide, [{}, {}], *([wide, [{}, {}]] if result.measured else []), [{}, {}]]
@@ -47,7 +47,7 @@ def overview(result: RLBoostResult) -> go.Figure:
         ledger(fig, result, 3, 1)
         queues(fig, result, 4, 1)
         rewards(fig, result, 4, 2)
-    bars(fig, result, arms, last)
+    bars(fig, result, ways, last)
     fig.update_layout(barmode="overlay")
     places = [(1, 1), (2, 1), (2, 2), *([(3, 1), (4, 1), (4, 2)] if result.measured else [])]
     _keys(fig, places)
@@ -116,7 +116,7 @@ def instances(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None
 
 
 def _time(result: RLBoostResult) -> tuple[float, str, float]:
-    """(seconds in a unit, unit, end of the last step in s) of the arm under test."""
+    """(seconds in a unit, unit, end of the last step in s) of the way under test."""
     last = result.of(TESTED)[-1]
     end = last.start_s + last.seconds
     return *clock(end), end
@@ -209,13 +209,13 @@ def queues(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
 
 def rewards(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     """Mean reward of each step, with and without kills."""
-    for arm, look in ((ALONE, 6), (TESTED, 0)):
-        rows = [r for r in result.of(arm) if r.reward is not None]
+    for way, look in ((ALONE, 6), (TESTED, 0)):
+        rows = [r for r in result.of(way) if r.reward is not None]
         style = theme.series(look)
         symbol, size = ("circle-open", 15) if look else ("circle", 8)  # of equal runs both are seen
         fig.add_trace(
             go.Scatter(
-                x=[r.step + 1 for r in rows], y=[r.reward for r in rows], mode="lines+markers", name=ARMS[arm],
+                x=[r.step + 1 for r in rows], y=[r.reward for r in rows], mode="lines+markers", name=ARMS[way],
                 line={"color": style.colour, "dash": "dot" if look else "solid", "width": 2.2},
                 marker={"color": style.colour, "symbol": symbol, "size": size},
             ),
@@ -225,17 +225,17 @@ def rewards(fig: go.Figure, result: RLBoostResult, row: int, col: int) -> None:
     fig.update_xaxes(title_text="training steps", row=row, col=col)
 
 
-def bars(fig: go.Figure, result: RLBoostResult, arms: Sequence[str], row: int) -> None:
+def bars(fig: go.Figure, result: RLBoostResult, ways: Sequence[str], row: int) -> None:
     """Arms beside each other: tokens per second over the reserved machines alone, and what a token costs."""
     alone = result.throughput(ALONE)
-    names = [_short(arm, result) for arm in arms]
-    ratio = [result.throughput(arm) / alone for arm in arms]
-    cost = [result.usd_per_million(arm) for arm in arms]
+    names = [_short(way, result) for way in ways]
+    ratio = [result.throughput(way) / alone for way in ways]
+    cost = [result.usd_per_million(way) for way in ways]
     for col, values, text in (
         (1, ratio, [f"{v:.2f}x" for v in ratio]),
         (2, cost, [f"${v:.2f}" if v < 100 else f"${theme.number(v)}" for v in cost]),
     ):
-        colours = [theme.BLUE if arm == TESTED else theme.GREY for arm in arms]
+        colours = [theme.BLUE if way == TESTED else theme.GREY for way in ways]
         fig.add_trace(
             go.Bar(
                 x=[round(v, 4) for v in values], y=names, orientation="h", width=0.6, text=text, showlegend=False,
@@ -249,16 +249,16 @@ def bars(fig: go.Figure, result: RLBoostResult, arms: Sequence[str], row: int) -
     line = {"color": theme.QUIET, "width": 1.2, "dash": "dot"}
     fig.add_vline(1.0, line=line, row=row, col=1)
     fig.add_vline(result.usd_per_million(ALONE), line=line, row=row, col=2)
-    fig.update_yaxes(title_text="arm", row=row, col=1)
+    fig.update_yaxes(title_text="way", row=row, col=1)
     fig.update_yaxes(visible=False, row=row, col=2)  # its names stand on the left
     fig.update_xaxes(title_text="tokens per second, over co-located (ratio)", rangemode="tozero", row=row, col=1)
     fig.update_xaxes(title_text="cost, modelled ($ per million tokens)", rangemode="tozero", row=row, col=2)
 
 
-def _short(arm: str, result: RLBoostResult) -> str:
-    if arm == TESTED:
+def _short(way: str, result: RLBoostResult) -> str:
+    if way == TESTED:
         return "RLBoost, this run" if result.config.without else "RLBoost"
-    return SHORT.get(arm, arm.replace("no ", "without "))
+    return SHORT.get(way, way.replace("no ", "without "))
 
 
 # -- without a run ---------------------------------------------------------------------------------------------------

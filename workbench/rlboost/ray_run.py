@@ -339,7 +339,7 @@ def _rows(arm: _Arm, paid: Rates, predictions: list[float | None], market: Marke
         instance_s, price = row.instances * row.seconds, _price(arm.seen[at], market)
         found.append(
             Row(
-                arm=arm.name,
+                way=arm.name,
                 step=row.step,
                 start_s=start,
                 seconds=row.seconds,

@@ -1,4 +1,4 @@
-"""What an RLBoost run found: a row per step and arm, the machines over time, the ledger, what it was paid by."""
+"""What an RLBoost run found: a row per step and way, the machines over time, the ledger, what it was paid by."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AliasChoices, BaseModel, ConfigDict, Field
 
 from workbench.held import Held
 from workbench.rlboost.config import RLBoostConfig
@@ -33,9 +33,9 @@ ARMS: Mapping[str, str] = {
 }
 TESTED, ALONE = "rlboost", "co-located"
 COLUMNS = {
-    "arm": "; ".join(f"{name}: {said}" for name, said in ARMS.items()),
+    "way": "; ".join(f"{name}: {said}" for name, said in ARMS.items()),
     "step": "step of training",
-    "start_s": "when it began, s from the start of its arm",
+    "start_s": "when it began, s from the start of its way",
     "seconds": "how long it took, s",
     "predicted_s": "the same by the simulator with the profile of a live run, s",
     "t_seed_s": "window in which reserved machines roll out, s; infinite: they roll out everything",
@@ -63,11 +63,11 @@ BADGES: Mapping[str, Badge] = {  # of a live run too: by the simulator, and by p
 
 
 class Row(BaseModel):
-    """One step of one arm."""
+    """One step of one way."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
-    arm: str
+    way: str = Field(validation_alias=AliasChoices("way", "arm"))  # of records of before
     step: int
     start_s: float
     seconds: float
@@ -120,7 +120,7 @@ class RLBoostResult(Result):
 
     config: RLBoostConfig
     rows: list[Row]
-    held: list[Held]  # of the arm under test
+    held: list[Held]  # of the way under test
     there: list[tuple[float, int]]  # (s, instances from then on) that the trace offers, or that were at work
     queues: list[tuple[float, str, int, int]] = Field(default_factory=list)  # s, engine, waiting, executing
     ledger: list[Moved] = Field(default_factory=list)  # of the step in which most moved
@@ -132,21 +132,21 @@ class RLBoostResult(Result):
     control_differs: bool | None = None  # another seed gives others
     notes: list[str] = Field(default_factory=list)
 
-    def arms(self) -> list[str]:
-        """Names of the arms, in the order of ARMS."""
-        return [arm for arm in ARMS if self.of(arm)]
+    def ways(self) -> list[str]:
+        """Names of the ways, in the order of ARMS."""
+        return [way for way in ARMS if self.of(way)]
 
-    def of(self, arm: str) -> list[Row]:
-        return [row for row in self.rows if row.arm == arm]
+    def of(self, way: str) -> list[Row]:
+        return [row for row in self.rows if row.way == way]
 
-    def throughput(self, arm: str) -> float:
-        """Trained tokens a second over its steps; nan where the arm was not run."""
-        rows = self.of(arm)
+    def throughput(self, way: str) -> float:
+        """Trained tokens a second over its steps; nan where the way was not run."""
+        rows = self.of(way)
         return sum(r.tokens for r in rows) / sum(r.seconds for r in rows) if rows else math.nan
 
-    def usd_per_million(self, arm: str, paid: Paid | None = None) -> float:
+    def usd_per_million(self, way: str, paid: Paid | None = None) -> float:
         """Dollars for a million trained tokens, at the run's prices where none are given."""
-        rows, rates = self.of(arm), (paid or self.paid).rates()
+        rows, rates = self.of(way), (paid or self.paid).rates()
         usd = sum(rates.cost_usd(r.reserved_s, r.instance_s * r.price) for r in rows)
         return 1e6 * usd / sum(r.tokens for r in rows) if rows else math.nan
 
@@ -222,7 +222,7 @@ class RLBoostResult(Result):
     def decided(self) -> dict[str, Any]:
         if not self.measured:
             return {"rows": [row.model_dump() for row in self.rows], "source": self.source}
-        told: dict[str, Any] = {"arms": self.arms(), "steps": len(self.of(TESTED))}
+        told: dict[str, Any] = {"ways": self.ways(), "steps": len(self.of(TESTED))}
         if self.config.ordered:
             told |= {"tokens": [r.tokens for r in self.of(ALONE)], "reward": [r.reward for r in self.of(ALONE)]}
         return told

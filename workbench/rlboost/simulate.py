@@ -95,7 +95,7 @@ def run(config: RLBoostConfig, say: Say, stop: threading.Event) -> RLBoostResult
                 _tell(say, step, spans[: MOST_SPANS - len(held)])
                 held += [Held.of(span) for span in spans[: MOST_SPANS - len(held)]]
             spans.clear()
-    if not any(row.arm == "rlboost" for row in rows):
+    if not any(row.way == "rlboost" for row in rows):
         raise ValueError(
             f"hours: not one step of {config.responses} responses ends within {trace.end_s / 3600:.3g} h; give the "
             "trace more hours, or a step fewer or shorter responses"
@@ -134,7 +134,7 @@ def _published(say: Say, stop: threading.Event) -> list[Claim]:
 def row_of(arm: str, step: StepRow, cost_usd: float, lost: int = 0) -> Row:
     """A simulated step as a row of the result; `lost` instances of the trace were taken away in it."""
     return Row(
-        arm=arm,
+        way=arm,
         step=step.step,
         start_s=step.start_s,
         seconds=step.seconds,
