@@ -140,7 +140,7 @@ mappy() {
   find_uv
   [ -e /usr/include/zlib.h ] || apt_install zlib1g-dev || true
   "$uv" pip install -q -p .venv mappy 2>/dev/null && return
-  say "mappy cannot be built here and will not be timed; Debian: apt install zlib1g-dev, then pip install mappy"
+  say "mappy cannot be built here and will not be timed; Debian: apt install zlib1g-dev, then tools/setup.sh minimap2"
 }
 
 # hipcc compiles the chaining kernels for gfx90a (about 370 MB on disk); nothing is run with it

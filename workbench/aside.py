@@ -6,6 +6,7 @@ out.write(content)
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-WAY_OUT = "free some space or choose another folder"
+FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 def left(path: Path) -> str:
@@ -28,13 +29,14 @@ def whole(
     name: Callable[[], str] | None = None,
     sync: bool = True,
     told: str = "",
-    way_out: str = WAY_OUT,
+    way_out: str = "",
 ) -> Iterator[BinaryIO]:
     """A binary stream whose content becomes `path` when the block ends; where the block raises, nothing has changed.
 
     name: the file's name in path's folder, asked for at the end, where it depends on the content. sync: it is on the
     disk before it takes its place, so that no crash of the machine leaves an empty one. Of two writers the later one's
-    stays. OSErrors pass through; with `told` they say "`told` cannot be written: why; `way_out`".
+    stays. OSErrors pass through; with `told` they say "`told` cannot be written: why; `way_out`": unless given,
+    another folder, or space on a full disk.
     """
     part = path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.part")
     try:
@@ -47,6 +49,11 @@ def whole(
     except OSError as error:
         if not told:
             raise
-        raise OSError(error.errno, f"{told} cannot be written: {error.strerror}; {way_out}") from error
+        raise OSError(error.errno, f"{told} cannot be written: {error.strerror}; {way_out or out_of(error)}") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def out_of(error: OSError) -> str:
+    """What helps where a file cannot be written."""
+    return f"{'free some space or ' * (error.errno in FULL)}choose another folder"

@@ -76,7 +76,8 @@ class Row:
         c, tried = self.claim, self.claim.ours is not None
         return {
             "system": self.system, "claim": c.what, "paper": c.paper, "ours": c.ours, "unit": c.unit,
-            "error_pct": error_pct(c), "how": self.how, "in_the_paper": c.source,
+            "error_pct": None if (off := error_pct(c)) is None else float(f"{off:.4g}"), "how": self.how,
+            "in_the_paper": c.source,
             "command": self.command, "device": self.device if tried else "", "started_at": self.started_at,
             "commit": self.commit, "shipped": not self.here, "note": c.note,
         }  # fmt: skip
@@ -120,9 +121,10 @@ class Claims(Sequence[Row]):
         """The table in words."""
         found = counted(self)
         return (
-            f"{found['claims']} published numbers: {found['measured']} measured here, {found['modelled']} modelled, "
-            f"{found['fitted']} fitted, {found['not tried']} not tried. Of those not fitted {found[NEAR]} are within "
-            f"{NEAR_PCT:g} % of the paper's; the median error is {found['median error (%)']} %."
+            f"{found['claims']} published numbers in {len(self)} rows: {found['measured']} measured, "
+            f"{found['modelled']} modelled, {found['fitted']} fitted, {found['not tried']} not tried. Of those not "
+            f"fitted {found[NEAR]} are within {NEAR_PCT:g} % of the paper's; the median error is "
+            f"{found['median error (%)']} %."
         )
 
     def __repr__(self) -> str:

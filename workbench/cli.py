@@ -69,7 +69,14 @@ def call(args: Sequence[str]) -> int:
             import traceback
 
             traceback.print_exc()
-        return _fail(f"{type(error).__name__}: {' '.join(str(error).split())}", 1)
+        return _fail(f"{type(error).__name__}: {' '.join(_words(error).split())}", 1)
+
+
+def _words(error: Exception) -> str:
+    """What an error says; of a file that is not there its name and why, without Python's numbers."""
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        return f"{error.filename}: {error.strerror}"
+    return str(error)
 
 
 def _fail(said: str, code: int) -> int:

@@ -99,6 +99,9 @@ def _engines() -> Iterable[Finding]:
         group = "Compilers" if found.name in backends.COMPILERS else "Backends and engines"
         needed = found.name not in backends.COMPILERS and (found.name != "cuda" or bool(backends.gpus()))
         yield Finding(group, found.name, found.available, found.detail, found.how, needed)
+    for name, there in (("minimap2", shutil.which("minimap2")), ("mappy", backends.version("mappy"))):
+        said = there or "not installed: not timed beside mm2"
+        yield Finding("Backends and engines", name, bool(there), said, "tools/setup.sh minimap2", needed=False)
     native = _native()
     yield Finding("Compilers", "native kernels", not native, native or "built and loaded", "make setup")
 

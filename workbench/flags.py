@@ -38,7 +38,7 @@ def with_flags(config: type[Config], call: Callable[..., None]) -> Callable[...,
 
     def command(**given: Any) -> None:
         changes = {
-            name: value if isinstance(value, bool) else _given(value, config.model_fields[name])
+            name: value if isinstance(value, bool) else _given(name, value, config.model_fields[name])
             for name, value in given.items()
             if name not in taken and value is not None
         }
@@ -67,7 +67,7 @@ def parse(text: str, annotation: Any) -> Any:
     return text
 
 
-def _given(text: str, field: FieldInfo) -> Any:
+def _given(name: str, text: str, field: FieldInfo) -> Any:
     """The value of a flag. A field of several lines takes @FILE too, and a graph backslash and n for a line's end.
 
     @@ begins a text with one @. BadParameter when the file cannot be read.
@@ -82,7 +82,7 @@ def _given(text: str, field: FieldInfo) -> Any:
             return Path(text[1:]).read_text(encoding="utf-8").strip("\n")
         except (OSError, UnicodeDecodeError) as error:
             said = getattr(error, "strerror", None) or "it is not UTF-8 text"
-            raise typer.BadParameter(f"{text[1:]} cannot be read: {said}") from error
+            raise typer.BadParameter(f"{flag(name)}: {text[1:]} cannot be read: {said}") from error
     return parse(text.replace("\\n", "\n") if kind == "dag" else text, field.annotation)
 
 

@@ -115,7 +115,8 @@ class Record:
 
     def _must_have(self, what: str) -> None:
         if self.state != "done":
-            raise ValueError(f"run {self.id} was {self.state}: it has no {what}")
+            said = "failed" if self.state == "failed" else f"was {self.state}"
+            raise ValueError(f"run {self.id} {said}: it has no {what}")
 
     def _read(self, name: str) -> str:
         return (self.path / name).read_text(encoding="utf-8")

@@ -27,7 +27,7 @@ def read(
                 raise error(f"{file}: needs the columns {', '.join(wanted)}")
             return [_row(file, number, row, made, error) for number, row in enumerate(table, 2)]
     except (OSError, UnicodeDecodeError) as cause:
-        raise error(f"{file} cannot be read: {cause}") from cause
+        raise error(f"{file} cannot be read: {getattr(cause, 'strerror', None) or cause}") from cause
 
 
 def _row(

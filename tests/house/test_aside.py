@@ -49,6 +49,10 @@ def test_a_full_disk_says_what_could_not_be_written_and_the_way_out(tmp_path, mo
     with pytest.raises(OSError, match=said) as caught, aside.whole(tmp_path / "a", told="the book: 3 MB") as out:
         out.write(b"new")
     assert caught.value.errno == errno.ENOSPC
+    gone = tmp_path / "gone" / "a"  # no space would help there
+    said = "the book cannot be written: No such file or directory; choose another folder"
+    with pytest.raises(OSError, match=said), aside.whole(gone, told="the book"):
+        pass
     with aside.whole(tmp_path / "a", sync=False) as out:  # the control: it was the sync that failed
         out.write(b"new")
     assert names(tmp_path) == ["a"]

@@ -219,7 +219,8 @@ def test_what_is_not_there_is_named(tmp_path, monkeypatch):
     gone = failed(reads="real", satellite_kbp=0.0)
     assert "WORKBENCH_DATA" in str(gone)
     assert "reads='simulated'" in str(gone)
-    missing = failed(reads="file", reads_file=str(tmp_path / "no.fa"), satellite_kbp=0.0)
+    assert "WORKBENCH_DATA" in str(failed(reads="real", satellite_kbp=10.0))
+    missing = failed(reads="file", reads_file=str(tmp_path / "no.fa"))
     assert isinstance(missing, FileNotFoundError)
     assert "no.fa" in str(missing)
     (tmp_path / "text.fa").write_text("hello\n")
@@ -271,7 +272,6 @@ def test_a_full_disk_names_file_and_record(tmp_path):
         ({"reads": "file"}, "reads_file"),
         ({"reads_file": "a.fa"}, "reads_file"),
         ({"length_kbp_min": 90.0, "length_kbp_max": 5.0}, "length_kbp_min"),
-        ({"reads": "real", "satellite_kbp": 10.0}, "satellite_kbp"),
         ({"mode": "exact_skip25", "kernel": "avx2"}, "kernel"),
     ],
 )
@@ -292,7 +292,7 @@ def test_own_files(tmp_path, small_genome):
     assert result.truth_accuracy is None
     assert result.exact_fraction == 1
     assert set(result.paf_equal.values()) <= {1.0}
-    cut = wb.run("mm2", preset="tiny", reads="file", satellite_kbp=0.0, megabases=0.05, **files)
+    cut = wb.run("mm2", preset="tiny", reads="file", megabases=0.05, **files)  # and no repeats
     assert 50_000 <= cut.totals.bases < 53_000
     assert cut.totals.reads < 40
 

@@ -1,6 +1,7 @@
 """What a run asks of its machines, on doubles, without Ray: kills, machines that do not pay, raylets that are late."""
 
 import os
+import socket
 import time
 from dataclasses import replace
 from types import SimpleNamespace
@@ -8,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from workbench.rlboost.chaos import Chaos, Storm, schedule
-from workbench.rlboost.fleet import Fleet, FleetError
+from workbench.rlboost.fleet import Fleet, FleetError, _answers
 from workbench.rlboost.live import Live
 from workbench.rlboost.plan import Plan
 from workbench.rlboost.rewards import TASKS
@@ -122,6 +123,19 @@ def test_a_raylet_that_is_late_leaves_no_second_node(late):
     assert fleet.cluster.removed == [(f"node {n + 1}", False) for n in range(late)]
     assert fleet.cluster.worker_nodes == {"another", *fleet.nodes.values()}
     assert len(fleet.nodes) == (late < 2)
+
+
+def test_an_address_where_nobody_answers_is_named_at_once():
+    """Ray itself would try for minutes. The control: a port that is listened at is Ray's to judge."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+        for address in (f"127.0.0.1:{port}", f"ray://127.0.0.1:{port}"):
+            with pytest.raises(FleetError, match=f"nothing answers at {address} .*is the cluster up"):
+                Fleet(address)
+        free.listen()
+        _answers(f"127.0.0.1:{port}")
+    _answers("auto")
 
 
 def test_seeding_lasts_from_when_rolling_out_begins(monkeypatch):

@@ -120,6 +120,8 @@ def test_parts_and_samples():
     assert {e.instance for e in half.events} < {e.instance for e in trace.events}
     assert 0.3 * trace.mean() < half.mean() < 0.7 * trace.mean()
     assert trace.sample(0.5, 3) == half != trace.sample(0.5, 4)
+    drawn = made(P3, 2.0, seed=3)
+    assert [drawn.sample(0.5, seed).source.count("seed") for seed in (3, 4)] == [1, 2]  # one seed is said once
     quick = trace.faster(60)
     assert quick.end_s == pytest.approx(360)
     assert quick.mean() == pytest.approx(trace.mean())
@@ -192,3 +194,8 @@ def test_a_table_of_ones_own(tmp_path):
             prices.read(file)
     with pytest.raises(ValueError, match="cannot be read"):
         prices.read(tmp_path / "none.csv")
+
+
+def test_a_trace_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(TraceError, match=r"mine\.csv cannot be read: No such file or directory; give a trace"):
+        read(tmp_path / "mine.csv")

@@ -86,7 +86,7 @@ def read(path: str | Path) -> Archive:
     except FileNotFoundError:
         raise Refused("missing", f"{path} does not exist: capture first") from None
     except OSError as error:
-        raise Refused("unreadable", f"{path.name} cannot be read: {error.strerror}") from error
+        raise Refused("unreadable", f"{path.name or path} cannot be read: {error.strerror}") from error
     return Archive(raw, path.name)
 
 

@@ -51,7 +51,7 @@ def differences(then: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
     had, have = (set(map(str, each.get("cpu_features") or ())) for each in (then, now))
     if had != have:
         lost, new = ", ".join(sorted(had - have)) or "none", ", ".join(sorted(have - had)) or "none"
-        found.append(f"processor features differ: missing here {lost}; not there then {new}")
+        found.append(f"processor features differ: missing here {lost}; here and not there {new}")
     return found
 
 

@@ -114,7 +114,7 @@ class Measure(Listening):
             home.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             if c.keep:
-                raise OSError(error.errno, f"keep: {home}: {error.strerror}; {aside.WAY_OUT}") from error
+                raise OSError(error.errno, f"keep: {home}: {error.strerror}; {aside.out_of(error)}") from error
             way_out = "to keep it, set WORKBENCH_CACHE to a folder that can be written"
             self.say(Note(f"the archive of this run is not kept: {home}: {error.strerror}; {way_out}", "warning"))
             scratch.mkdir()

@@ -39,7 +39,7 @@ class Mm2Config(Config):
         ge=0,
         le=2000,
         description="Tandem repeats put into the reference, thousands of bases in all, as centromeres have them: they "
-        "make work uneven. 0: the reference as it is",
+        "make work uneven. 0, and for other than simulated reads: the reference as it is",
     )
     megabases: float = Field(
         5.0, ge=0.05, le=200, description="Bases of reads, Mb: reads are simulated or read until so many are reached"
@@ -94,11 +94,10 @@ class Mm2Config(Config):
     @model_validator(mode="after")
     def _fits(self) -> Mm2Config:
         if (self.reads == "file") != (self.reads_file is not None):
-            raise ValueError("reads_file: names a file exactly when reads='file'")
+            said = "give the file of reads" if self.reads_file is None else "goes with reads='file' alone"
+            raise ValueError(f"reads_file: {said}")
         if self.length_kbp_min > self.length_kbp_max:
             raise ValueError("length_kbp_min: must not exceed length_kbp_max")
-        if self.satellite_kbp and self.reads != "simulated":
-            raise ValueError("satellite_kbp: others than simulated reads do not come from repeats put in; set it to 0")
         if self.mode == "exact_skip25" and self.kernel not in ("auto", "scalar"):
             raise ValueError("kernel: only the scalar loop follows minimap2's heuristic; mode='full' takes the others")
         if self.backend in ("cuda", "hip") and (self.mode != "full" or self.kernel != "auto"):

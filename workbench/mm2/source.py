@@ -20,7 +20,15 @@ def reference(config: Mm2Config) -> Iterator[Record]:
     """Sequences to map onto. SequenceError or OSError names what is wrong with a file."""
     path = Path(config.reference_file) if config.reference_file else reads.ecoli()
     records = read_reference(path)
-    return with_satellites(records, config.satellite_kbp, config.seed) if config.satellite_kbp else records
+    repeats_kbp = config.satellite_kbp if config.reads == "simulated" else 0.0
+    return with_satellites(records, repeats_kbp, config.seed) if repeats_kbp else records
+
+
+def look(config: Mm2Config) -> None:
+    """Open the files that a run reads, before it does anything. OSError names the one that cannot be."""
+    for named in (config.reference_file, config.reads_file):
+        if named is not None:
+            Path(named).open("rb").close()
 
 
 def query(config: Mm2Config, genome: list[Record] | None = None) -> Iterator[Record]:

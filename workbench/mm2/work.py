@@ -94,6 +94,7 @@ class _Run:
 
     def _prepare(self) -> Index:
         """The index of the reference."""
+        source.look(self.config)
         self.say(Progress(0, 100, "reading the reference"))
         self.genome: list[Record] = list(source.reference(self.config))
         self._look()
@@ -303,7 +304,7 @@ class _Run:
         if rivals.mappy_is_here():
             found["mappy"] = backends.version("mappy")
         else:
-            self._note("mappy is not installed, so it is not timed: pip install mappy", "info")
+            self._note("mappy is not installed, so it is not timed: tools/setup.sh minimap2 installs it", "info")
         return found
 
     def _span(self, lane: str, start: float, label: str, kind: str, why: dict[str, float | str]) -> None:

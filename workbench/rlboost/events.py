@@ -92,10 +92,11 @@ class Trace:
         if not 0 <= share <= 1:
             raise ValueError(f"a share lies between 0 and 1, not at {share}")
         names = sorted({e.instance for e in self.events})
+        by = "" if self.source.endswith(f"seed {seed}") else f", seed {seed}"
         lot = random.Random(seed)
         kept = set(lot.sample(names, round(share * len(names))))
         events = tuple(e for e in self.events if e.instance in kept)
-        return Trace(events, self.end_s, f"{self.source}, {100 * share:.0f} % of instances, seed {seed}")
+        return Trace(events, self.end_s, f"{self.source}, {100 * share:.0f} % of instances" + by)
 
     def faster(self, factor: float) -> Trace:
         """The same with time divided by `factor`. ValueError where it is not above 0."""

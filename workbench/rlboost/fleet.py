@@ -24,6 +24,7 @@ LOOK_S = 5.0  # for Ray's answer to who is draining
 STORE_BYTES = 80_000_000  # of shared memory per node
 QUIET = {"include_dashboard": False, "include_log_monitor": False}  # helpers of Ray that nobody looks at here
 AGENT = "--dashboard_agent_command="
+ANSWER_S = 5.0  # until a cluster's address answers
 SPOT = "spot"  # the resource that an instance has one of: its engine
 
 
@@ -58,13 +59,15 @@ class Fleet:
 
         if ray.is_initialized():
             raise FleetError("this process is in a Ray cluster already: ray.shutdown() first")
+        if address is not None:
+            _answers(address)
         last: Exception | None = None
         for _ in range(2):  # one retry: a busy machine now and then is too slow for a raylet
             try:
                 if address is None:
                     self._own()
                 else:
-                    ray.init(address=address, log_to_driver=False)
+                    ray.init(address=address, log_to_driver=False, logging_level="ERROR")
                 return
             except Exception as error:  # noqa: BLE001  Ray raises a bare Exception for a raylet that is late
                 last = error
@@ -194,6 +197,19 @@ class Fleet:
                 self.cluster.shutdown()
         self.cluster, self.nodes, self._gcs = None, {}, None
         _end(_of_ray() - self._others)
+
+
+def _answers(address: str) -> None:
+    """FleetError where nobody listens at host:port: Ray itself would try for minutes. Other addresses are Ray's."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=ANSWER_S).close()
+    except (OSError, OverflowError) as error:
+        raise FleetError(
+            f"nothing answers at {address} ({error}): is the cluster up, and this its address? `ray status` there tells"
+        ) from None
 
 
 def _ports() -> dict[str, int]:

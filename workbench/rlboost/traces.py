@@ -66,6 +66,8 @@ def read(file: Path, unit_s: float = 1.0) -> Trace:
         return _folder(file, unit_s)
     try:
         text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise TraceError(f"{file} cannot be read: {error.strerror}; give a trace, or a folder of them") from None
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise TraceError(f"{file}, line {line}: no text ({error.reason}); save the trace as UTF-8") from None
