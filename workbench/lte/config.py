@@ -57,7 +57,7 @@ class LteConfig(Config):
     grouping: Literal["kmeans", "coactivation", "sized", "fisher", "random"] = Field(
         "kmeans",
         description="What puts 32 neurons into an expert: balanced k-means on gate weights (the paper's), neurons that "
-        "are active together, those of a size that are (ours), or chance",
+        "are active together, those of a size that are (ours), the same by what the loss feels (ours), or chance",
         json_schema_extra=LEARN,
     )
     tune: Literal["lora", "full"] = Field(
