@@ -115,7 +115,7 @@ class Record:
 
     def _must_have(self, what: str) -> None:
         if self.state != "done":
-            said = "failed" if self.state == "failed" else f"was {self.state}"
+            said = f"failed ({self.error})" if self.state == "failed" else f"was {self.state}"
             raise ValueError(f"run {self.id} {said}: it has no {what}")
 
     def _read(self, name: str) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import json
 import threading
 import time
 import warnings
@@ -236,8 +237,13 @@ def to_code(target: System, config: Config, verb: str = "run") -> str:
             best = preset, differs
     if best is None:
         raise ValueError(f"{target.name} has no presets")
-    changes = "".join(f", {k}={v!r}" for k, v in best[1].items())
+    changes = "".join(f", {k}={_literal(v)}" for k, v in best[1].items())
     return f'wb.{verb}("{target.name}", preset="{best[0]}"{changes})'
+
+
+def _literal(value: Any) -> str:
+    """As one writes it: text in double quotes, as the call's other words."""
+    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
 
 
 def from_code(code: str) -> tuple[System, Config]:

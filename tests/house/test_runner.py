@@ -213,7 +213,7 @@ def test_wrong_calls_are_named():
 def test_code_and_back():
     config = toys.GOOD.make("tiny", factor=None, mode="one", check=False, sizes=(3, 4, 5))
     code = runner.to_code(toys.GOOD, config, "open")
-    assert code == ('wb.open("contract_toy", preset="tiny", factor=None, check=False, mode=\'one\', sizes=(3, 4, 5))')
+    assert code == 'wb.open("contract_toy", preset="tiny", factor=None, check=False, mode="one", sizes=(3, 4, 5))'
     assert runner.from_code(code) == (toys.GOOD, config)
     assert runner.from_code(runner.to_code(toys.GOOD, toys.GOOD.presets["paper"]))[1].steps == 500
 

@@ -178,7 +178,7 @@ def test_the_form_its_call_and_the_picture_follow_a_move(moving):
     one.drop("thing:0", "lane:1")
     text = write(((1, *ROWS[0][1:]), ROWS[1]))
     assert moving.config.placed == field.input.value == text
-    assert f"placed='{text}'" in moving.code.value
+    assert f'placed="{text}"' in moving.code.value
     moving.results.preview.wait(60)
     assert isinstance(moving.results.preview.widget, go.FigureWidget)
     assert moving.results.preview.widget.layout.title.text == text
