@@ -190,7 +190,9 @@ class LteResult(Result):
                 f"Modelled for {self.config.sim_model} on {self.config.sim_device}, from bytes read: with half of the "
                 f"FFN left out a token takes {s['latency_cut_pct']:.0f} % less time."
             )
-        two = f"{score} {_digits(s[score])} where the dense arm has {_digits(s[f'dense_{score}'])}"
+        c = self.config
+        on = f"{c.examples} held-out sentences" if score == "accuracy" else f"{c.windows} held-out windows"
+        two = f"{score} {_digits(s[score])} on {on} where the dense arm has {_digits(s[f'dense_{score}'])}"
         said = (
             f"Measured on {self.provenance.device}, one thread: {100 * s['sparsity']:.0f} % of the FFN left out, {two}"
         )
