@@ -58,12 +58,12 @@ def by_pointer(page, panel):
     page.mouse.up()
     expect(expert(panel, 0, 2)).to_have_count(1)
     expect(expert(panel, 0)).to_have_attribute("aria-pressed", "false")  # a drag is no press
-    expect(call(panel)).to_have_value(re.compile("placed='0-2: 2x3 3x3'"))
+    expect(call(panel)).to_have_value(re.compile('placed="0-2: 2x3 3x3"'))
     grab(page, panel, 0, lane(panel, 1))
     page.mouse.up()
     expect(expert(panel, 0, 1)).to_have_count(1)
     expect(panel.get_by_text("Expert 0: rank 2 to rank 1")).to_be_visible()
-    expect(call(panel)).to_have_value(re.compile("placed='0: 1 2x2 3x3; 1-2: 2x3 3x3'"))
+    expect(call(panel)).to_have_value(re.compile('placed="0: 1 2x2 3x3; 1-2: 2x3 3x3"'))
     expect(titles.first).not_to_have_text(before, timeout=60_000)  # another step; its first change imports a widget
 
 
@@ -93,7 +93,7 @@ def by_presses(page, panel):
     press = "(node, both) => both.forEach((each) => node.querySelector(each).click())"
     panel.locator(".wb-board").evaluate(press, both)
     expect(expert(panel, 5, 0)).to_have_count(1)
-    expect(call(panel)).to_have_value(re.compile("placed='0: 1 2x2 3x2 0; 1-2: 2x3 3x2 0'"))
+    expect(call(panel)).to_have_value(re.compile('placed="0: 1 2x2 3x2 0; 1-2: 2x3 3x2 0"'))
     expert(panel, 5).click()
     expect(expert(panel, 5)).to_have_attribute("aria-pressed", "true")
     lane(panel, 1).locator(".wb-things").click()

@@ -8,7 +8,7 @@ from workbench import flags
 
 
 def given(name, text):
-    return flags._given(text, Graphed.model_fields[name])
+    return flags._given(name, text, Graphed.model_fields[name])
 
 
 def test_a_graph_is_typed_or_read_from_a_file(tmp_path):
