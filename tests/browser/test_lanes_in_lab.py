@@ -77,13 +77,13 @@ def by_keys(page, panel):
         expect(expert(panel, 1, rank)).to_have_count(1)
         assert focused_pick(page) == "thing:1"
     assert page.evaluate("getComputedStyle(document.activeElement).outlineStyle") == "solid"
-    expect(call(panel)).to_have_value(re.compile("placed='0: 1 0 2 3x3; "))
+    expect(call(panel)).to_have_value(re.compile('placed="0: 1 0 2 3x3; '))
     page.keyboard.press("Escape")
     expect(expert(panel, 1, 2)).to_have_count(1)
     assert focused_pick(page) == "thing:1"
     page.keyboard.press("ArrowRight")  # not lifted: the focus moves, nothing else
     assert focused_pick(page) != "thing:1"
-    expect(call(panel)).to_have_value(re.compile("placed='0: 1 2x2 3x3; "))
+    expect(call(panel)).to_have_value(re.compile('placed="0: 1 2x2 3x3; '))
 
 
 def by_presses(page, panel):
