@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import sys
+import time
 from html import escape
 from typing import Any, Protocol
+
+NUMBER = re.compile(r"\d[\d,.]*")
+EVERY_S = 5.0
 
 
 class Bar(Protocol):
@@ -46,16 +51,21 @@ class TerminalBar:
 
 
 class LinesBar:
-    """A line on stderr for each thing that is done: for files and pipes, where a bar redrawn is noise."""
+    """A line on stderr for each thing that is done: for files and pipes, where a bar redrawn is noise.
+
+    What counts up, "reads, 3 of 64", is said every EVERY_S at most.
+    """
 
     def __init__(self, name: str) -> None:
-        self._name, self._said = name, ""
+        self._name, self._said, self._thing, self._at_s = name, "", "", 0.0
 
     def update(self, share: float, text: str) -> None:
         """Say this, if it is new."""
-        if text != self._said:
-            self._said = text
-            sys.stderr.write(f"{self._name}: {100 * share:3.0f}% {text}\n")
+        thing, now_s = NUMBER.sub("", text), time.monotonic()
+        if text == self._said or (thing == self._thing and now_s - self._at_s < EVERY_S):
+            return
+        self._said, self._thing, self._at_s = text, thing, now_s
+        sys.stderr.write(f"{self._name}: {100 * share:3.0f}% {text}\n")
 
     def close(self) -> None:
         """Nothing to end."""

@@ -63,7 +63,10 @@ def call(args: Sequence[str]) -> int:
     except sigterm.Terminated:
         return _fail("terminated", TERMINATED)
     except typer.TyperException as error:
-        return _fail(" ".join(error.format_message().split()), error.exit_code)
+        said, where = " ".join(error.format_message().split()), getattr(error, "ctx", None)
+        if where is not None and said.startswith(("No such command", "Missing command")):
+            said += f" {where.command_path} --help lists them."
+        return _fail(said, error.exit_code)
     except Exception as error:  # noqa: BLE001  the last stop: whatever failed becomes a line and an exit code
         if debug:
             import traceback

@@ -1,4 +1,4 @@
-"""Files that a command line names and that are not there: one line, with the flag or the file, and no traceback."""
+"""Files and commands that a command line names and that are not there: one line that says which, no traceback."""
 
 import pytest
 
@@ -20,11 +20,13 @@ from workbench import cli
             "run rlboost --preset small --price-file nowhere.csv", 1,
             "ValueError: nowhere.csv cannot be read: No such file or directory",
         ),
+        ("history", 2, "No such command 'history'. workbench --help lists them."),
+        ("foundry", 2, "Missing command. workbench foundry --help lists them."),
         ("run mm2 --preset tiny --reads file", 2, "--reads-file: give the file of reads"),
         ("run mm2 --preset tiny --reads-file a.fa", 2, "--reads-file: goes with reads='file' alone"),
     ],
 )  # fmt: skip
-def test_a_file_that_is_not_there(line, code, said, capsys, tmp_path, monkeypatch):
+def test_what_is_not_there_is_named(line, code, said, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("WORKBENCH_HOME", str(tmp_path))
     assert cli.call(line.split()) == code

@@ -3,7 +3,7 @@
 import contract_toys as toys
 import pytest
 
-from workbench import runner, terminal
+from workbench import bar, runner, terminal
 from workbench.system import Claim
 
 LONG = "measured on one prompt " * 12
@@ -72,3 +72,18 @@ def test_a_narrow_terminal_is_wrapped_for(monkeypatch):
     notes = said[said.index("\n[1] ") + 1 :].split("\n\n")[0].splitlines()
     assert len(notes) > 4
     assert max(map(len, notes)) <= 40
+
+
+def test_what_counts_up_is_a_line_every_five_seconds(monkeypatch, capsys):
+    clock = [0.0]
+    monkeypatch.setattr(bar.time, "monotonic", lambda: clock[0])
+    lines = bar.LinesBar("toy")
+    for at in range(12):
+        clock[0] = at
+        lines.update(at / 12, f"calibrating, {at + 1:,} of 1,000")
+    lines.update(1.0, "writing")  # another thing is said at once
+    said = capsys.readouterr().err.splitlines()
+    assert [line.split("% ")[1] for line in said] == [
+        *(f"calibrating, {n} of 1,000" for n in (1, 6, 11)),
+        "writing",
+    ]

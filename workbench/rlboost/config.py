@@ -162,7 +162,7 @@ class RLBoostConfig(Config):
         table = self._table()
         row = next((p for p in table if p.name == self.price), None)
         if row is None:
-            raise ValueError(f"price: there is no row {self.price!r}; there are {', '.join(p.name for p in table)}")
+            raise ValueError(f"price: there is no row {self.price!r}; there are {'; '.join(p.name for p in table)}")
         if self.discount is not None:
             return row.at_discount(self.discount)
         if math.isnan(row.spot_usd_h):
