@@ -297,6 +297,17 @@ def test_own_files(tmp_path, small_genome):
     assert cut.totals.reads < 40
 
 
+def test_repeats_are_for_simulated_reads_alone(small_genome, tmp_path):
+    """The control: for simulated ones they are put in."""
+    (tmp_path / "ref.fa").write_bytes(b">part\n" + small_genome[0].sequence + b"\n")
+    ours = {"reference_file": str(tmp_path / "ref.fa"), "satellite_kbp": 40.0}
+
+    def bases(**reads):
+        return sum(len(r.sequence) for r in source.reference(SYSTEM.make("tiny", **ours, **reads)))
+
+    assert bases(reads="file", reads_file="a.fa") == bases(reads="real") == len(small_genome[0].sequence) < bases()
+
+
 def test_threads_change_nothing_but_time(run):
     again = wb.run("mm2", preset="tiny", threads=2, minimap2=False)
     assert again.paf_hash == run.result.paf_hash

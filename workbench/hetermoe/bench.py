@@ -94,9 +94,9 @@ def cell(result: HeterMoEResult) -> Iterator[dict[str, Any]]:
     badges = result.provenance.badges
     for name, value in result.summary().items():
         yield _row(case, name, value, badges[name])
-    for arm in result.ways():
-        yield _row(case, f"{arm}: tokens_per_s", result.speed(arm))
-        yield _row(case, f"{arm}: predicted over measured", result.predicted(arm) / result.speed(arm), "modelled")
+    for way in result.ways():
+        yield _row(case, f"{way}: tokens_per_s", result.speed(way))
+        yield _row(case, f"{way}: predicted over measured", result.predicted(way) / result.speed(way), "modelled")
     yield _row(case, f"planner chose {result.chosen}, fastest by medians was {result.winner}", float(right(result)))
     if result.proof:
         yield _row(case, "control: max_rel_param_error without the gate's path", result.proof.control)

@@ -28,14 +28,14 @@ def fisher(model: Any, blocks: Sequence[nn.Module], batches: Sequence[Batch]) ->
 
     ValueError without a batch, or where no text has two tokens.
     """
-    sums = [torch.zeros(0) for _ in blocks]
+    sums: list[Tensor] = []
     tokens = 0
     for batch in batches:
         kept = batch.keep[:, 1:] & batch.keep[:, :-1]
         tokens += int(kept.sum())
-        for at, slope in enumerate(_slopes(model, blocks, batch.ids, kept)):
-            rows = slope[:, :-1][kept].float()
-            sums[at] = rows.T @ rows + (sums[at] if len(sums[at]) else 0)
+        rows = [slope[:, :-1][kept].float() for slope in _slopes(model, blocks, batch.ids, kept)]
+        parts = [each.T @ each for each in rows]
+        sums = [one + part for one, part in zip(sums, parts, strict=True)] if sums else parts
     if not tokens:
         raise ValueError("what the loss feels is measured on text: give at least one batch of two tokens or more")
     return [one / tokens for one in sums]

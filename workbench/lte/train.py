@@ -208,7 +208,7 @@ class Trainer:
 
     def _between(self, number: int) -> None:
         """What is done between two stages, before step `number`."""
-        if number == self.config.warm_steps and self.config.router_start != "bias":
+        if number == self.config.warm_steps:
             self._start_routers(number)
         if number == self.config.warm_steps and self.stand_ins:
             self._start_stand_ins(number)
@@ -304,8 +304,10 @@ class Trainer:
 
     @torch.no_grad()
     def _start_routers(self, number: int) -> None:
-        """Set the routers from what experts are worth to the warmed model, and onto the first goal."""
-        by: Literal["activations", "fisher"] = "fisher" if self.config.router_start == "fisher" else "activations"
+        """Set the routers from what experts are worth to the warmed model, onto the first goal; "bias" leaves them."""
+        by = self.config.router_start
+        if by == "bias":
+            return
         batches = self._next(number, self.config.start_batches)
         start_routers(self.sparse, batches, 1 - self.controller.goal(0.0), by)
         self._written(self.routers)

@@ -74,6 +74,21 @@ class Recipe:
         )
 
 
+NEWS = Recipe(
+    "news-70",
+    warm=150,
+    soft=60,
+    hard=420,
+    batch=4,
+    target=0.72,
+    model_lr=1e-3,
+    stand_in=32,
+    distil=1.0,
+    begin=0.6,
+    decay_from=0.5,
+    grouping="sized",
+    start_batches=24,
+)
 RECIPES = {
     "sentiment": Recipe(
         "sentiment-80",
@@ -88,36 +103,9 @@ RECIPES = {
         begin=0.7,
         decay_from=0.5,
     ),
-    "news": Recipe(
-        "news-70",
-        warm=150,
-        soft=60,
-        hard=420,
-        batch=4,
-        target=0.72,
-        model_lr=1e-3,
-        stand_in=32,
-        distil=1.0,
-        begin=0.6,
-        decay_from=0.5,
-        grouping="sized",
-        start_batches=24,
-    ),
-    "news-50": Recipe(
-        "news-50",
-        warm=300,
-        soft=60,
-        hard=1140,
-        batch=4,
-        target=0.5,
-        model_lr=1e-3,
-        stand_in=32,
-        distil=1.0,
-        begin=0.5,
-        decay_from=0.5,
-        grouping="fisher",
-        router_start="fisher",
-        start_batches=24,
+    "news": NEWS,
+    "news-50": replace(
+        NEWS, name="news-50", warm=300, hard=1140, target=0.5, begin=0.5, grouping="fisher", router_start="fisher"
     ),
 }
 
