@@ -190,15 +190,28 @@ def test_a_response_that_moves_says_the_same(engine, models, sampler):
     assert run(engine, [changed])["r3"].ids[7:] != whole[7:]
 
 
+def caught(attempt):
+    """What `attempt` finds in the middle. vLLM runs on while a test waits for a core, and may be at the end first: then
+    again."""
+    for _ in range(20):
+        if (found := attempt()) is not None:
+            return found
+    pytest.fail("20 times vLLM was at the end of a response before it was asked")
+
+
 def test_taken_in_the_middle_it_goes_on_elsewhere(engine, models):
     """What was told before it was given up is a prefix, and the embedded engine ends it."""
     engine.sampler = DRAWN
     given = asks(3, most=LONG)
     expected = embedded(models[0], given, DRAWN)
-    part = run(engine, given, until=lambda ledger: all(len(e.ids) > 5 for e in ledger.entries.values()))
-    assert all(engine.take(request) for request in list(engine.running))
-    rest = [Ask(a.request, a.prompt, tuple(part[a.request].ids), LONG) for a in given if not part[a.request].ended]
-    assert rest
+
+    def attempt():
+        part = run(engine, given, until=lambda ledger: all(len(e.ids) > 5 for e in ledger.entries.values()))
+        assert all(engine.take(request) for request in list(engine.running))
+        left = [a for a in given if not part[a.request].ended]
+        return [Ask(a.request, a.prompt, tuple(part[a.request].ids), LONG) for a in left] or None
+
+    rest = caught(attempt)
     assert all(5 < len(a.done) < LONG for a in rest)
     ended = embedded(models[0], rest, DRAWN)
     assert all(ended[a.request].ids == expected[a.request].ids for a in rest)
@@ -206,10 +219,18 @@ def test_taken_in_the_middle_it_goes_on_elsewhere(engine, models):
 
 
 def test_an_aborted_response_is_freed_and_its_name_is_free(engine):
-    engine.give(Ask("a", tuple(range(40, 140)), (), LONG))  # not at its end, however fast vLLM is ahead
-    while not engine.step():
-        pass
-    responses, kv = engine.held()
+    def attempt():
+        engine.give(Ask("a", tuple(range(40, 140)), (), LONG))
+        while not engine.step():
+            pass
+        responses, kv = engine.held()
+        if responses:
+            return responses, kv
+        while engine.running:  # it has ended, and says so
+            engine.step()
+        return None
+
+    responses, kv = caught(attempt)
     assert responses == 1
     assert kv >= 100 / KV_TOKENS
     assert engine.take("a")
@@ -221,10 +242,21 @@ def test_an_aborted_response_is_freed_and_its_name_is_free(engine):
 
 def test_it_is_driven_as_the_embedded_engine_is(engine, models):
     """In SpotEngine's place: queue, stream, and `gone` behind the last token of what moves."""
+    given = asks(4, most=60)
+    given[1] = replace(given[1], most=LONG)  # the one that is asked to move
+    ledger = caught(lambda: driven(engine, given))
+    done = ledger.unfinished()["r1"].ids
+    assert 0 < len(done) < LONG
+    rest = [Ask("r1", given[1].prompt, tuple(done), LONG)]
+    found = {n: e for n, e in ledger.entries.items() if n != "r1"} | run(engine, rest)
+    assert same(found, embedded(models[0], given))
+
+
+def driven(engine, given):
+    """What came of them through a SpotEngine that gave r1 up in its middle; None where it was at its end by then."""
     spot = SpotEngine("spot-1", "tiny", "float32", GREEDY, 4)
     spot.engine = engine
-    given, ledger, said = asks(4, most=60), Ledger(), []
-    given[1] = replace(given[1], most=LONG)  # not at its end yet when it is asked to move, however late that is
+    ledger, said = Ledger(), []
     for ask in given:
         ledger.open(ask.request, len(ask.prompt))
     spot.give(given, 0)
@@ -235,15 +267,14 @@ def test_it_is_driven_as_the_embedded_engine_is(engine, models):
             ledger.add(piece.request, piece.start, piece.ids, piece.logprobs, "spot-1", item.version)
             if piece.ended:
                 ledger.close(piece.request, piece.ended)
-        if ledger.tokens() > 40 and ledger.entries["r1"].ids:
+        r1 = ledger.entries["r1"]
+        if ledger.tokens() > 40 and r1.ids and not r1.ended:
             spot.take(["r1"])
-        if not engine.running and ledger.unfinished().keys() <= {"r1"} and any("r1" in s.gone for s in said):
+        if not ledger.unfinished() or (
+            not engine.running and ledger.unfinished().keys() == {"r1"} and any("r1" in s.gone for s in said)
+        ):
             spot.stop()
-    left = ledger.unfinished()
-    rest = [Ask("r1", given[1].prompt, tuple(left["r1"].ids), LONG)]
-    assert 0 < len(rest[0].done) < LONG
-    found = {n: e for n, e in ledger.entries.items() if n != "r1"} | run(engine, rest)
-    assert same(found, embedded(models[0], given))
+    return ledger if ledger.unfinished() else None
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
