@@ -167,3 +167,7 @@ def test_progress_is_said_now_and_then(capsys):
     lines = capsys.readouterr().err.splitlines()
     assert len(lines) == 6  # every ten seconds of fifty, and at the end
     assert lines[-1].startswith("mapped 100 reads, 0.1 Mb in 50.0 s")
+    few = _Told("mapped", "reads", clock=lambda: now)
+    few(1, 1234)
+    few.end()
+    assert capsys.readouterr().err.startswith("mapped 1 reads, 1,234 bases in ")

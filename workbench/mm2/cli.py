@@ -198,6 +198,7 @@ class _Told:
 
     def _say(self, end: str) -> None:
         seconds = max(self.clock() - self.began, 1e-9)
-        text = f"{self.verb} {self.count:,} {self.noun}, {self.bases / 1e6:,.1f} Mb in {seconds:,.1f} s"
+        long = f"{self.bases / 1e6:,.1f} Mb" if self.bases >= 100_000 else f"{self.bases:,} bases"
+        text = f"{self.verb} {self.count:,} {self.noun}, {long} in {seconds:,.1f} s"
         sys.stderr.write(f"\r{text:<70}{end}" if self.terminal else f"{text}{end}")
         sys.stderr.flush()
