@@ -33,43 +33,43 @@ from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepar
 
 TAUS = (0.3, 0.4, 0.6, 0.7)
 SPARSITIES = (0.5, 0.7, 0.8, 0.9)
-MOST = {"sentiment": 300, "news": 24}  # examples for rows beside the two arms
+MOST = {"sentiment": 300, "news": 24}  # of a task's examples, for rows beside the two arms
 ARMS_SEE = {"sentiment": 4000, "news": 64}  # by the two arms: all there is of sentiment
 Row = dict[str, Any]
 
 
-def run(action: str, task: str, arm: str, seed: int) -> None:
+def run(action: str, name: str, arm: str, seed: int) -> None:
     """`finish`: save this arm and measure both. `posthoc`: measure what needs no training, at the same sparsities."""
-    folder = ARTIFACTS / RECIPES[task].name
+    folder, task = ARTIFACTS / RECIPES[name].name, RECIPES[name].task
     book = Book(folder / "results.json", task, seed)
     if action == "finish" and arm == "bare":
         book.forget(arm)
-        bare, made, _ = at_its_end(task, arm, seed)
+        bare, made, _ = at_its_end(name, arm, seed)
         book.row(BARE, lambda: _measured(bare, made, made.examples("test")[: ARMS_SEE[task]]))
     elif action == "finish":
-        write_curves(folder / "curves.csv", arm, save_arm(task, arm, seed, folder))
+        write_curves(folder / "curves.csv", arm, save_arm(name, arm, seed, folder))
         if arm == "lte":
             write_activity(folder, task)
         book.forget(arm)
         measure_arms(book, folder, task)
     else:
-        measure_posthoc(book, folder, task, seed)
+        measure_posthoc(book, folder, name, seed)
     say(json.dumps(book.summarised(), indent=1))
 
 
-def at_its_end(task: str, arm: str, seed: int) -> tuple[SparseModel, Sentiment | LanguageModelling, list[Step]]:
+def at_its_end(name: str, arm: str, seed: int) -> tuple[SparseModel, Sentiment | LanguageModelling, list[Step]]:
     """The arm as its last checkpoint has it, its task, its steps. RuntimeError when it is not trained to its end."""
-    sparse, made = prepare(task, arm, seed)
-    config = RECIPES[task].config(arm, seed)
+    sparse, made = prepare(name, arm, seed)
+    config = RECIPES[name].config(arm, seed)
     steps: list[Step] = []
-    for step in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}", seen=steps):
+    for step in train(sparse, made, config, runs() / f"{name}-{arm}-{seed}", seen=steps):
         raise RuntimeError(f"the {arm} arm is at step {step.step} of {config.steps}: train it first, to its end")
     return sparse, made, steps
 
 
-def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
+def save_arm(name: str, arm: str, seed: int, folder: Path) -> list[Step]:
     """The arm's last checkpoint as an artifact; returns its steps. RuntimeError when it is not trained to its end."""
-    sparse, made, steps = at_its_end(task, arm, seed)
+    sparse, made, steps = at_its_end(name, arm, seed)
     base = manifest(lm.path("smollm2"))["fingerprint"]
     own = calibrated(sparse, made)
     offset = own.offset if isinstance(own, Sentiment) else 0.0
@@ -77,9 +77,9 @@ def save_arm(task: str, arm: str, seed: int, folder: Path) -> list[Step]:
         "offset": offset,
         "arm": arm,
         "base": base,
-        "task": task,
+        "task": RECIPES[name].task,
         "seed": seed,
-        "config": asdict(RECIPES[task].config(arm, seed)),
+        "config": asdict(RECIPES[name].config(arm, seed)),
         "model": "SmolLM2-135M",
     }
     save.save(folder / arm, sparse, info)
@@ -192,20 +192,19 @@ def measure_arms(book: Book, folder: Path, task: str) -> None:
     book.row("lte all experts", lambda: _measured(lte, made, some))
 
 
-def measure_posthoc(book: Book, folder: Path, task: str, seed: int) -> None:
+def measure_posthoc(book: Book, folder: Path, name: str, seed: int) -> None:
     """Each post-hoc method on the dense arm, or on the base model where no arm is trained; k-means blocks."""
     model, tokens = base_model()
-    made = make_task(task, tokens)
-    cut = groupings(model, task, made, seed)
+    made = make_task(RECIPES[name].task, tokens)
+    cut = groupings(model, name, made, seed)
     tuned = (folder / "dense" / save.CONFIG).is_file()
-    name = "dense" if tuned else "base"
     sparse = save.load(folder / "dense", model) if tuned else SparseModel(model, cut)
     for layer, group in zip(sparse.layers, cut):
         layer.grouping = group
-    some = _some(made.examples("test"), task)
+    some = _some(made.examples("test"), RECIPES[name].task)
     batches = [made.batch(i, 16, seed).ids for i in range(4)]
-    book.row(f"{name} on the same examples", lambda: _measured(sparse, made, some))
-    target = RECIPES[task].target
+    book.row(f"{'dense' if tuned else 'base'} on the same examples", lambda: _measured(sparse, made, some))
+    target = RECIPES[name].target
     order = sorted({*SPARSITIES, target}, key=lambda s: (abs(s - target), s))  # the target first
     for sparsity in order:
         for method in posthoc.METHODS:

@@ -1,8 +1,8 @@
 """Make the trained artifacts anew: `python -m workbench.lte.train_artifacts train sentiment lte`, and so on.
 
-    train TASK ARM     train an arm; killed, it goes on where it was. ARM: dense, lte, bare
-    finish TASK ARM    write the arm's artifact and measure both arms on the held-out part; of bare its row alone
-    posthoc            measure what needs no training (CATS, TEAL, random, oracles) at the same sparsities
+    train RECIPE ARM     train an arm; killed, it goes on where it was. ARM: dense, lte, bare
+    finish RECIPE ARM    write the arm's artifact and measure both arms on the held-out part; of bare its row alone
+    posthoc RECIPE       measure what needs no training (CATS, TEAL, random, oracles) at the same sparsities
 
 bare is lte without stand-ins and without the teacher's answers: what those two are worth. SmolLM2-135M on one thread
 with bfloat16 products: an arm of either task takes a quarter of an hour to three, with AVX2 alone four times that.
@@ -33,9 +33,10 @@ from workbench.lte.train import TrainConfig, train
 
 @dataclass(frozen=True)
 class Recipe:
-    """What one task is trained with, in both arms alike."""
+    """What one pair of artifacts is trained with, in both arms alike."""
 
     name: str  # of the artifact's folder
+    task: Literal["sentiment", "news"]
     warm: int
     soft: int
     hard: int
@@ -68,7 +69,7 @@ class Recipe:
             distil=0.0 if arm == "bare" else self.distil,
             controller=replace(OURS.controller, start=self.begin),
             validate_every=150,
-            validate_on=24 if self.name.startswith("news") and arm != "dense" else 200,  # windows are dear to score
+            validate_on=24 if self.task == "news" and arm != "dense" else 200,  # windows are dear to score
             checkpoint_every=50,
             seed=seed,
         )
@@ -76,6 +77,7 @@ class Recipe:
 
 NEWS = Recipe(
     "news-70",
+    "news",
     warm=150,
     soft=60,
     hard=420,
@@ -92,6 +94,7 @@ NEWS = Recipe(
 RECIPES = {
     "sentiment": Recipe(
         "sentiment-80",
+        "sentiment",
         warm=900,  # the teacher is the model at its end: a poor one would be the sparse model's ceiling
         soft=350,
         hard=550,
@@ -115,10 +118,10 @@ def base_model() -> tuple[Any, FileTokenizer]:
     return load_smollm2(lm.fast_dtype())
 
 
-def groupings(model: Any, task: str, made: tasks.Sentiment | tasks.LanguageModelling, seed: int) -> list[Grouping]:
+def groupings(model: Any, name: str, made: tasks.Sentiment | tasks.LanguageModelling, seed: int) -> list[Grouping]:
     """The recipe's grouping of the untrained model; kept in the cache, for it takes some seconds of processor time."""
-    method = RECIPES[task].grouping
-    kept = runs() / (f"kmeans-{seed}.json" if method == "kmeans" else f"{method}-{task}-{seed}.json")
+    method = RECIPES[name].grouping
+    kept = runs() / (f"kmeans-{seed}.json" if method == "kmeans" else f"{method}-{name}-{seed}.json")
     if kept.is_file():
         return [np.array(g) for g in json.loads(kept.read_text())]
     found = group(model, method, seed, [made.batch(i, 8, seed).ids for i in range(6)])
@@ -132,21 +135,22 @@ def runs() -> Path:
     return cache_root() / "lte"
 
 
-def prepare(task: str, arm: str, seed: int) -> tuple[SparseModel, tasks.Sentiment | tasks.LanguageModelling]:
+def prepare(name: str, arm: str, seed: int) -> tuple[SparseModel, tasks.Sentiment | tasks.LanguageModelling]:
     """An arm's untrained model with its adapters, and its task."""
+    recipe = RECIPES[name]
     model, tokens = base_model()
-    made = make_task(task, tokens)
-    cut = groupings(model, task, made, seed)
-    lora.add(model, RECIPES[task].rank, 2.0 * RECIPES[task].rank, seed=seed)
-    stand_in = RECIPES[task].stand_in if arm == "lte" else 0
+    made = make_task(recipe.task, tokens)
+    cut = groupings(model, name, made, seed)
+    lora.add(model, recipe.rank, 2.0 * recipe.rank, seed=seed)
+    stand_in = recipe.stand_in if arm == "lte" else 0
     return SparseModel(model, cut, seed=seed, stand_in=stand_in), made
 
 
-def train_arm(task: str, arm: str, seed: int) -> None:
+def train_arm(name: str, arm: str, seed: int) -> None:
     """Train one arm, or go on with it, telling each step."""
-    sparse, made = prepare(task, arm, seed)
-    config = RECIPES[task].config(arm, seed)
-    for s in train(sparse, made, config, runs() / f"{task}-{arm}-{seed}"):
+    sparse, made = prepare(name, arm, seed)
+    config = RECIPES[name].config(arm, seed)
+    for s in train(sparse, made, config, runs() / f"{name}-{arm}-{seed}"):
         score = "" if s.score is None else f"  {made.unit} {s.score:.4f}"
         say(f"{s.step}/{config.steps} {s.stage}: loss {s.task_loss:.3f} sparse {s.sparsity:.3f} eta {s.eta:.2f}{score}")
 
@@ -161,17 +165,17 @@ def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(prog="python -m workbench.lte.train_artifacts", description=__doc__)
     parser.add_argument("action", choices=["train", "finish", "posthoc"])
-    parser.add_argument("task", nargs="?", default="sentiment", choices=sorted(RECIPES))
+    parser.add_argument("recipe", nargs="?", default="sentiment", choices=sorted(RECIPES))
     parser.add_argument("arm", nargs="?", default="lte", choices=["lte", "dense", "bare"])
     parser.add_argument("--seed", type=int, default=0)
     asked = parser.parse_args()
     torch.set_num_threads(1)
     if asked.action == "train":
-        train_arm(asked.task, asked.arm, asked.seed)
+        train_arm(asked.recipe, asked.arm, asked.seed)
     else:
         from workbench.lte import measure_artifacts
 
-        measure_artifacts.run(asked.action, asked.task, asked.arm, asked.seed)
+        measure_artifacts.run(asked.action, asked.recipe, asked.arm, asked.seed)
 
 
 if __name__ == "__main__":
