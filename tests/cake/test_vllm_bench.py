@@ -52,14 +52,20 @@ def left_behind(monkeypatch):
 
     before = set(Path("/dev/shm").iterdir())
 
-    def look():
+    def files():
         used = mapped()  # somebody else's, who lives: what this run left is mapped by nobody
-        found = [str(path) for path in Path("/dev/shm").iterdir() if path not in before and str(path) not in used]
+        return [str(path) for path in Path("/dev/shm").iterdir() if path not in before and str(path) not in used]
+
+    def look():
+        found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 if process.environ().get(MARK) == name and process.status() != psutil.STATUS_ZOMBIE:
                     found.append(" ".join(process.cmdline()))
-        return found
+        late = time.monotonic() + 10  # a semaphore that another process makes has its name for a moment, unmapped
+        while (left := files()) and time.monotonic() < late:
+            time.sleep(0.1)
+        return found + left
 
     return look
 

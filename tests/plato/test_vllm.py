@@ -102,13 +102,16 @@ def test_every_token_is_vllms_own(engine, own, way):
 
 
 def test_parts_are_decoded_together(engine):
-    _, outcome = answer(engine, script=Given(PLAN))
-    counts = outcome.counts
+    for _ in range(20):  # asked one after another, a part is at its end first where this process waits for a core
+        _, outcome = answer(engine, script=Given(PLAN))
+        counts = outcome.counts
+        assert counts.steps == len(counts.widths) == len(counts.tokens)
+        assert counts.decoded == PLAN.tokens + sum(p.kind == "trunk" for p in outcome.parts)  # a token drops there
+        assert counts.forced == 0
+        engine.forget()
+        if max(counts.widths) >= 2:
+            break
     assert max(counts.widths) >= 2
-    assert counts.steps == len(counts.widths) == len(counts.tokens)
-    assert counts.decoded == PLAN.tokens + sum(part.kind == "trunk" for part in outcome.parts)  # a token drops there
-    assert counts.forced == 0
-    engine.forget()
     _, alone = answer(engine, "nodes")
     assert set(alone.counts.widths) == {1}  # the control
     assert alone.counts.steps > counts.steps

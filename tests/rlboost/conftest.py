@@ -1,6 +1,11 @@
 """One Ray for all tests here that need it: starting it takes ten seconds and more, and two at once are late."""
 
+import sys
+from pathlib import Path
+
 import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
 
 from workbench.rlboost.fleet import Fleet
 

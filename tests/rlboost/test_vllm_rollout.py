@@ -13,40 +13,37 @@ from dataclasses import replace
 import psutil
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from rolled import (
+    DRAWN,
+    GREEDY,
+    KV_TOKENS,
+    LONG,
+    MOST,
+    ROOM,
+    SHAPED,
+    TOKEN_BYTES,
+    asks,
+    caught,
+    driven,
+    embedded,
+    run,
+    same,
+    write_tied,
+)
+from safetensors.torch import load_file
 
 pytest.importorskip("vllm", reason="vLLM is not installed: make setup")
 
 from workbench.backends import BackendUnavailable
 from workbench.lm.model import LM, LMConfig
 from workbench.lm.sampler import Sampler
-from workbench.lm.tiny_folder import write_tiny
 from workbench.lm.tokenizer import ByteTokenizer
 from workbench.rlboost import vllm_rollout
-from workbench.rlboost.ledger import Ledger
-from workbench.rlboost.rollout import Ask, Rollouts
-from workbench.rlboost.spot import SpotEngine
+from workbench.rlboost.rollout import Ask
 from workbench.rlboost.vllm_rollout import VllmGone, VllmRollouts
 from workbench.rlboost.weights import Pull, WeightStore
 
 pytestmark = [pytest.mark.vllm, pytest.mark.timeout(400)]
-
-ROOM, KV_TOKENS, MOST, LONG = 512, 2048, 24, 400
-TOKEN_BYTES = 2 * 3 * 2 * 32 * 4  # K and V, layers, heads, their size, float32
-GREEDY, DRAWN = Sampler(), Sampler(1.0, seed=3)
-SHAPED = Sampler(0.7, top_k=40, top_p=0.9, seed=3)
-END_S = 120.0
-
-
-def write_tied(folder, seed=0):
-    """The tiny model with its embedding as output layer, which is what the embedded engine takes."""
-    write_tiny(folder, seed)
-    weights = load_file(folder / "model.safetensors")
-    del weights["lm_head.weight"]
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
-    config = json.loads((folder / "config.json").read_text()) | {"tie_word_embeddings": True}
-    (folder / "config.json").write_text(json.dumps(config))
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -83,39 +80,6 @@ def engine(opened, folders):
     if opened.version != 0:
         opened.load(0, load_file(folders[0] / "model.safetensors"))
     return opened
-
-
-def asks(count=5, most=MOST, seed=0):
-    draw = torch.Generator().manual_seed(seed)
-    return [
-        Ask(f"r{n}", tuple(torch.randint(32, 127, (5 + 31 * n,), generator=draw).tolist()), (), most)
-        for n in range(count)
-    ]
-
-
-def run(own, given, until=lambda ledger: False):
-    """A ledger of what the engine says; every piece must be the next one of its response."""
-    ledger, deadline = Ledger(), time.monotonic() + END_S
-    for ask in given:
-        ledger.open(ask.request, len(ask.prompt))
-        if ask.done:
-            ledger.add(ask.request, 0, ask.done, [0.0] * len(ask.done), "before", own.version)
-        own.give(ask)
-    while ledger.unfinished() and not until(ledger):
-        assert time.monotonic() < deadline, f"not in {END_S} s"
-        for piece in own.step():
-            ledger.add(piece.request, piece.start, piece.ids, piece.logprobs, "one", own.version)
-            if piece.ended:
-                ledger.close(piece.request, piece.ended)
-    return ledger.entries
-
-
-def embedded(model, given, sampler=GREEDY):
-    return run(Rollouts(model, sampler, 4), given)
-
-
-def same(found, expected):
-    return {n: e.ids for n, e in found.items()} == {n: e.ids for n, e in expected.items()}
 
 
 # -- tokens ----------------------------------------------------------------------------------------------------------
@@ -190,15 +154,6 @@ def test_a_response_that_moves_says_the_same(engine, models, sampler):
     assert run(engine, [changed])["r3"].ids[7:] != whole[7:]
 
 
-def caught(attempt):
-    """What `attempt` finds in the middle. vLLM runs on while a test waits for a core, and may be at the end first: then
-    again."""
-    for _ in range(20):
-        if (found := attempt()) is not None:
-            return found
-    pytest.fail("20 times vLLM was at the end of a response before it was asked")
-
-
 def test_taken_in_the_middle_it_goes_on_elsewhere(engine, models):
     """What was told before it was given up is a prefix, and the embedded engine ends it."""
     engine.sampler = DRAWN
@@ -250,31 +205,6 @@ def test_it_is_driven_as_the_embedded_engine_is(engine, models):
     rest = [Ask("r1", given[1].prompt, tuple(done), LONG)]
     found = {n: e for n, e in ledger.entries.items() if n != "r1"} | run(engine, rest)
     assert same(found, embedded(models[0], given))
-
-
-def driven(engine, given):
-    """What came of them through a SpotEngine that gave r1 up in its middle; None where it was at its end by then."""
-    spot = SpotEngine("spot-1", "tiny", "float32", GREEDY, 4)
-    spot.engine = engine
-    ledger, said = Ledger(), []
-    for ask in given:
-        ledger.open(ask.request, len(ask.prompt))
-    spot.give(given, 0)
-    for item in spot.stream():
-        said.append(item)
-        assert "r1" not in {p.request for p in item.tokens} or not any("r1" in s.gone for s in said)
-        for piece in item.tokens:
-            ledger.add(piece.request, piece.start, piece.ids, piece.logprobs, "spot-1", item.version)
-            if piece.ended:
-                ledger.close(piece.request, piece.ended)
-        r1 = ledger.entries["r1"]
-        if ledger.tokens() > 40 and r1.ids and not r1.ended:
-            spot.take(["r1"])
-        if not ledger.unfinished() or (
-            not engine.running and ledger.unfinished().keys() == {"r1"} and any("r1" in s.gone for s in said)
-        ):
-            spot.stop()
-    return ledger if ledger.unfinished() else None
 
 
 # -- weights ---------------------------------------------------------------------------------------------------------
