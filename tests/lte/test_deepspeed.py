@@ -15,7 +15,8 @@ from lte_toys import tiny_sparse, toy
 from workbench import backends
 from workbench.lte import SYSTEM, arms, zero_run
 from workbench.lte import deepspeed as zero
-from workbench.lte.train import TrainConfig, Trainer, train
+from workbench.lte.schedule import TrainConfig
+from workbench.lte.train import Trainer, train
 from workbench.system import ConfigError
 
 pytestmark = [pytest.mark.timeout(580)]

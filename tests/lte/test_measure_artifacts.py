@@ -7,7 +7,7 @@ import pytest
 from lte_toys import tiny_sparse, toy
 
 from workbench.lte import evaluate, measure_artifacts, posthoc
-from workbench.lte.train import Step, TrainConfig
+from workbench.lte.schedule import Step, TrainConfig
 from workbench.lte.train_artifacts import RECIPES
 
 

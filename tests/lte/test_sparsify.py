@@ -9,9 +9,9 @@ from lte_toys import tiny_llama, toy
 
 from workbench.lte.evaluate import measure
 from workbench.lte.grouping import check_grouping, random_groups
+from workbench.lte.schedule import TrainConfig
 from workbench.lte.sparse_model import NotGated
 from workbench.lte.sparsify import activations, agreement, group, sparsify
-from workbench.lte.train import TrainConfig
 
 SHORT = TrainConfig(warm_steps=20, soft_steps=80, hard_steps=40, model_lr=1e-2)
 

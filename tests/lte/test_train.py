@@ -17,7 +17,8 @@ from workbench.lte import checkpoint
 from workbench.lte.controller import ControllerOptions
 from workbench.lte.evaluate import measure
 from workbench.lte.losses import PUBLISHED
-from workbench.lte.train import Diverged, TrainConfig, train
+from workbench.lte.schedule import TrainConfig
+from workbench.lte.train import Diverged, train
 
 SHORT = TrainConfig(warm_steps=40, soft_steps=120, hard_steps=60, model_lr=1e-2, validate_every=20, checkpoint_every=5)
 FAST = replace(SHORT, warm_steps=4, soft_steps=12, hard_steps=8, validate_every=4)

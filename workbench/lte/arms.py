@@ -27,10 +27,11 @@ from workbench.lte.controller import ControllerOptions
 from workbench.lte.data import Encoder
 from workbench.lte.losses import SeparabilityOptions
 from workbench.lte.routers import TAU
+from workbench.lte.schedule import Step, TrainConfig
 from workbench.lte.shelf import ARTIFACTS, FOLDERS, has_artifact
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
-from workbench.lte.train import Step, TrainConfig, train
+from workbench.lte.train import train
 
 LEARNT = ("seed", "task", *(n for n, f in LteConfig.model_fields.items() if f.json_schema_extra == LEARN))
 CALIBRATED = 200  # texts of the validation part on which an offset is set

@@ -24,9 +24,10 @@ from torch import Tensor, nn
 
 from workbench.lte.checkpoint import CheckpointError, digest
 from workbench.lte.data import Batch
+from workbench.lte.schedule import Step, TrainConfig
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.tasks import Task
-from workbench.lte.train import Step, TrainConfig, Trainer
+from workbench.lte.train import Trainer
 
 
 class _Whole(nn.Module):
@@ -131,7 +132,7 @@ class ZeroTrainer(Trainer):
         state = {
             "config": digest(self.config), "ranks": self.ranks, "steps": [asdict(s) for s in steps], "best": self.best,
             "controller": self.controller.state(), "best_score": self.best_score, "worse": self.worse,
-            "teacher": self.teacher.then if self.teacher else {},
+            "teacher": self.teacher.then if self.teacher else {}, "mean": self.mean.state(),
         }  # fmt: skip
         self.engine.save_checkpoint(
             str(folder), tag=f"step{len(steps)}", client_state=state, exclude_frozen_parameters=True
@@ -151,4 +152,5 @@ class ZeroTrainer(Trainer):
         self.controller.restore(state["controller"])
         self.best, self.best_score, self.worse = state["best"], state["best_score"], state["worse"]
         self.taught(state["teacher"])
+        self.mean.restore(state["mean"])
         return [Step(**row) for row in state["steps"]]

@@ -22,8 +22,8 @@ from workbench.lte.arms import Arm, Name
 from workbench.lte.config import LteConfig
 from workbench.lte.data import Example
 from workbench.lte.result import CHANCE, THIS_RUN, Activity, LteResult, Row
+from workbench.lte.schedule import Step
 from workbench.lte.sparse_model import SparseModel
-from workbench.lte.train import Step
 from workbench.lte.work import stamped
 from workbench.system import Event, Note, Point, Progress
 

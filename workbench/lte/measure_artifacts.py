@@ -25,10 +25,11 @@ from workbench.lte.arms import calibrated, make_task
 from workbench.lte.config import TEXT
 from workbench.lte.data import Example
 from workbench.lte.recorded import BARE
+from workbench.lte.schedule import Step
 from workbench.lte.shelf import ARTIFACTS
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.tasks import PROMPT, LanguageModelling, Sentiment
-from workbench.lte.train import Step, train
+from workbench.lte.train import train
 from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepare, runs, say
 
 TAUS = (0.3, 0.4, 0.6, 0.7)

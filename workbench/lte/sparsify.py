@@ -22,9 +22,10 @@ from workbench.lte.grouping import (
     random_groups,
     sized_groups,
 )
+from workbench.lte.schedule import Step, TrainConfig
 from workbench.lte.sparse_model import SparseModel, gated_blocks
 from workbench.lte.tasks import Task
-from workbench.lte.train import Step, TrainConfig, train
+from workbench.lte.train import train
 
 
 def sparsify(

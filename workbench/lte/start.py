@@ -22,24 +22,29 @@ from workbench.lte.data import Batch
 from workbench.lte.fisher import felt, fisher
 from workbench.lte.grouping import NEURONS
 from workbench.lte.routers import warm_start
-from workbench.lte.sparse_model import SparseModel
+from workbench.lte.sparse_model import Mode, SparseModel
 
 
 @torch.no_grad()
 def start_routers(
-    model: SparseModel, batches: Sequence[Batch], keep: float, by: Literal["activations", "fisher"] = "activations"
+    model: SparseModel,
+    batches: Sequence[Batch],
+    keep: float,
+    by: Literal["activations", "fisher"] = "activations",
+    mode: Mode = "dense",
 ) -> None:
     """Fit every router by ridge regression on `batches`, so that the share `keep` of experts runs. Padding is left out.
 
-    Runs the dense model once over each batch. ValueError without a batch.
+    Runs the model once over each batch, in `mode`: what experts are worth to a token as its states are then.
+    ValueError without a batch.
     """
     if not batches:
         raise ValueError("routers are started from text: give at least one batch")
-    inputs, hidden, carried = ([list[Tensor]() for _ in model.layers] for _ in range(3))
+    inputs, carried = ([list[Tensor]() for _ in model.layers] for _ in range(2))
     keeps: list[Tensor] = []
 
     def remember(rows: list[Tensor]) -> Callable[..., None]:
-        return lambda module, given: rows.append(given[0][keeps[-1]].float())  # noqa: ARG005  a hook's arguments
+        return lambda module, given: rows.append(given[0][keeps[-1]])  # noqa: ARG005  a hook's arguments
 
     def carry(rows: list[Tensor]) -> Callable[..., None]:
         def look(module: object, given: object, out: Tensor | tuple[Tensor, ...]) -> None:  # noqa: ARG001
@@ -49,11 +54,9 @@ def start_routers(
         return look
 
     hooks = [block.register_forward_hook(carry(rows)) for block, rows in zip(model.blocks, carried)]
-    for layer, xs, hs in zip(model.layers, inputs, hidden):
-        hooks.append(layer.register_forward_pre_hook(remember(xs)))
-        hooks.append(layer.mlp.down_proj.register_forward_pre_hook(remember(hs)))
+    hooks += [layer.register_forward_pre_hook(remember(xs)) for layer, xs in zip(model.layers, inputs)]
     try:
-        with model.as_mode("dense"):
+        with model.as_mode(mode):
             for batch in batches:
                 keeps.append(batch.keep)
                 model.hidden(batch.ids)
@@ -61,15 +64,16 @@ def start_routers(
         for hook in hooks:
             hook.remove()
     if by == "fisher":
-        with model.as_mode("dense"):
+        with model.as_mode(mode):
             information = fisher(model.model, model.blocks, batches)
     fits = []
-    for at, (layer, xs, hs, rows) in enumerate(zip(model.layers, inputs, hidden, carried)):
+    for at, (layer, xs, rows) in enumerate(zip(model.layers, inputs, carried)):
         weight = layer.mlp.down_proj.weight
         sizes = felt(weight, information[at]) if by == "fisher" else weight.float().square().sum(dim=0)  # [inner]
         order = torch.from_numpy(layer.grouping).flatten()
-        share = (torch.cat(hs).square() * sizes)[:, order].view(-1, len(order) // NEURONS, NEURONS).sum(dim=-1)
+        hs = torch.cat([layer.mlp.act_fn(layer.mlp.gate_proj(x)) * layer.mlp.up_proj(x) for x in xs]).float()
+        share = (hs.square() * sizes)[:, order].view(-1, len(order) // NEURONS, NEURONS).sum(dim=-1)
         if by == "activations":
             share /= torch.cat(rows).clamp_min(1e-12)
-        fits.append((layer.router, torch.cat(xs), share))
+        fits.append((layer.router, torch.cat(xs).float(), share))
     warm_start(fits, keep)

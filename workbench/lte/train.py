@@ -3,6 +3,7 @@
     warm      dense FFNs: the ordinary fine-tuning that the paper starts from
     stage 1   soft gates; L_task + eta L_eff + lambda L_sep; routers and model learn. Its last part may be `straight`
     stage 2   routers frozen but for the shift that holds the sparsity, hard threshold; L_task alone
+    polish    ours, an option: routers fitted anew and weights averaged, round by round (polish.py)
 The dense arm runs the same steps on the same batches with dense FFNs throughout.
 """
 
@@ -11,106 +12,31 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Generator, Mapping
-from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from workbench.lte import checkpoint
-from workbench.lte.controller import Controller, ControllerOptions, shift
+from workbench.lte.controller import Controller, shift
 from workbench.lte.data import Batch, in_batches, joined
-from workbench.lte.losses import SeparabilityOptions, efficiency, hard_sparsity, separability
-from workbench.lte.sparse_model import Mode, SparseModel
+from workbench.lte.losses import efficiency, hard_sparsity, separability
+from workbench.lte.polish import Mean
+from workbench.lte.schedule import Step, TrainConfig
+from workbench.lte.sparse_model import SparseModel
 from workbench.lte.stand_in import fit_stand_ins
 from workbench.lte.start import start_routers
 from workbench.lte.tasks import Task
 from workbench.lte.teacher import Teacher, carried, distilling, teaching
 
-Stage = Literal["warm", "stage 1", "stage 2"]
 CALIBRATED = 96  # texts
 CLOSE = 0.003  # to the target, in share of the FFN: no further shift of the routers
 
 
 class Diverged(RuntimeError):
     """The loss or a gradient is no number; the message names the step and what is kept."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Steps are batches. Learning rates: the model's, and the routers', which start from nothing and need far more."""
-
-    arm: Literal["lte", "dense"] = "lte"
-    target: float = 0.8
-    warm_steps: int = 150
-    soft_steps: int = 250
-    hard_steps: int = 200
-    batch: int = 16
-    model_lr: float = 4e-4
-    router_lr: float = 2e-2
-    warmup: float = 0.06  # share of all steps in which the learning rate rises
-    decay_from: float = 0.0  # and the one from which it falls to a tenth: 0, at once after the rise
-    clip: float = 1.0
-    tune: Literal["lora", "full"] = "lora"
-    router_start: Literal["bias", "activations", "fisher"] = "bias"  # published: at random; "bias": all experts run
-    start_batches: int = 8  # that the other two look at
-    stand_in_batches: int = 24  # that stand-ins are solved for on, where the model has some
-    teach: float = 0.0  # weight of the loss that holds hidden states to the warmed model's; published: none
-    distil: float = 0.0  # and of the one that holds its answers to the warmed model's; published: none
-    straight_from: float = 0.6  # share of stage 1 after which the forward is hard; 1: never, as published
-    separability: SeparabilityOptions = field(default_factory=SeparabilityOptions)
-    controller: ControllerOptions = field(default_factory=ControllerOptions)
-    calibrate: bool = True  # at the end of stage 1 shift the routers' biases onto the target
-    validate_every: int = 50
-    validate_on: int = 256  # examples of the valid part
-    patience: int = 0  # end stage 2 after so many validations without a better one; 0: never
-    checkpoint_every: int = 50
-    seed: int = 0
-
-    @property
-    def steps(self) -> int:
-        return self.warm_steps + self.soft_steps + self.hard_steps
-
-    def stage(self, step: int) -> Stage:
-        if step < self.warm_steps:
-            return "warm"
-        return "stage 1" if step < self.warm_steps + self.soft_steps else "stage 2"
-
-    def done(self, step: int) -> float:
-        """Share of stage 1 that is over before `step`."""
-        return min(1.0, max(0.0, (step - self.warm_steps) / max(1, self.soft_steps)))
-
-    def mode(self, step: int) -> Mode:
-        """How the FFNs run in `step`."""
-        if self.arm == "dense" or self.stage(step) == "warm":
-            return "dense"
-        if self.stage(step) == "stage 2":
-            return "hard"
-        return "soft" if self.done(step) < self.straight_from else "straight"
-
-    def rate(self, step: int) -> float:
-        """The learning rate's factor: a linear rise, 1 until `decay_from`, then a cosine down to 0.1."""
-        rise = max(1, round(self.warmup * self.steps))
-        if step < rise:
-            return (step + 1) / rise
-        falls = max(rise, round(self.decay_from * self.steps))
-        return 0.1 + 0.45 * (1 + math.cos(math.pi * max(0, step - falls) / max(1, self.steps - falls)))
-
-
-@dataclass(frozen=True)
-class Step:
-    """One step of training. `score` is the hard-mode score on validation examples, where it was measured."""
-
-    step: int
-    stage: Stage
-    loss: float
-    task_loss: float
-    sparsity: float  # hard, of this batch
-    eta: float
-    score: float | None
-    seconds: float
 
 
 def train(
@@ -165,6 +91,9 @@ class Trainer:
         self.teacher: Teacher | None = None  # from the end of the warm stage on
         self.best: dict[str, Tensor] = {}  # of stage 2
         self.best_score, self.worse = -math.inf, 0
+        self.mean = Mean()  # of this round of the polish
+        if config.polish_steps and config.patience:
+            raise ValueError("patience ends a run early, a polish comes at its end: take one of them")
 
     @property
     def parameters(self) -> dict[str, nn.Parameter]:
@@ -186,11 +115,12 @@ class Trainer:
 
         def losses() -> tuple[Tensor, Tensor, Tensor]:
             wanted = self.teacher.states(batch) if self.teacher else []
+            teach = config.teach if config.stage(number) != "polish" else 0.0
             with carried(self.sparse, batch) as states:
                 task_loss = self.task.loss(self.sparse, batch)
             loss, sparsity = self._with_gates(task_loss, batch, number)
-            if wanted:
-                loss = loss + self.weight(int(batch.keep.sum())) * config.teach * teaching(states, wanted)
+            if wanted and teach:
+                loss = loss + self.weight(int(batch.keep.sum())) * teach * teaching(states, wanted)
             if wanted and config.distil:
                 told, heard = (self.task.answers(self.sparse, rows[-1], batch) for rows in (wanted, states))
                 loss = loss + self.weight(len(heard)) * config.distil * distilling(heard, told.detach())
@@ -201,6 +131,8 @@ class Trainer:
             self._steer(sparsity, config.done(number))
         elif mode == "hard":
             self._move(self.controller.hold(sparsity))
+        if config.stage(number) == "polish":
+            self._average(number)
         score = self._validate(number + 1)
         eta, zeros = float(self.controller.eta.mean()), float(sparsity.mean())
         seconds = time.perf_counter() - begun
@@ -216,6 +148,8 @@ class Trainer:
             self.teacher = Teacher(self.sparse, self.mine)
         if number == self.config.warm_steps + self.config.soft_steps and self.config.calibrate:
             self._calibrate()
+        if self.config.stage(number) == "polish" and not self.config.place(number):
+            self._renew_routers(number)
 
     def own(self, batch: Batch) -> Batch:
         """This process's part of a batch: all of it."""
@@ -312,6 +246,24 @@ class Trainer:
         start_routers(self.sparse, batches, 1 - self.controller.goal(0.0), by)
         self._written(self.routers)
 
+    def _renew_routers(self, number: int) -> None:
+        """Fit the routers to what experts are worth to the model as it is now, on its own sparse states."""
+        by = "fisher" if self.config.router_start == "bias" else self.config.router_start
+        batches = self._next(number, self.config.renew_batches)
+        start_routers(self.sparse, batches, 1 - self.config.target, by, "hard")
+        self._written(self.routers)
+        self._calibrate()
+
+    def _average(self, number: int) -> None:
+        """Take step `number` into the round's mean; at the round's end go on from that."""
+        place, config = self.config.place(number), self.config
+        if place >= config.settle_steps:
+            self.mean.add(self.parameters)
+        if place == config.round_steps - 1 or number == config.steps - 1:
+            self.mean.take(self.parameters, self.write)
+            if config.arm == "lte":
+                self._calibrate()
+
     def _start_stand_ins(self, number: int) -> None:
         """Solve for the stand-ins; the routers move along."""
         fit_stand_ins(self.sparse, joined(self._next(number, self.config.stand_in_batches), whole=0.75))
@@ -371,6 +323,7 @@ class Trainer:
             "best": self.best,
             "best_score": self.best_score,
             "worse": self.worse,
+            "mean": self.mean.state(),
             "teacher": self.teacher.then if self.teacher else {},
         }
         checkpoint.write(folder, self.config, state, steps)
@@ -394,4 +347,5 @@ class Trainer:
         self.controller.restore(state["controller"])
         self.best, self.best_score, self.worse = state["best"], state["best_score"], state["worse"]
         self.taught(state["teacher"])
+        self.mean.restore(state["mean"])
         return [Step(**row) for row in steps]

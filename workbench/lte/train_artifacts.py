@@ -26,9 +26,10 @@ from workbench.lm.tokenizer import FileTokenizer
 from workbench.lte import lora, tasks
 from workbench.lte.arms import OURS, load_smollm2, make_task
 from workbench.lte.grouping import Grouping, Method
+from workbench.lte.schedule import TrainConfig
 from workbench.lte.sparse_model import SparseModel
 from workbench.lte.sparsify import group
-from workbench.lte.train import TrainConfig, train
+from workbench.lte.train import train
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class Recipe:
     grouping: Method = "kmeans"
     router_start: Literal["activations", "fisher"] = "activations"
     start_batches: int = 8
+    polish: int = 0
 
     def config(self, arm: str, seed: int) -> TrainConfig:
         return replace(
@@ -66,6 +68,7 @@ class Recipe:
             router_lr=1e-3,
             router_start=self.router_start,
             start_batches=self.start_batches,
+            polish_steps=self.polish,
             distil=0.0 if arm == "bare" else self.distil,
             controller=replace(OURS.controller, start=self.begin),
             validate_every=150,
@@ -108,7 +111,15 @@ RECIPES = {
     ),
     "news": NEWS,
     "news-50": replace(
-        NEWS, name="news-50", warm=300, hard=1140, target=0.5, begin=0.5, grouping="fisher", router_start="fisher"
+        NEWS,
+        name="news-50",
+        warm=300,
+        hard=1140,
+        target=0.5,
+        begin=0.5,
+        grouping="fisher",
+        router_start="fisher",
+        polish=800,
     ),
 }
 

@@ -19,7 +19,8 @@ from torch import Tensor
 from workbench import backends
 from workbench.child import Child, ChildDied
 from workbench.lte.config import LteConfig
-from workbench.lte.train import Diverged, Step
+from workbench.lte.schedule import Step
+from workbench.lte.train import Diverged
 
 START_S = 300.0  # imports on a slow machine, loading
 SILENCE_S = 180.0  # a step of a slow machine, or a collective's own timeout
