@@ -2,6 +2,7 @@
 
 grouping.py  32 neurons an expert      routers.py, losses.py, controller.py   what makes routers sparse
 sparse_model.py  dense, soft, hard     train.py, sparsify.py, lora.py         two stages, resume; the one call
+fisher.py, start.py  first routers     schedule.py, polish.py                 when what happens; renewed routers
 save.py  artifacts                     corpora.py, data.py, tasks.py          texts and what is asked of them
 posthoc.py  CATS, TEAL, oracles        evaluate.py  scores with intervals
 
