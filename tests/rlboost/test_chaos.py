@@ -125,8 +125,10 @@ def test_a_raylet_that_is_late_leaves_no_second_node(late):
     assert len(fleet.nodes) == (late < 2)
 
 
-def test_an_address_where_nobody_answers_is_named_at_once():
+@pytest.mark.parametrize("already", [False, True])  # in a cluster, as after another run of this process
+def test_an_address_where_nobody_answers_is_named_at_once(monkeypatch, already):
     """Ray itself would try for minutes. The control: a port that is listened at is Ray's to judge."""
+    monkeypatch.setattr("ray.is_initialized", lambda: already)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,6 +137,9 @@ def test_an_address_where_nobody_answers_is_named_at_once():
                 Fleet(address)
         free.listen()
         _answers(f"127.0.0.1:{port}")
+        if already:
+            with pytest.raises(FleetError, match="in a Ray cluster already"):
+                Fleet(f"127.0.0.1:{port}")
     _answers("auto")
 
 

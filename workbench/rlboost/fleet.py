@@ -57,10 +57,10 @@ class Fleet:
     def _start(self, address: str | None) -> None:
         import ray
 
-        if ray.is_initialized():
-            raise FleetError("this process is in a Ray cluster already: ray.shutdown() first")
         if address is not None:
             _answers(address)
+        if ray.is_initialized():
+            raise FleetError("this process is in a Ray cluster already: ray.shutdown() first")
         last: Exception | None = None
         for _ in range(2):  # one retry: a busy machine now and then is too slow for a raylet
             try:
