@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
 from workbench.rlboost.fleet import Fleet
+
+sys.path.insert(0, str(Path(__file__).parent))  # of rolled.py
 
 
 @pytest.fixture(scope="session")

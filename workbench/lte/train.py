@@ -114,8 +114,8 @@ class Trainer:
         batch = self.own(self.task.batch(number, config.batch, config.seed))
 
         def losses() -> tuple[Tensor, Tensor, Tensor]:
-            wanted = self.teacher.states(batch) if self.teacher else []
             teach = config.teach if config.stage(number) != "polish" else 0.0
+            wanted = self.teacher.states(batch) if self.teacher and (teach or config.distil) else []
             with carried(self.sparse, batch) as states:
                 task_loss = self.task.loss(self.sparse, batch)
             loss, sparsity = self._with_gates(task_loss, batch, number)
