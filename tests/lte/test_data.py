@@ -35,6 +35,18 @@ def test_sentences_become_examples_once_and_neutral_ones_none():
     assert all(TOKENS.decode(e.ids).endswith("\nS:") for e in found)
 
 
+def test_the_first_held_out_windows_are_a_sample_of_all():
+    """News first, encyclopedia after: in the files' order the first windows would be news alone."""
+    documents = [f"{kind}{i:09}" * 2 for kind in "ne" for i in range(400)]  # two windows each
+    parts = windows(documents, TOKENS, 10)
+    news = {part: [TOKENS.decode(e.ids)[0] == "n" for e in rows] for part, rows in parts.items()}
+    for part, least in (("test", 200), ("valid", 40)):
+        assert len(news[part]) > least
+        some = news[part][: len(news[part]) // 3]
+        assert 0.25 < sum(some) / len(some) < 0.75
+    assert news["train"] == sorted(news["train"], reverse=True)  # as they come: batches are drawn from it by lot
+
+
 def test_windows_do_not_cross_documents():
     parts = windows(["a" * 25, "b" * 9, "c" * 30], TOKENS, 10)
     cuts = [TOKENS.decode(e.ids) for part in parts.values() for e in part]
@@ -89,6 +101,18 @@ def test_measured_sparsity_leaves_padding_out():
         tokens += len(e.ids)
     assert whole == pytest.approx((counted / tokens).tolist(), abs=1e-3)
     assert len(in_batches(examples, 32)) == 2
+
+
+def test_routers_and_stand_ins_are_read_for_every_token():
+    plain, with_stand_ins = tiny_sparse(), tiny_sparse(stand_in=2)
+    for sparse, extra in ((plain, 0), (with_stand_ins, 2 * 2 + 1)):
+        sparse.set_mode("hard")
+        found = measure(sparse, toy(), toy().examples("test")[:8])
+        router = len(sparse.layers[0].grouping) * (32 + 1)  # of a hidden state of 32; biases too
+        beside = (router + extra * 32) / (3 * 32 * 128)
+        assert found.unread == pytest.approx(found.mean_sparsity - beside)
+    plain.set_mode("dense")
+    assert measure(plain, toy(), toy().examples("test")[:8]).unread == 0.0
 
 
 def test_language_modelling_by_hand():

@@ -44,6 +44,26 @@ def test_it_trains_on_from_the_same_steps_and_keeps_the_target():
     assert sum(found.right) / len(found.right) > 0.8
 
 
+def test_later_rounds_may_leave_out_more(tmp_path):
+    more = replace(POLISHED, round_targets=(0.5, 0.75))
+    steps = [0, PLAIN.steps, PLAIN.steps + 9, PLAIN.steps + 10, PLAIN.steps + 19, PLAIN.steps + 40]
+    assert [more.wanted(n) for n in steps] == [0.5, 0.5, 0.5, 0.75, 0.75, 0.75]
+    assert {POLISHED.wanted(n) for n in steps} == {0.5}
+    sparse, task = tiny_sparse(), toy()
+    run = train(sparse, task, more, tmp_path)
+    while next(run).step < PLAIN.steps + 15:
+        pass
+    run.close()
+    again = tiny_sparse()  # killed in the sparser round, it goes on there
+    seen = list(train(again, task, more, tmp_path))
+    assert [s.stage for s in seen] == ["polish"] * len(seen)
+    assert measure(again, task, task.examples("test")).mean_sparsity == pytest.approx(0.75, abs=0.02)
+    assert sum(measure(again, task, task.examples("test")).right) > 150  # of 200
+    for wrong in (0.0, 1.0, 1.2):
+        with pytest.raises(ValueError, match=f"of a round lies between 0 and 1, not {wrong}"):
+            Trainer(tiny_sparse(), task, replace(POLISHED, round_targets=(0.5, wrong)))
+
+
 @pytest.mark.parametrize("arm", ["lte", "dense"])
 def test_a_round_ends_with_the_mean_of_its_weights(arm):
     """Of its steps from the fourth on; the last step's own weights are the control."""

@@ -7,7 +7,7 @@ import torch
 from lte_toys import cut, tiny_llama
 
 from workbench.lte.grouping import random_groups
-from workbench.lte.posthoc import METHODS, measured_sparsity, thinned
+from workbench.lte.posthoc import METHODS, Thinned, measured_sparsity, thinned, unread
 from workbench.lte.sparse_model import SparseModel
 
 IDS = torch.randint(0, 64, (16, 24), generator=torch.Generator().manual_seed(5))
@@ -63,6 +63,57 @@ def test_kmeans_blocks_lose_less_than_random_blocks():
     good = error(SparseModel(copy.deepcopy(model), cut(model)), "blocks", 0.5)[0]
     bad = error(SparseModel(copy.deepcopy(model), [random_groups(128, 9), random_groups(128, 8)]), "blocks", 0.5)[0]
     assert good < 0.8 * bad
+
+
+def one_token(method):
+    """A thinned MLP, calibrated on texts, then run on one token: (mlp, its input, output, what is not read)."""
+    mlp = copy.deepcopy(tiny_llama().model.layers[0].mlp)
+    thin = Thinned(mlp, method, 0.5, random_groups(128, 1), 0)
+    draw = torch.Generator().manual_seed(2)
+    hidden = mlp.gate_proj.weight.shape[1]
+    with torch.no_grad():
+        thin(torch.randn(64, hidden, generator=draw))
+        thin.calibrated()
+        x = torch.randn(1, hidden, generator=draw)
+        return thin, x, thin(x), unread([thin])
+
+
+@pytest.mark.parametrize("method", ["cats", "teal"])
+def test_what_counts_as_unread_can_hold_anything(method):
+    """Weights that are not read are replaced and change nothing; they are as many as said, and no more can be."""
+    thin, x, before, said = one_token(method)
+    mlp = thin.mlp
+    entered = x * (x.abs() > thin.cuts[0]) if method == "teal" else x
+    opened = mlp.act_fn(mlp.gate_proj(entered))
+    h = opened if method == "cats" else opened * mlp.up_proj(entered)
+    shut = h[0].abs() <= thin.cuts[1]
+    with torch.no_grad():
+        mlp.down_proj.weight[:, shut] = 77.0
+        count = mlp.down_proj.weight[:, shut].numel()
+        if method == "cats":
+            mlp.up_proj.weight[shut] = 77.0
+            count += mlp.up_proj.weight[shut].numel()
+        else:
+            for part in (mlp.gate_proj, mlp.up_proj):
+                part.weight[:, entered[0] == 0] = 77.0
+                count += part.weight[:, entered[0] == 0].numel()
+        assert torch.allclose(thin(x), before, atol=1e-5)
+        assert said == pytest.approx(count / (3 * mlp.down_proj.weight.numel()))
+        # control: the rest is read. CATS looks at the gate of the very neurons it leaves out
+        mlp.gate_proj.weight[shut] = 77.0
+        assert not torch.allclose(thin(x), before, atol=1e-2)
+
+
+def test_half_of_the_neurons_is_not_half_of_the_weights(model):
+    found = {}
+    for method in METHODS:
+        with thinned(model, method, 0.5, [IDS]) as layers:
+            model.hidden(IDS)
+        found[method] = (measured_sparsity(layers), unread(layers))
+    for method in ("blocks", "neurons", "random"):
+        assert found[method] == pytest.approx((0.5, 0.5))
+    assert found["cats"][1] == pytest.approx(2 * found["cats"][0] / 3)
+    assert found["teal"][1] == pytest.approx(found["teal"][0], abs=0.03)
 
 
 def test_bad_calls(model):

@@ -78,12 +78,12 @@ def _by_lot(rows: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
 
 def windows(documents: Iterable[str], tokens: Encoder, length: int) -> dict[Part, list[Example]]:
     """Documents to windows of `length` tokens; a document lies in one part as a whole, its tail is left out."""
-    parts: dict[Part, list[Example]] = {"train": [], "valid": [], "test": []}
+    parts: dict[Part, list[tuple[str, Example]]] = {"train": [], "valid": [], "test": []}
     for text in documents:
         ids = tokens.encode(text)
         cuts = range(0, len(ids) - length + 1, length)
-        parts[part_of(text)].extend(Example(tuple(ids[i : i + length])) for i in cuts)
-    return parts
+        parts[part_of(text)].extend((f"{i} {text}", Example(tuple(ids[i : i + length]))) for i in cuts)
+    return {part: [e for _, e in (rows if part == "train" else _by_lot(rows))] for part, rows in parts.items()}
 
 
 def collate(examples: Sequence[Example], pad: int = 0) -> Batch:

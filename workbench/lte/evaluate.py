@@ -62,6 +62,7 @@ class Measured:
     right: list[bool]
     nll: list[float]
     sparsity: list[float]  # of each layer; zeros for a dense model
+    unread: float = 0.0  # share of the FFNs' weights that no token reads on average: routers and stand-ins are read
 
     @property
     def mean_sparsity(self) -> float:
@@ -84,4 +85,5 @@ def measure(model: SparseModel, task: Sentiment | LanguageModelling, examples: S
             if mode == "hard":
                 zeros += hard_sparsity(model.gates(), batch.keep, model.layers[0].tau) * count
             tokens += count
-    return Measured(right, nll, (zeros / tokens).tolist())
+    shares: list[float] = (zeros / tokens).tolist()
+    return Measured(right, nll, shares, float(np.mean(shares)) - model.beside if mode == "hard" else 0.0)

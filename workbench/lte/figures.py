@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 MAP = [[0.0, "#F6F8FA"], [0.5, theme.SKY], [1.0, "#0B2E4F"]]  # share of experts in use
 ORDER = ("dense", "LTE", *NAMES.values(), CHANCE)
 SCORES = ("accuracy", "perplexity")
+HOVER = (
+    "%{x:.0f} % of the weights unread, %{customdata[2]:.0f} % of the neurons left out:<br>"
+    "%{y:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})"
+)
 LEGENDS = ((0.0, 0.724), (0.58, 0.724), (0.0, 0.34), (0.58, 0.305))
 LOOKS = {name: at for at, name in enumerate(("dense", "LTE", *NAMES.values()))} | {CHANCE: 4, NAMES["bare"]: 1}
 
@@ -60,8 +64,13 @@ def _legend(x: float, y: float) -> dict[str, object]:
 def _curves(result: LteResult, unit: str) -> dict[str, list[Row]]:
     """Rows of one score by series, recorded ones sorted by sparsity, in the order of the legend."""
     own = [r for r in result.rows if r.what == "score" and r.unit == unit]
-    by_name = {n: sorted((r for r in own if r.name == n), key=lambda r: r.x) for n in ORDER}
+    by_name = {n: sorted((r for r in own if r.name == n), key=_unread) for n in ORDER}
     return {name: rows for name, rows in by_name.items() if rows}
+
+
+def _unread(row: Row) -> float:
+    """Where a score stands: the share of weights unread, in which methods that choose differently can be compared."""
+    return row.x if row.unread is None else row.unread
 
 
 def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
@@ -83,7 +92,7 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
         if now:
             told = not before and f"{name}, this run" not in named
             fig.add_trace(_stars(now, name, style, told=told), row=1, col=col)
-    fig.update_xaxes(title_text="FFN left out (%)", range=[-3, 100], row=1, col=col)
+    fig.update_xaxes(title_text="FFN weights that are not read (%)", range=[-3, 100], row=1, col=col)
     if unit == "perplexity":
         fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", range=[1.2, 5.2], row=1, col=col)
     else:
@@ -92,12 +101,10 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
 
 
 def _line(rows: Sequence[Row], name: str, look: dict[str, object], *, told: bool) -> go.Scatter:
-    spread = [(r.low, r.high) for r in rows]
+    spread = [(r.low, r.high, 100 * r.x) for r in rows]
     return go.Scatter(
-        x=[100 * r.x for r in rows], y=[r.value for r in rows], mode="lines+markers", name=name, showlegend=told,
-        customdata=np.array(spread, float),
-        hovertemplate="%{x:.0f} %: %{y:.3g} (%{customdata[0]:.3g} to %{customdata[1]:.3g})<extra>" + name + "</extra>",
-        **look,
+        x=[100 * _unread(r) for r in rows], y=[r.value for r in rows], mode="lines+markers", name=name, showlegend=told,
+        customdata=np.array(spread, float), hovertemplate=HOVER + f"<extra>{name}</extra>", **look,
     )  # fmt: skip
 
 
@@ -106,7 +113,7 @@ def _stars(rows: Sequence[Row], name: str, style: theme.Style, *, told: bool) ->
     up = [(r.high or r.value) - r.value for r in rows]
     down = [r.value - (r.low or r.value) for r in rows]
     return go.Scatter(
-        x=[100 * r.x for r in rows], y=[r.value for r in rows], mode="markers", name=f"{name}, this run",
+        x=[100 * _unread(r) for r in rows], y=[r.value for r in rows], mode="markers", name=f"{name}, this run",
         showlegend=told, error_y=reach | {"array": up, "arrayminus": down},
         marker={"symbol": "star", "size": 13, "color": style.colour, "line": {"color": "#FFFFFF", "width": 1}},
     )  # fmt: skip

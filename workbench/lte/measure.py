@@ -224,8 +224,9 @@ def score_row(name: str, found: evaluate.Measured, source: str = THIS_RUN) -> Ro
     unit = "accuracy" if found.right else "perplexity"
     at = found.mean_sparsity
     return Row(
-        what="score", name=name, x=at, value=value.value, unit=unit, low=value.low, high=value.high, source=source
-    )
+        what="score", name=name, x=at, value=value.value, unit=unit, low=value.low, high=value.high,
+        unread=found.unread, source=source,
+    )  # fmt: skip
 
 
 def some(examples: Sequence[Example], most: int) -> list[Example]:
@@ -258,4 +259,5 @@ def _joined(parts: Sequence[evaluate.Measured], counts: Sequence[int]) -> evalua
     sparsity = np.average([p.sparsity for p in parts], axis=0, weights=counts)
     right = list(chain.from_iterable(p.right for p in parts))
     nll = list(chain.from_iterable(p.nll for p in parts))
-    return evaluate.Measured(right, nll, [float(v) for v in sparsity])
+    unread = float(np.average([p.unread for p in parts], weights=counts))
+    return evaluate.Measured(right, nll, [float(v) for v in sparsity], unread)

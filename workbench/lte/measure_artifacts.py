@@ -11,7 +11,7 @@ import json
 import os
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -32,10 +32,10 @@ from workbench.lte.tasks import PROMPT, LanguageModelling, Sentiment
 from workbench.lte.train import train
 from workbench.lte.train_artifacts import RECIPES, base_model, groupings, prepare, runs, say
 
-TAUS = (0.3, 0.4, 0.6, 0.7)
-SPARSITIES = (0.5, 0.7, 0.8, 0.9)
-MOST = {"sentiment": 300, "news": 24}  # of a task's examples, for rows beside the two arms
-ARMS_SEE = {"sentiment": 4000, "news": 64}  # by the two arms: all there is of sentiment
+TAUS = (0.3, 0.4, 0.45, 0.55, 0.6, 0.7, 0.8)
+SPARSITIES = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+MOST = {"sentiment": 300, "news": 96}  # of a task's examples, for rows beside the two arms
+ARMS_SEE = {"sentiment": 4000, "news": 96}  # by the two arms: all there is of sentiment
 Row = dict[str, Any]
 
 
@@ -48,7 +48,8 @@ def run(action: str, name: str, arm: str, seed: int) -> None:
         bare, made, _ = at_its_end(name, arm, seed)
         book.row(BARE, lambda: _measured(bare, made, made.examples("test")[: ARMS_SEE[task]]))
     elif action == "finish":
-        write_curves(folder / "curves.csv", arm, save_arm(name, arm, seed, folder))
+        source = RECIPES[name].dense_of or name if arm == "dense" else name
+        write_curves(folder / "curves.csv", arm, save_arm(source, arm, seed, folder))
         if arm == "lte":
             write_activity(folder, task)
         book.forget(arm)
@@ -127,7 +128,7 @@ class Book:
             self.content = fresh  # rows of another machine, type or seed cannot stand beside new ones
 
     def row(self, name: str, made: Callable[[], tuple[evaluate.Measured, float]]) -> None:
-        """Measure `name` unless it is there; `made` returns what was measured and the sparsity."""
+        """Measure `name` unless it is there; `made` returns what was measured and the sparsity, of neurons."""
         if name in self.content["rows"]:
             return
         found, sparsity = made()
@@ -136,7 +137,7 @@ class Book:
             self.content["answers"][name] = "".join("01"[right] for right in found.right)
         else:
             value, unit = evaluate.perplexity(found.nll), "perplexity"
-        row = {"unit": unit, **asdict(value), "sparsity": sparsity}
+        row = {"unit": unit, **asdict(value), "sparsity": sparsity, "unread": found.unread}
         if any(found.sparsity):
             row["layers"] = [round(s, 4) for s in found.sparsity]
         self.content["rows"][name] = _short(row)
@@ -205,7 +206,7 @@ def measure_posthoc(book: Book, folder: Path, name: str, seed: int) -> None:
     some = _some(made.examples("test"), RECIPES[name].task)
     batches = [made.batch(i, 16, seed).ids for i in range(4)]
     book.row(f"{'dense' if tuned else 'base'} on the same examples", lambda: _measured(sparse, made, some))
-    target = RECIPES[name].target
+    target = RECIPES[name].left_out
     order = sorted({*SPARSITIES, target}, key=lambda s: (abs(s - target), s))  # the target first
     for sparsity in order:
         for method in posthoc.METHODS:
@@ -229,7 +230,7 @@ def _thinned(
 ) -> tuple[evaluate.Measured, float]:
     with posthoc.thinned(sparse, method, sparsity, batches) as layers:
         found = evaluate.measure(sparse, calibrated(sparse, task), examples)
-    return found, posthoc.measured_sparsity(layers)
+    return replace(found, unread=posthoc.unread(layers)), posthoc.measured_sparsity(layers)
 
 
 def _some(examples: Sequence[Example], task: str) -> list[Example]:

@@ -8,6 +8,9 @@
 
 The oracles look at the very activations they save the computing of: bounds on what choosing can reach, no methods.
 The size of a neuron in the output is |h_i| times the length of its column of W_down.
+
+The same share of neurons is not the same share of weights: CATS reads all of W_gate to choose, so that half of the
+neurons leaves a third of the FFN unread (`unread`).
 """
 
 from __future__ import annotations
@@ -28,7 +31,7 @@ _SAMPLE = 200_000  # values a quantile is taken of
 
 
 class Thinned(nn.Module):
-    """A gated MLP that leaves a share of itself out. `left_out` counts (neuron, token) pairs, or entries for teal."""
+    """A gated MLP that leaves a share of itself out. `left_out` counts entries of x (teal alone), and of h or gate."""
 
     def __init__(self, mlp: Any, method: Method, sparsity: float, grouping: Grouping, seed: int) -> None:
         super().__init__()
@@ -38,7 +41,7 @@ class Thinned(nn.Module):
         self.draw = torch.Generator().manual_seed(seed)
         self.samples: list[list[Tensor]] = [[], []]  # while calibrating
         self.cuts: list[float] | None = None if method in ("cats", "teal") else [0.0, 0.0]
-        self.left_out, self.seen = 0, 0
+        self.left_out, self.seen = [0, 0], [0, 0]
 
     def forward(self, x: Tensor) -> Tensor:
         entered = self._cut(x, 0) if self.method == "teal" else x
@@ -50,14 +53,14 @@ class Thinned(nn.Module):
             h = self._cut(h, 1)
         elif self.method != "cats":
             keep = self._keep(h)
-            self._count(keep)
+            self._count(keep, 1)
             h = h * keep.to(h.dtype)
         return self.mlp.down_proj(h)
 
     def calibrated(self) -> None:
         """Set the thresholds from what was seen since construction."""
         self.cuts = [_quantile(s, self.sparsity) if s else 0.0 for s in self.samples]
-        self.samples, self.left_out, self.seen = [[], []], 0, 0
+        self.samples, self.left_out, self.seen = [[], []], [0, 0], [0, 0]
 
     def _cut(self, values: Tensor, which: int) -> Tensor:
         """`values` with those under the threshold zero; while calibrating, the threshold of all that was seen so far.
@@ -70,7 +73,7 @@ class Thinned(nn.Module):
         else:
             cut = self.cuts[which]
         keep = values.abs() > cut
-        self._count(keep)
+        self._count(keep, which)
         return values * keep.to(values.dtype)
 
     def _keep(self, h: Tensor) -> Tensor:
@@ -85,9 +88,9 @@ class Thinned(nn.Module):
         stay = _greatest(score, self.sparsity).repeat_interleave(NEURONS, dim=-1)
         return torch.zeros_like(stay).index_copy_(-1, self.order, stay)
 
-    def _count(self, keep: Tensor) -> None:
-        self.left_out += int((~keep).sum())
-        self.seen += keep.numel()
+    def _count(self, keep: Tensor, which: int) -> None:
+        self.left_out[which] += int((~keep).sum())
+        self.seen[which] += keep.numel()
 
 
 @contextmanager
@@ -124,7 +127,16 @@ def thinned(
 
 def measured_sparsity(layers: Sequence[Thinned]) -> float:
     """The share that was left out since calibration, padding included."""
-    return sum(t.left_out for t in layers) / max(1, sum(t.seen for t in layers))
+    return sum(sum(t.left_out) for t in layers) / max(1, sum(sum(t.seen) for t in layers))
+
+
+def unread(layers: Sequence[Thinned]) -> float:
+    """The share of the FFN's weights that need not be read since calibration; an oracle's choice counts as free.
+
+    teal: an entry of x spares a column of W_gate and of W_up, one of h a column of W_down.
+    """
+    x, h = (sum(t.left_out[at] for t in layers) / max(1, sum(t.seen[at] for t in layers)) for at in (0, 1))
+    return {"teal": (2 * x + h) / 3, "cats": 2 * h / 3}.get(layers[0].method, h)
 
 
 def _greatest(score: Tensor, sparsity: float) -> Tensor:

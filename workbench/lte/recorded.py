@@ -59,4 +59,5 @@ def _name(key: str) -> str:
 
 def _row(name: str, row: dict[str, Any], source: str) -> Row:
     ends = {"low": row.get("low"), "high": row.get("high")}
-    return Row(what="score", name=name, x=row["sparsity"], value=row["value"], unit=row["unit"], source=source, **ends)
+    at = {"x": row["sparsity"], "unread": row.get("unread")}
+    return Row(what="score", name=name, value=row["value"], unit=row["unit"], source=source, **at, **ends)

@@ -24,10 +24,11 @@ COLUMNS = {
     "what": "score: on held-out text; kernel: all FFNs of one token; decode: whole tokens; share: a part of a dense "
     "token; union: experts that a batch needs; train: a step; model: a modelled token",
     "name": "which arm, method or kernel",
-    "x": "sparsity (share of the FFN left out); of a union the batch, of a training the step",
+    "x": "sparsity (share of the FFN's neurons left out); of a union the batch, of a training the step",
     "value": "the number",
     "low": "lower end of its 95 % interval, where there is one",
     "high": "upper end",
+    "unread": "of a score: the share of the FFNs' weights that need not be read, what chooses counted as read",
     "unit": "what the number counts",
     "badge": "measured or modelled",
     "source": "this run, or the machine on which the shipped curves were recorded",
@@ -56,6 +57,7 @@ class Row(Base):
     unit: str
     low: float | None = None
     high: float | None = None
+    unread: float | None = None
     badge: Badge = "measured"
     source: str = THIS_RUN
 
@@ -153,7 +155,7 @@ class LteResult(Result):
         import pandas as pd
 
         table = pd.DataFrame([r.model_dump() for r in self.rows], columns=list(COLUMNS))
-        return table.astype({"low": float, "high": float})
+        return table.astype({"low": float, "high": float, "unread": float})
 
     def figure(self) -> go.Figure:
         from workbench.lte.figures import modelled, overview

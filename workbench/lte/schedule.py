@@ -36,6 +36,7 @@ class TrainConfig:
     distil: float = 0.0  # and of the one that holds its answers to the warmed model's; published: none
     polish_steps: int = 0  # after stage 2; published: none
     polish_rate: float = 0.5  # their learning rate, over the highest
+    round_targets: tuple[float, ...] = ()  # of its rounds, the last for all that follow; (): `target`
     round_steps: int = 200  # of the polish: each round renews the routers and ends with the mean of its weights
     settle_steps: int = 30  # of a round, before its mean begins: the model gets used to its routers
     renew_batches: int = 32  # that routers are renewed on
@@ -64,6 +65,12 @@ class TrainConfig:
         if step < self.warm_steps + self.soft_steps:
             return "stage 1"
         return "stage 2" if step < self.published else "polish"
+
+    def wanted(self, step: int) -> float:
+        """The share of experts to leave out once routers are set, in `step`."""
+        if self.stage(step) != "polish" or not self.round_targets:
+            return self.target
+        return self.round_targets[min(len(self.round_targets) - 1, (step - self.published) // self.round_steps)]
 
     def place(self, step: int) -> int:
         """Where in its round a step of the polish is, from 0."""

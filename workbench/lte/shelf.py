@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 ARTIFACTS = Path(__file__).parent / "artifacts"
-FOLDERS = {"sentiment": "sentiment-80", "news": "news-70"}
+FOLDERS = {"sentiment": "sentiment-80", "news": "news-65"}
 ARMS = ("dense", "lte")
 CONFIG = "config.json"
 

@@ -100,6 +100,12 @@ class SparseModel:
     def groupings(self) -> list[Grouping]:
         return [layer.grouping for layer in self.layers]
 
+    @property
+    def beside(self) -> float:
+        """What routers and stand-ins read for every token, as a share of the FFNs' weights."""
+        extra = sum(p.numel() for p in (self.router_parameters() | self.stand_ins()).values())
+        return extra / sum(3 * layer.grouping.size * layer.router.weight.shape[1] for layer in self.layers)
+
     def set_mode(self, mode: Mode) -> None:
         """How the FFNs run from now on."""
         for layer in self.layers:

@@ -92,6 +92,8 @@ class Trainer:
         self.best: dict[str, Tensor] = {}  # of stage 2
         self.best_score, self.worse = -math.inf, 0
         self.mean = Mean()  # of this round of the polish
+        if wrong := [t for t in config.round_targets if not 0 < t < 1]:
+            raise ValueError(f"the target sparsity of a round lies between 0 and 1, not {wrong[0]}")
         if config.polish_steps and config.patience:
             raise ValueError("patience ends a run early, a polish comes at its end: take one of them")
 
@@ -107,6 +109,7 @@ class Trainer:
     def step(self, number: int) -> Step:
         """Do one step and validate where it is due."""
         begun, config = time.perf_counter(), self.config
+        self.controller.target = config.wanted(number)
         if config.arm == "lte":
             self._between(number)
         mode = config.mode(number)
@@ -232,9 +235,9 @@ class Trainer:
                 for rows, gates in zip(seen, self.sparse.gates()):
                     rows.append(torch.logit(gates[batch.keep], eps=1e-7))
             logits = [torch.cat(rows) for rows in seen]
-            if abs(float(torch.stack(logits).le(0).float().mean()) - self.config.target) < CLOSE:
+            if abs(float(torch.stack(logits).le(0).float().mean()) - self.controller.target) < CLOSE:
                 return
-            self._move(shift(logits, self.config.target, self.config.controller.scope))
+            self._move(shift(logits, self.controller.target, self.config.controller.scope))
 
     @torch.no_grad()
     def _start_routers(self, number: int) -> None:
@@ -250,7 +253,7 @@ class Trainer:
         """Fit the routers to what experts are worth to the model as it is now, on its own sparse states."""
         by = "fisher" if self.config.router_start == "bias" else self.config.router_start
         batches = self._next(number, self.config.renew_batches)
-        start_routers(self.sparse, batches, 1 - self.config.target, by, "hard")
+        start_routers(self.sparse, batches, 1 - self.controller.target, by, "hard")
         self._written(self.routers)
         self._calibrate()
 
@@ -310,6 +313,7 @@ class Trainer:
         """With patience: back to the best weights of stage 2, routers' too. The model is left in its arm's mode."""
         for name, kept in self.best.items():
             self.write(self.parameters[name], kept)
+        self.controller.target = self.config.wanted(self.config.steps - 1)
         self.sparse.set_mode("dense" if self.config.arm == "dense" else "hard")
         if self.config.arm == "lte" and self.config.controller.hold and self.config.hard_steps and not self.best:
             self._calibrate()
