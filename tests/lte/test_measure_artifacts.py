@@ -98,6 +98,6 @@ def test_an_arm_that_is_not_at_its_end_is_not_saved(tmp_path, monkeypatch):
     monkeypatch.setattr(measure_artifacts, "runs", lambda: tmp_path)
     short = TrainConfig(warm_steps=1, soft_steps=1, hard_steps=1)
     monkeypatch.setattr(type(RECIPES["sentiment"]), "config", lambda self, arm, seed: short)
-    with pytest.raises(RuntimeError, match="the lte arm is at step 1 of 3: train it first, to its end"):
+    with pytest.raises(RuntimeError, match="the lte arm of sentiment is at step 1 of 3: train it first, to its end"):
         measure_artifacts.save_arm("sentiment", "lte", 0, tmp_path / "out")
     assert not (tmp_path / "out").exists()

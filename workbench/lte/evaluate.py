@@ -62,7 +62,7 @@ class Measured:
     right: list[bool]
     nll: list[float]
     sparsity: list[float]  # of each layer; zeros for a dense model
-    unread: float = 0.0  # share of the FFNs' weights that no token reads on average: routers and stand-ins are read
+    unread: float = 0.0  # share of the FFNs' weights that a token does not read; routers and stand-ins count as read
 
     @property
     def mean_sparsity(self) -> float:

@@ -94,7 +94,7 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
             fig.add_trace(_stars(now, name, style, told=told), row=1, col=col)
     fig.update_xaxes(title_text="FFN weights that are not read (%)", range=[-3, 100], row=1, col=col)
     if unit == "perplexity":
-        fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", range=[1.2, 5.2], row=1, col=col)
+        fig.update_yaxes(title_text="perplexity (exp of nats a token)", type="log", range=[1.25, 4.4], row=1, col=col)
     else:
         fig.update_yaxes(title_text="accuracy (share right)", row=1, col=col)
     return None
