@@ -65,7 +65,9 @@ def at_its_end(name: str, arm: str, seed: int) -> tuple[SparseModel, Sentiment |
     config = RECIPES[name].config(arm, seed)
     steps: list[Step] = []
     for step in train(sparse, made, config, runs() / f"{name}-{arm}-{seed}", seen=steps):
-        raise RuntimeError(f"the {arm} arm of {name} is at step {step.step} of {config.steps}: train it first, to its end")
+        raise RuntimeError(
+            f"the {arm} arm of {name} is at step {step.step} of {config.steps}: train it first, to its end"
+        )
     return sparse, made, steps
 
 
