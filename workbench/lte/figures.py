@@ -101,10 +101,10 @@ def _scores(fig: go.Figure, result: LteResult, unit: str, col: int) -> None:
 
 
 def _line(rows: Sequence[Row], name: str, look: dict[str, object], *, told: bool) -> go.Scatter:
-    spread = [(r.low, r.high, 100 * r.x) for r in rows]
+    hovered = [(r.low, r.high, 100 * r.x) for r in rows]
     return go.Scatter(
         x=[100 * _unread(r) for r in rows], y=[r.value for r in rows], mode="lines+markers", name=name, showlegend=told,
-        customdata=np.array(spread, float), hovertemplate=HOVER + f"<extra>{name}</extra>", **look,
+        customdata=np.array(hovered, float), hovertemplate=HOVER + f"<extra>{name}</extra>", **look,
     )  # fmt: skip
 
 
