@@ -18,6 +18,7 @@ from workbench.records import Record
 from workbench.system import Config, Result, System, systems
 from workbench.ui import machine
 from workbench.ui.card import Card, Turns, columns
+from workbench.ui.iopub import keep_all
 from workbench.ui.panel import Panel, open_panel
 from workbench.ui.past import Past
 from workbench.ui.runs import Runs
@@ -107,6 +108,7 @@ class Dashboard(widgets.VBox):  # type: ignore[misc]
     """Every system as a card. Making it reads small files and loads no engine; nothing runs before a press."""
 
     def __init__(self) -> None:
+        keep_all()
         catalogue = dict(systems())
         self.turns, self.place = Turns(), Place()
         self.machine = View()

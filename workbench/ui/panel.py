@@ -21,6 +21,7 @@ from workbench.ui import export
 from workbench.ui.acts import by_hand
 from workbench.ui.fold import Fold
 from workbench.ui.form import Form, plain
+from workbench.ui.iopub import keep_all
 from workbench.ui.jobs import Job, Jobs
 from workbench.ui.live import Live, Story
 from workbench.ui.replay import Replay
@@ -32,6 +33,7 @@ class Panel(widgets.VBox):  # type: ignore[misc]
     """Runs one system from a form. All of it works from any thread; nothing dear runs without Run."""
 
     def __init__(self, system: System, config: Config | None = None) -> None:
+        keep_all()
         self.system = system
         self.run: Run | None = None  # the latest, baselines among them
         self.baselines: dict[str, Result] = {}
