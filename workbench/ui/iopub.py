@@ -1,8 +1,8 @@
 """What the kernel tells the page arrives, all of it, though the server between them is slow for a while.
 
 A panel is some 700 models of widgets, each a message on the kernel's IOPub socket. ZeroMQ keeps 1,000 of them for a
-reader that is late and drops the rest (ZMQ_SNDHWM, zmq_setsockopt(3)); where several panels are opened at once on a busy
-machine, that cost a panel its model, and its cell said "Error displaying widget: model not found".
+reader that is late and drops the rest (ZMQ_SNDHWM, zmq_setsockopt(3)); where several panels were opened at once on a
+busy machine, that cost a panel its model, and its cell said "Error displaying widget: model not found".
 """
 
 from __future__ import annotations
