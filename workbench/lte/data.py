@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Literal, Protocol
 
 import numpy as np
@@ -60,30 +61,39 @@ def labelled(rows: Iterable[tuple[str, float]], tokens: Encoder, prompt: str) ->
 
     Scores within 0.5 of neutral are left out.
     """
-    parts: dict[Part, list[tuple[str, Example]]] = {"train": [], "valid": [], "test": []}
+    parts: dict[Part, list[tuple[bytes, Example]]] = {"train": [], "valid": [], "test": []}
     seen: set[str] = set()
     for text, score in rows:
         if abs(score) <= CLEAR or text in seen:
             continue
         seen.add(text)
+        part = part_of(text)
         ids = tuple(tokens.encode(prompt.format(text=text)))
-        parts[part_of(text)].append((text, Example(ids, int(score > 0))))
-    return {part: [e for _, e in (rows if part == "train" else _by_lot(rows))] for part, rows in parts.items()}
-
-
-def _by_lot(rows: list[tuple[str, Example]]) -> list[tuple[str, Example]]:
-    """In the order of hashes: files have one class after the other, so that their first part is no sample."""
-    return sorted(rows, key=lambda row: hashlib.sha256(row[0].encode()).digest())
+        parts[part].append((_lot(part, text), Example(ids, int(score > 0))))
+    return _in_order(parts)
 
 
 def windows(documents: Iterable[str], tokens: Encoder, length: int) -> dict[Part, list[Example]]:
     """Documents to windows of `length` tokens; a document lies in one part as a whole, its tail is left out."""
-    parts: dict[Part, list[tuple[str, Example]]] = {"train": [], "valid": [], "test": []}
+    parts: dict[Part, list[tuple[bytes, Example]]] = {"train": [], "valid": [], "test": []}
     for text in documents:
+        part = part_of(text)
         ids = tokens.encode(text)
-        cuts = range(0, len(ids) - length + 1, length)
-        parts[part_of(text)].extend((f"{i} {text}", Example(tuple(ids[i : i + length]))) for i in cuts)
-    return {part: [e for _, e in (rows if part == "train" else _by_lot(rows))] for part, rows in parts.items()}
+        for i in range(0, len(ids) - length + 1, length):
+            parts[part].append((_lot(part, f"{i} {text}"), Example(tuple(ids[i : i + length]))))
+    return _in_order(parts)
+
+
+def _lot(part: Part, text: str) -> bytes:
+    """What held-out examples are sorted by: files go class by class, so that their first part is no sample.
+
+    Of train nothing: it stays as it comes, batches are drawn from it by lot.
+    """
+    return b"" if part == "train" else hashlib.sha256(text.encode()).digest()
+
+
+def _in_order(parts: dict[Part, list[tuple[bytes, Example]]]) -> dict[Part, list[Example]]:
+    return {part: [example for _, example in sorted(rows, key=itemgetter(0))] for part, rows in parts.items()}
 
 
 def collate(examples: Sequence[Example], pad: int = 0) -> Batch:
