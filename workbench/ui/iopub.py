@@ -7,20 +7,17 @@ busy machine, that cost a panel its model, and its cell said "Error displaying w
 
 from __future__ import annotations
 
-import sys
+from typing import Any
 
-KEPT = 100_000  # messages for a reader that is late; a panel has a thousand, a long run's events some ten thousand
+import zmq
+from IPython import get_ipython
+
+KEPT = 100_000  # messages for a late reader; a panel has up to a thousand, a long run's events some ten thousand
 
 
 def keep_all() -> None:
     """Have the kernel of this process keep up to KEPT messages for its reader. Nothing is done where there is none."""
-    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
-    thread = getattr(getattr(shell, "kernel", None), "iopub_thread", None)
-    if thread is None:
-        return
-    import zmq
-
-    socket = thread.socket
-    if isinstance(socket, zmq.Socket) and not socket.closed:
+    thread: Any = getattr(getattr(get_ipython(), "kernel", None), "iopub_thread", None)
+    if thread is not None and isinstance(thread.socket, zmq.Socket) and not thread.socket.closed:
         # a socket is its thread's alone; the limit holds for readers that are connected already, too
-        thread.schedule(lambda: socket.setsockopt(zmq.SNDHWM, KEPT))
+        thread.schedule(lambda: thread.socket.setsockopt(zmq.SNDHWM, KEPT))
